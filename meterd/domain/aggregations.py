@@ -1,0 +1,135 @@
+"""A period's totals as they are published: an open snapshot, or closed for good.
+
+The id is made of customer, period type and period key, so closing again, or on another machine, makes
+the same one. A closed aggregation never changes; what comes later is another revision of it.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from meterd.domain import javascript
+from meterd.domain.instants import format_instant
+from meterd.domain.operations import Operation
+from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.totals import PeriodTotals
+
+FIRST_REVISION: Final = 1
+
+
+class Figure(msgspec.Struct, frozen=True, array_like=True):
+    """One event type's result: what the operation read, and from how many events."""
+
+    operation: Operation
+    value: Decimal
+    count: int
+
+
+class ClosingRules(msgspec.Struct, frozen=True):
+    """What the configuration says about closing, as it stands at that moment."""
+
+    operations: dict[str, Operation]
+    published: frozenset[PeriodType]
+    endpoints: tuple[str, ...]
+
+
+class Aggregation(msgspec.Struct, frozen=True, array_like=True):
+    """One customer, one period. ``endpoints`` are the ids of those that get it delivered."""
+
+    customer_id: str
+    period_type: PeriodType
+    start_ms: int
+    revision: int
+    closed: bool
+    created_ms: int
+    computed_ms: int
+    figures: dict[str, Figure]
+    endpoints: tuple[str, ...] = ()
+
+    @property
+    def period(self) -> Period:
+        return period_at(self.period_type, self.start_ms)
+
+    @property
+    def id(self) -> str:
+        return f"{self.customer_id}_{self.period_type}_{self.period.key}"
+
+    @property
+    def event_count(self) -> int:
+        return sum(figure.count for figure in self.figures.values())
+
+
+def aggregate(  # noqa: PLR0913 - one value for each thing that an aggregation says
+    customer_id: str,
+    period: Period,
+    totals: PeriodTotals,
+    rules: ClosingRules,
+    *,
+    closed: bool,
+    now_ms: int,
+    earlier: Aggregation | None,
+) -> Aggregation | None:
+    """The aggregation of those totals, event types in the order of the configuration.
+
+    None where the period is not published, or none of its event types is configured any more. An
+    ``earlier`` snapshot hands on when the aggregation first came to be.
+    """
+    if period.type not in rules.published:
+        return None
+    figures = {
+        event_type: Figure(operation, found.read(operation), found.count)
+        for event_type, operation in rules.operations.items()
+        if (found := totals.by_type.get(event_type)) is not None
+    }
+    if not figures:
+        return None
+    return Aggregation(
+        customer_id,
+        period.type,
+        period.start_ms,
+        FIRST_REVISION,
+        closed,
+        earlier.created_ms if earlier else now_ms,
+        now_ms,
+        figures,
+        rules.endpoints if closed else (),
+    )
+
+
+def exact_figures(aggregation: Aggregation) -> dict[str, str]:
+    """Each result with all of its digits, as text: JSON numbers lose them in most readers."""
+    return {
+        event_type: javascript.exact_text(figure.value)
+        for event_type, figure in aggregation.figures.items()
+    }
+
+
+def completed_body(aggregation: Aggregation) -> bytes:
+    """The webhook's body, frozen when the period closes: the same bytes at every attempt.
+
+    Contract, section 6: equal to its own re-serialisation by JavaScript.
+    """
+    period = aggregation.period
+    figures = aggregation.figures
+    payload: dict[str, Any] = {
+        "type": "aggregation.completed",
+        "customerId": aggregation.customer_id,
+        "period": str(aggregation.period_type),
+        "data": {
+            "periodStart": format_instant(period.start_ms),
+            "periodEnd": format_instant(period.last_ms),
+            "periodKey": period.key,
+            "timestamp": format_instant(aggregation.computed_ms),
+            "events": {event_type: figure.value for event_type, figure in figures.items()},
+            "eventCounts": {event_type: figure.count for event_type, figure in figures.items()},
+            "eventCount": aggregation.event_count,
+            "id": aggregation.id,
+            "revision": aggregation.revision,
+            "exact": exact_figures(aggregation),
+        },
+        "created": aggregation.computed_ms // 1000,
+    }
+    return javascript.encode(payload)

@@ -1,0 +1,280 @@
+"""Decodes systemconfig, TOML or the old system's JSON, into one immutable Config.
+
+The environment wins over the text. Every fault is reported at once, one line each, with the line of
+the text where there is one. What is in a Config has been checked: nothing later has to doubt it.
+This file opens nothing; keys that the command line made are added by whoever reads the data folder.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from meterd.domain.addresses import Server, bind_address
+from meterd.domain.credentials import ApiKey, configured_keys, environment_key
+from meterd.domain.durations import EXPECTED as DURATION
+from meterd.domain.durations import format_duration, parse_duration
+from meterd.domain.endpoints import (
+    SECRET_ADVISED,
+    Endpoint,
+    configured_endpoints,
+    masked_secret,
+    masked_url,
+)
+from meterd.domain.errors import ConfigError
+from meterd.domain.operations import Operation
+from meterd.domain.periods import DAY_MS, PeriodType
+from meterd.domain.sections import (
+    DESCRIPTION,
+    Fault,
+    Reader,
+    Refused,
+    Section,
+    flag,
+    one_of,
+    quoted,
+    shown,
+    string,
+)
+from meterd.domain.source_text import Form, line_of, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from meterd.domain.source_text import KeyPath
+
+EVENT_TYPES_MAX: Final = 1000  # each has totals in each customer's record
+# Bytes: a store key holds 511, and the customer's id takes up to 256 of them.
+EVENT_TYPE_NAME_MAX: Final = 100
+UNIT_MAX: Final = 64
+PATH_MAX: Final = 4096  # Linux's PATH_MAX
+GRACE_MAX_MS: Final = 35 * DAY_MS  # as far back as events are accepted; later ones make revisions
+
+# The options of each kind of table; "" is the top level. An unknown one is refused.
+OPTIONS: Final = {
+    "": (
+        "periods",
+        "grace",
+        "dry_run",
+        "log_level",
+        "events",
+        "webhooks",
+        "keys",
+        "server",
+        "storage",
+    ),
+    "events": ("op", "description", "unit"),
+    "webhooks": ("id", "url", "secret", "secret_env", "enabled", "description", "allow_private"),
+    "keys": ("id", "hash", "scopes", "description"),
+    "server": ("bind",),
+    "storage": ("path",),
+}
+# Variables that win over the text. An empty one counts as not set, as compose files leave them.
+ENVIRONMENT: Final = {"": ("METERD_BIND", "METERD_DATA_DIR", "METERD_API_KEY", "DRY_RUN")}
+# JSON has no comments; the old system's files write them so.
+_IGNORED: Final = {"toml": frozenset[str](), "json": frozenset({"_comment"})}
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventType(msgspec.Struct, frozen=True):
+    op: Operation
+    description: str = ""
+    unit: str = ""
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """``path`` of the data folder; a relative one starts at the working directory."""
+
+    path: str = "meterd-data"
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Everything meterd is told. ``events`` keeps the order of the text."""
+
+    periods: tuple[PeriodType, ...] = ()
+    grace_ms: int = 5 * 60_000
+    dry_run: bool = False
+    log_level: LogLevel = LogLevel.INFO
+    events: dict[str, EventType] = msgspec.field(default_factory=dict)
+    webhooks: tuple[Endpoint, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
+    server: Server = Server()
+    storage: Storage = Storage()
+
+
+_DEFAULT: Final = Config()
+
+
+def decode(text: bytes, *, form: Form, environ: Mapping[str, str]) -> Config:
+    """The configuration that the text and the environment make together.
+
+    Raises ConfigError with one line for each fault, in the order of the text. No message repeats a
+    secret or a key.
+    """
+    document = parse(text, form)
+    faults: list[Fault] = []
+    root = Section(document.values, options=OPTIONS, faults=faults, ignored=_IGNORED[form])
+    environment = Section(
+        {name: environ[name] for name in ENVIRONMENT[""] if environ.get(name)},
+        options=ENVIRONMENT,
+        faults=faults,
+    )
+    config = _config(root, environment, environ)
+    if faults:
+        raise ConfigError("\n".join(_in_order(faults, document.lines())))
+    return config
+
+
+def _in_order(faults: list[Fault], lines: Mapping[KeyPath, int]) -> list[str]:
+    placed = sorted(
+        ((line_of(fault.path, lines) or 0, fault) for fault in faults), key=lambda pair: pair[0]
+    )
+    return [f"line {line}: {fault}" if line else str(fault) for line, fault in placed]
+
+
+def _config(root: Section, environment: Section, environ: Mapping[str, str]) -> Config:
+    root.refuse_unknown()
+    server, storage = root.table("server"), root.table("storage")
+    server.refuse_unknown()
+    storage.refuse_unknown()
+    bind = server.option("bind", bind_address, _DEFAULT.server)
+    path = storage.option("path", string(at_most=PATH_MAX), _DEFAULT.storage.path)
+    environment_holds: ApiKey | None = environment.option("METERD_API_KEY", environment_key, None)
+    dry_run = root.option("dry_run", flag, _DEFAULT.dry_run)
+    return Config(
+        periods=_periods(root),
+        grace_ms=root.option("grace", _duration(GRACE_MAX_MS), _DEFAULT.grace_ms),
+        dry_run=environment.option("DRY_RUN", _switch, dry_run),
+        log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
+        events={
+            name: _event_type(name, section)
+            for name, section in root.named_tables("events", at_most=EVENT_TYPES_MAX).items()
+        },
+        webhooks=configured_endpoints(root, environ),
+        keys=configured_keys(root) + ((environment_holds,) if environment_holds else ()),
+        server=environment.option("METERD_BIND", bind_address, bind),
+        storage=Storage(environment.option("METERD_DATA_DIR", string(at_most=PATH_MAX), path)),
+    )
+
+
+def _periods(root: Section) -> tuple[PeriodType, ...]:
+    periods = root.each("periods", one_of(PeriodType), at_most=len(PeriodType))
+    for period in PeriodType:
+        if periods.count(period) > 1:
+            root.fault(f"must not name {period} twice", "periods")
+    return periods
+
+
+def _event_type(name: str, section: Section) -> EventType:
+    try:
+        string(at_most=EVENT_TYPE_NAME_MAX)(name)
+    except Refused as refused:
+        section.fault(f"the name of an event type {refused}")
+    if meant := _unquoted(name, section.values):
+        section.fault(f"has no op; a name with dots is quoted: [events.{quoted(meant)}]")
+        return EventType(Operation.SUM)
+    section.refuse_unknown()
+    return EventType(
+        section.required("op", one_of(Operation), Operation.SUM),
+        section.option("description", DESCRIPTION, ""),
+        section.option("unit", string(at_least=0, at_most=UNIT_MAX), ""),
+    )
+
+
+def _unquoted(name: str, values: Mapping[str, Any]) -> str | None:
+    """What ``[events.api.calls]`` meant: TOML reads it as a table ``calls`` in a table ``api``."""
+    meant = name
+    while "op" not in values:
+        tables = [key for key, value in values.items() if isinstance(value, dict)]
+        if not tables:
+            return None
+        meant += f".{tables[0]}"
+        values = values[tables[0]]
+    return meant if meant != name else None
+
+
+def _duration(at_most_ms: int) -> Reader[int]:
+    def read(value: Any) -> int:
+        duration_ms = parse_duration(value) if isinstance(value, str) else None
+        if duration_ms is None:
+            raise Refused(f"must be {DURATION}, not {shown(value)}")
+        if duration_ms > at_most_ms:
+            raise Refused(f"must be at most {format_duration(at_most_ms)}, not {shown(value)}")
+        return duration_ms
+
+    return read
+
+
+def _switch(value: Any) -> bool:
+    if value not in ("true", "1", "false", "0"):
+        raise Refused(f"must be true, 1, false or 0, not {shown(value)}")
+    return value in ("true", "1")
+
+
+def public_config(config: Config) -> dict[str, Any]:
+    """The configuration as ``GET /config`` shows it: no API keys, secrets and tokens masked."""
+    return {
+        "periods": [period.value for period in config.periods],
+        "events": {name: _public_event_type(kind) for name, kind in config.events.items()},
+        "webhooks": [_public_endpoint(endpoint) for endpoint in config.webhooks],
+        "grace": format_duration(config.grace_ms),
+        "dry_run": config.dry_run,
+        "log_level": config.log_level.value,
+    }
+
+
+def _public_event_type(event_type: EventType) -> dict[str, str]:
+    shown_here = {
+        "op": event_type.op.value,
+        "description": event_type.description,
+        "unit": event_type.unit,
+    }
+    return {name: value for name, value in shown_here.items() if value}
+
+
+def _public_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    masked = [masked_secret(secret) for secret in endpoint.secrets]
+    return {
+        "id": endpoint.id,
+        "url": masked_url(endpoint.url),
+        "secret": masked[0] if len(masked) == 1 else masked,
+        "enabled": endpoint.enabled,
+        "description": endpoint.description,
+        "allow_private": [str(network) for network in endpoint.allow_private],
+    }
+
+
+def changes_needing_restart(old: Config, new: Config) -> list[str]:
+    """What a reload cannot do, one line each: an open socket or store stays where it is."""
+    pairs = (
+        ("server.bind", old.server.bind, new.server.bind),
+        ("storage.path", old.storage.path, new.storage.path),
+    )
+    return [
+        f"{option} is still {quoted(before)}; {quoted(after)} needs a restart"
+        for option, before, after in pairs
+        if before != after
+    ]
+
+
+def advice(config: Config) -> list[str]:
+    """What is allowed and probably not meant, one line each."""
+    found = []
+    if not config.events:
+        found.append("no event types: every event is answered with 503")
+    if not config.periods:
+        found.append("no periods: nothing is aggregated and no webhook is sent")
+    found += [
+        f"webhook {endpoint.id}: a secret under {SECRET_ADVISED} characters can be guessed"
+        for endpoint in config.webhooks
+        if any(len(secret) < SECRET_ADVISED for secret in endpoint.secrets)
+    ]
+    return found

@@ -1,0 +1,38 @@
+"""Every failure of the world that an operator or a caller may meet, by name.
+
+Refusals that a client is meant to meet (a bad field, a duplicate) are values, not exceptions; our
+own mistakes are assertions. What stands here is the rest, and each docstring is the message's sense.
+"""
+
+from __future__ import annotations
+
+
+class MeterdError(Exception):
+    """A failure with a message for whoever runs meterd: what failed, and what to do about it."""
+
+
+class ConfigError(MeterdError):
+    """The configuration is not valid; the message names the place and what it takes."""
+
+
+class StoreError(MeterdError):
+    """The data folder cannot be used as it is."""
+
+
+class CommitFailedError(MeterdError):
+    """A transaction could not be made durable.
+
+    Whether it is on disk is unknown until the store is opened again, so the daemon must end.
+    """
+
+
+class OverloadedError(MeterdError):
+    """More work is waiting than the limits allow; the caller may try again in a moment."""
+
+
+class UnavailableError(MeterdError):
+    """The ledger stopped before it could answer: the outcome is unknown, repeat the same events."""
+
+
+class CorruptRecordError(StoreError):
+    """A stored record does not match its checksum; restore the folder from a backup."""

@@ -1,0 +1,83 @@
+"""Which half-open UTC calendar period contains an instant, its key, and when it ends.
+
+Instants are whole milliseconds since 1970-01-01T00:00:00Z. Every period starts and ends on the hour,
+so an hour is the finest thing the rest of meterd ever has to count in. Nothing here knows the time of
+day: instants come as arguments.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+WEEK_MS: Final = 7 * DAY_MS
+
+
+class PeriodType(StrEnum):
+    """The calendar a total is kept over, finest first."""
+
+    HOURLY = "hourly"
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    YEARLY = "yearly"
+
+
+class Period(msgspec.Struct, frozen=True, order=True):
+    """One period: ``[start_ms, end_ms)``. Compared by end, then finest first: the order of closing."""
+
+    end_ms: int
+    rank: int
+    start_ms: int
+    type: PeriodType
+    key: str
+
+    @property
+    def last_ms(self) -> int:
+        """The last millisecond inside, which is how the API and the webhooks write the end."""
+        return self.end_ms - 1
+
+
+RANK: Final = {kind: rank for rank, kind in enumerate(PeriodType)}
+
+
+def period_at(kind: PeriodType, instant_ms: int) -> Period:
+    """The period of that type which contains the instant."""
+    return _period_of_hour(kind, instant_ms // HOUR_MS)
+
+
+@lru_cache(maxsize=4096)
+def _period_of_hour(kind: PeriodType, hour: int) -> Period:
+    moment = dt.datetime.fromtimestamp(hour * 3600, dt.UTC)
+    midnight = moment.replace(hour=0)
+    match kind:
+        case PeriodType.HOURLY:
+            start, end, key = moment, moment + dt.timedelta(hours=1), f"{moment:%Y%m%d%H}"
+        case PeriodType.DAILY:
+            start, end, key = midnight, midnight + dt.timedelta(days=1), f"{moment:%Y%m%d}"
+        case PeriodType.WEEKLY:
+            start = midnight - dt.timedelta(days=moment.weekday())
+            end, key = start + dt.timedelta(days=7), week_key(moment)
+        case PeriodType.MONTHLY:
+            start = midnight.replace(day=1)
+            end, key = (start + dt.timedelta(days=32)).replace(day=1), f"{moment:%Y%m}"
+        case PeriodType.YEARLY:
+            start = midnight.replace(month=1, day=1)
+            end, key = start.replace(year=start.year + 1), f"{moment:%Y}"
+    return Period(_ms(end), RANK[kind], _ms(start), kind, key)
+
+
+def week_key(moment: dt.datetime) -> str:
+    """``GGGGWW`` of ISO 8601: the year that the week's Thursday lies in, and the week's number."""
+    year, week, _ = moment.isocalendar()
+    return f"{year:04d}{week:02d}"
+
+
+def _ms(moment: dt.datetime) -> int:
+    return int(moment.timestamp()) * 1000

@@ -1,0 +1,124 @@
+"""The totals of one event type: what seven operations can be read from.
+
+A total carries count, exact sum, least, greatest, first and last, so an operation may change in the
+middle of a period. Totals merge: ``merge`` is associative and commutative, which is what lets a day be
+made of its hours, and what would let two writers' totals be brought together.
+
+Quantities are decimals and nothing here ever rounds one, but for reading an average.
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, Inexact, InvalidOperation
+from functools import reduce
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.operations import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Values have at most 309 digits before the point and 463 behind it (events.py bounds them), so a sum of
+# 1e30 of them still has fewer digits than this: an addition that would round is our own mistake, and
+# the trap says so.
+EXACT: Final = Context(prec=1000, traps=[Inexact, InvalidOperation])
+
+# IEEE 754 decimal128 has 34 digits; an average rarely ends, so it must be rounded somewhere.
+_AVERAGE: Final = Context(
+    prec=34, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero]
+)
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """All that is kept of the events of one type, one customer, one period.
+
+    ``first_at`` and ``last_at`` are positions (see ``event_ids.position``): bytes whose order is the
+    order of the customer's events.
+    """
+
+    count: int
+    sum: Decimal
+    min: Decimal
+    max: Decimal
+    first: Decimal
+    first_at: bytes
+    last: Decimal
+    last_at: bytes
+
+    def read(self, operation: Operation) -> Decimal:
+        """The operation's result: exact, but for ``avg``, which is rounded half-even to 34 digits."""
+        match operation:
+            case Operation.SUM:
+                return self.sum
+            case Operation.AVG:
+                return _AVERAGE.divide(self.sum, Decimal(self.count))
+            case Operation.MIN:
+                return self.min
+            case Operation.MAX:
+                return self.max
+            case Operation.COUNT:
+                return Decimal(self.count)
+            case Operation.FIRST:
+                return self.first
+            case Operation.LAST:
+                return self.last
+
+
+def totals_of(values: Sequence[Decimal], positions: Sequence[bytes]) -> Totals:
+    """The totals of at least one event; ``positions[i]`` belongs to ``values[i]``, in any order."""
+    if len(values) == 1:
+        value, at = values[0], positions[0]
+        return Totals(1, value, value, value, value, at, value, at)
+    first_at, last_at = min(positions), max(positions)
+    return Totals(
+        len(values),
+        reduce(EXACT.add, values),
+        min(values),
+        max(values),
+        values[positions.index(first_at)],
+        first_at,
+        values[positions.index(last_at)],
+        last_at,
+    )
+
+
+def merge(one: Totals, other: Totals) -> Totals:
+    """The totals of both sets of events together."""
+    early = one if one.first_at <= other.first_at else other
+    late = one if one.last_at >= other.last_at else other
+    return Totals(
+        one.count + other.count,
+        EXACT.add(one.sum, other.sum),
+        one.min if one.min <= other.min else other.min,
+        one.max if one.max >= other.max else other.max,
+        early.first,
+        early.first_at,
+        late.last,
+        late.last_at,
+    )
+
+
+def merge_types(one: dict[str, Totals], other: dict[str, Totals]) -> dict[str, Totals]:
+    """The totals by event type of both, as a new mapping."""
+    merged = dict(one)
+    for event_type, totals in other.items():
+        before = merged.get(event_type)
+        merged[event_type] = totals if before is None else merge(before, totals)
+    return merged
+
+
+class PeriodTotals(msgspec.Struct, frozen=True, array_like=True):
+    """One customer's totals over one period, by event type.
+
+    An hour holds all of its events. A longer period holds what its closed parts have handed up: a day
+    its closed hours, a week, month or year its closed days (see ``account``). ``closed`` is set when
+    the period's aggregation is made, and never taken back.
+    """
+
+    closed: bool
+    by_type: dict[str, Totals]
+
+
+NOTHING: Final = PeriodTotals(closed=False, by_type={})

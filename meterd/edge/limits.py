@@ -1,0 +1,76 @@
+"""Every limit of the serving side, with the reason for its number.
+
+A limit here protects the process from its clients; what an event may contain is bounded in
+``domain/events.py``. Sizes are bytes, durations seconds on trio's clock.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# What is handed between socket and parser at once, in both directions: the pipe that Linux gives a
+# socket by default is about this long, and more would only raise the memory of each connection.
+PIECE_BYTES = 64 * KIB
+
+# After the graceful deadline the application still says good-bye (lifespan shutdown).
+APPLICATION_STOP_S = 2.0
+
+# SIGTERM must have ended everything within 10 s; the committer and the store need the rest.
+SERVING_STOP_MAX_S = 8.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one front door grants its clients."""
+
+    # The usual soft limit is 1024 open files: 128 stay for the store, the log and the deliveries.
+    connections_max: int = 896
+    # One address may take more than half, because a reverse proxy is one address, but not all.
+    connections_per_peer_max: int = 512
+
+    # The common limits of nginx and Apache are 8 KiB for a line and 8 to 32 KiB for the whole head.
+    head_bytes_max: int = 16 * KIB
+    request_line_bytes_max: int = 8 * KIB
+    # Browsers behind two proxies send about 30.
+    fields_max: int = 64
+    # A batch of 1000 events with metadata is 150-300 kB.
+    body_bytes_max: int = 4 * MIB
+
+    # Counted from the first byte of a head: an honest client sends it in one piece.
+    head_s: float = 5.0
+    # Between requests. Shorter than the 90 s for which clients commonly keep a pooled connection,
+    # yet long enough that a request seldom meets the close (with 5 s it often does).
+    keep_alive_s: float = 75.0
+    # A body may stall so long in all, and earns the time back with what it sends: 4 MiB take 17
+    # minutes at the slowest. 10 s is two or three retransmissions of a lost packet.
+    body_stall_s: float = 10.0
+    body_bytes_per_s_min: int = 4 * KIB
+    # For each piece that a client takes: one that does not read blocks no longer than this.
+    send_s: float = 30.0
+    # How long a closing connection is still read, so that the client sees the answer and no reset.
+    linger_s: float = 2.0
+    # From the beginning of the shutdown until what is still open is cut.
+    graceful_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        assert self.connections_per_peer_max <= self.connections_max
+        assert self.request_line_bytes_max < self.head_bytes_max
+        assert self.head_bytes_max <= PIECE_BYTES, "a whole head must fit into one read"
+        assert self.graceful_s + APPLICATION_STOP_S <= SERVING_STOP_MAX_S
+
+
+class Pace:
+    """How long a sender may still keep us waiting: a stall that is earned back by sending.
+
+    Only time spent waiting for the sender counts, not time in which nobody read.
+    """
+
+    def __init__(self, stall_s: float, bytes_per_s_min: int) -> None:
+        self.left_s = self._stall_s = stall_s
+        self._bytes_per_s_min = bytes_per_s_min
+
+    def record(self, waited_s: float, received_bytes: int) -> None:
+        earned_s = received_bytes / self._bytes_per_s_min
+        self.left_s = min(self._stall_s, self.left_s - waited_s + earned_s)

@@ -1,0 +1,116 @@
+"""How a Change is written, and how totals are read back: events, totals, aggregations.
+
+Synchronous, inside a transaction of ``store``; knows nothing of actors. ``queries`` reads what the
+contract asks for; ``records`` is what both have in common.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from meterd.domain.account import Change, EventBlock
+from meterd.domain.aggregations import Aggregation
+from meterd.domain.periods import Period, PeriodType
+from meterd.domain.totals import PeriodTotals
+from meterd.embedded import keys, outbox, records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from meterd.embedded.store import Transaction
+
+
+def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> None:
+    """Writes the changes of several customers."""
+    events = 0
+    for change in changes:
+        part = keys.part_of(change.customer_id, parts)
+        for block in change.blocks:
+            _write_block(txn, part, change.customer_id, block)
+            events += len(block.events)
+        if change.introduces:
+            first_ms = change.blocks[0].stamp.received_ms
+            customer = keys.customer_key(part, change.customer_id)
+            txn.put_new("customers", customer, records.number(first_ms))
+        for period, totals in change.totals.items():
+            key = keys.totals_key(part, period, change.customer_id)
+            txn.put("totals", key, records.encode(totals))
+        for aggregation in change.aggregations.values():
+            _write_aggregation(txn, part, aggregation)
+        for delivery in change.deliveries:
+            outbox.add(txn, delivery)
+    if events:
+        txn.put("meta", keys.EVENTS, records.number(count_events(txn) + events))
+
+
+def _write_block(txn: Transaction, part: int, customer_id: str, block: EventBlock) -> None:
+    stamp = block.stamp.id()
+    key = keys.events_prefix(part, customer_id, block.event_type) + stamp
+    txn.put("events", key, records.encode_block(block))
+    key = keys.event_times_prefix(part, block.event_type) + stamp + customer_id.encode()
+    txn.put("event_times", key, records.count(len(block.events)))
+
+
+def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) -> None:
+    kind, start_ms = aggregation.period_type, aggregation.start_ms
+    customer_id = aggregation.customer_id
+    key = keys.aggregation_key(part, kind, start_ms, customer_id)
+    txn.put("aggregations", key, records.encode(aggregation))
+    by_customer = keys.customer_periods_prefix(part, customer_id, kind)
+    txn.put_new("customer_periods", by_customer + keys.newest_first(start_ms), b"")
+
+
+def write_closed(txn: Transaction, period: Period) -> None:
+    """Every customer's totals of that period, and of earlier ones of its type, are closed."""
+    txn.put("meta", keys.closed_key(period.type), records.number(period.end_ms))
+
+
+def read_totals(
+    txn: Transaction, part: int, period: Period, customer_id: str
+) -> PeriodTotals | None:
+    found = txn.get("totals", keys.totals_key(part, period, customer_id))
+    return None if found is None else records.decode_totals(found)
+
+
+def read_aggregation(
+    txn: Transaction, part: int, period: Period, customer_id: str
+) -> Aggregation | None:
+    key = keys.aggregation_key(part, period.type, period.start_ms, customer_id)
+    found = txn.get("aggregations", key)
+    return None if found is None else records.decode_aggregation(found)
+
+
+def count_events(txn: Transaction) -> int:
+    """All events ever stored."""
+    return records.read_number(txn.get("meta", keys.EVENTS))
+
+
+def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:
+    """Before this moment every period of the type is closed."""
+    return records.read_number(txn.get("meta", keys.closed_key(kind)))
+
+
+def next_to_close(txn: Transaction, parts: int) -> Period | None:
+    """The first period to close among those that may have open totals."""
+    found = []
+    for kind in PeriodType:
+        closed_hour = keys.hour(closed_until_ms(txn, kind))
+        for part in range(parts):
+            prefix = keys.period_type_prefix(part, kind)
+            key = txn.first_key("totals", prefix + closed_hour)
+            if key is not None and key.startswith(prefix):
+                found.append(keys.totals_period(key))
+    return min(found, default=None)
+
+
+def customers_in(
+    txn: Transaction, part: int, period: Period, after: str | None, limit: int
+) -> list[str]:
+    """Customers of the part with totals in the period, in the order of their ids."""
+    prefix = keys.totals_prefix(part, period)
+    start = prefix if after is None else prefix + after.encode() + keys.END
+    return [
+        keys.totals_customer(key)
+        for key, _ in islice(txn.forward("totals", start, prefix), limit)
+    ]

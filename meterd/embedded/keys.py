@@ -1,0 +1,111 @@
+"""The layout of keys, whose byte order is the order of reading.
+
+Every key begins with the part: ``crc32(customer) mod parts``, one byte, fixed when a store is created.
+Strings end with a zero byte (``events.py`` and ``config.py`` keep control characters out of them), times
+are big-endian, and what is read newest first is stored as its complement.
+
+    events              part customer 0 event-type 0 stamp(16)          -> the events of one block
+    event_times         part event-type 0 stamp(16) customer            -> how many events the block has
+    totals              part period-type(1) start-hour(4) customer      -> PeriodTotals
+    aggregations        part period-type(1) ~start-hour(4) customer     -> Aggregation
+    customer_periods    part customer 0 period-type(1) ~start-hour(4)   -> nothing
+    customers           part customer                                   -> when it was first seen
+    deliveries          delivery id                                     -> Delivery
+    outbox              endpoint 0 due-ms(8) delivery id                -> nothing
+    meta                name                                            -> format, parts, boots, closed hours
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+from meterd.domain.periods import HOUR_MS, RANK, Period, PeriodType, period_at
+
+END: Final = b"\x00"
+AFTER_END: Final = b"\x01"  # the first byte string greater than any key continuing behind END
+STAMP_BYTES: Final = 16
+HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,000
+EVENTS: Final = b"events"
+_TYPES: Final = tuple(PeriodType)
+
+
+def part_of(customer_id: str, parts: int) -> int:
+    """Which part a customer lies in: the same on every machine and in every version."""
+    return zlib.crc32(customer_id.encode()) % parts
+
+
+def customer_prefix(part: int, customer_id: str) -> bytes:
+    return bytes((part,)) + customer_id.encode() + END
+
+
+def events_prefix(part: int, customer_id: str, event_type: str) -> bytes:
+    return customer_prefix(part, customer_id) + event_type.encode() + END
+
+
+def event_times_prefix(part: int, event_type: str) -> bytes:
+    return bytes((part,)) + event_type.encode() + END
+
+
+def customer_key(part: int, customer_id: str) -> bytes:
+    return bytes((part,)) + customer_id.encode()
+
+
+def period_type_prefix(part: int, kind: PeriodType) -> bytes:
+    return bytes((part, RANK[kind]))
+
+
+def totals_prefix(part: int, period: Period) -> bytes:
+    return period_type_prefix(part, period.type) + hour(period.start_ms)
+
+
+def totals_key(part: int, period: Period, customer_id: str) -> bytes:
+    return totals_prefix(part, period) + customer_id.encode()
+
+
+def totals_period(key: bytes) -> Period:
+    """The period in a key of ``totals``."""
+    return period_at(_TYPES[key[1]], int.from_bytes(key[2:6], "big") * HOUR_MS)
+
+
+def totals_customer(key: bytes) -> str:
+    return key[6:].decode()
+
+
+def aggregation_key(part: int, kind: PeriodType, start_ms: int, customer_id: str) -> bytes:
+    return period_type_prefix(part, kind) + newest_first(start_ms) + customer_id.encode()
+
+
+def customer_periods_prefix(part: int, customer_id: str, kind: PeriodType) -> bytes:
+    return customer_prefix(part, customer_id) + bytes((RANK[kind],))
+
+
+def newest_first(start_ms: int) -> bytes:
+    return (HOURS_MAX - start_ms // HOUR_MS).to_bytes(4, "big")
+
+
+def start_of(complement: bytes) -> int:
+    """Milliseconds, from what ``newest_first`` made."""
+    return (HOURS_MAX - int.from_bytes(complement, "big")) * HOUR_MS
+
+
+def outbox_prefix(endpoint_id: str) -> bytes:
+    return endpoint_id.encode() + END
+
+
+def outbox_key(endpoint_id: str, due_ms: int, delivery_id: str) -> bytes:
+    return outbox_prefix(endpoint_id) + due_ms.to_bytes(8, "big") + delivery_id.encode()
+
+
+def outbox_due(endpoint_id: str, key: bytes) -> tuple[int, str]:
+    """When the delivery of that outbox key is due, and its id."""
+    rest = key[len(outbox_prefix(endpoint_id)) :]
+    return int.from_bytes(rest[:8], "big"), rest[8:].decode()
+
+
+def closed_key(kind: PeriodType) -> bytes:
+    return b"closed:" + kind.encode()
+
+
+def hour(instant_ms: int) -> bytes:
+    return (instant_ms // HOUR_MS).to_bytes(4, "big")

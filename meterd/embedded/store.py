@@ -1,0 +1,273 @@
+"""The LMDB environment: opening it safely, reading from it, and writing to it in one place.
+
+What must stay true, each with its reason in docs/decisions.md:
+
+- LMDB's own durability settings, asserted from the open environment: with any of them off, a crash of
+  the machine loses what was acknowledged.
+- A transaction is begun, filled and committed in one function call in one thread.
+- Readers are short and never outlive a ``with``: an old one keeps every freed page from being used again.
+- Every record carries eight bytes of xxh3 over its key and value, because LMDB has no checksums.
+- The environment is created beside its place and renamed into it, so that there is never half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import lmdb
+import msgspec
+import xxhash
+
+from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FORMAT: Final = 1
+PARTS: Final = 16
+# Address space, not disk: the file grows with what is in it. Doubled when it is full.
+MAP_SIZE: Final = 64 << 30
+READERS_MAX: Final = 512  # the query threads and the loop need fewer than 50; tools get the rest
+TABLES: Final = (
+    "meta",
+    "customers",
+    "events",
+    "event_times",
+    "totals",
+    "aggregations",
+    "customer_periods",
+    "deliveries",
+    "outbox",
+)
+_HASH_BYTES: Final = 8
+_SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
+
+T = TypeVar("T")
+
+
+class Transaction:
+    """One LMDB transaction: plain keys and checked records, by table."""
+
+    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any]) -> None:
+        self._txn = txn
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The record's payload, or None. Raises CorruptRecordError where it is not what was put."""
+        record = self._txn.get(key, db=self._tables[table])
+        return None if record is None else unseal(table, key, bytes(record))
+
+    def put(self, table: str, key: bytes, payload: bytes) -> None:
+        self._txn.put(key, seal(key, payload), db=self._tables[table])
+
+    def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
+        """Puts the record unless there is one; whether it did."""
+        return self._txn.put(key, seal(key, payload), db=self._tables[table], overwrite=False)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self._txn.delete(key, db=self._tables[table])
+
+    def count(self, table: str) -> int:
+        return int(self._txn.stat(self._tables[table])["entries"])
+
+    def first_key(self, table: str, at_least: bytes) -> bytes | None:
+        """The first key that is not less."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            return bytes(cursor.key()) if cursor.set_range(at_least) else None
+
+    def forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys with the prefix from ``start`` on, with their payloads."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.set_range(start)
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key, unseal(table, key, bytes(cursor.value()))
+                found = cursor.next()
+
+    def keys_forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[bytes]:
+        """Keys with the prefix from ``start`` on."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.set_range(start)
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key
+                found = cursor.next()
+
+    def backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys with the prefix that are less than ``end``, greatest first, with their payloads."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(end) else cursor.last()
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key, unseal(table, key, bytes(cursor.value()))
+                found = cursor.prev()
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(key + payload) + payload
+
+
+def unseal(table: str, key: bytes, record: bytes) -> bytes:
+    payload = record[_HASH_BYTES:]
+    if xxhash.xxh3_64_digest(key + payload) != record[:_HASH_BYTES]:
+        raise CorruptRecordError(
+            f"a record of {table} does not match its checksum (key {key.hex()}): "
+            "restore the data folder from a backup"
+        )
+    return payload
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What a store says of itself."""
+
+    format: int
+    parts: int
+    boots: int
+
+
+class Store:
+    """An open environment; at most one in a process, and one process for each folder."""
+
+    def __init__(self, folder: Path, *, map_size: int = MAP_SIZE) -> None:
+        """Opens the store in ``folder``, creating both where they are missing.
+
+        Raises StoreError where another process has it open, its format is not ours, or the folder
+        cannot be used. Commits a boot record before it returns, so that a store which cannot be
+        written to is found out before anything is served.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._readers = 0
+        self._may_read = threading.Condition()
+        with ExitStack() as undo:
+            undo.callback(_lock(folder).close)
+            try:
+                place = folder / "store"
+                _create(place, map_size)
+                self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
+                self._env = _open(place, self._map_size)
+                undo.callback(self._env.close)
+                self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+                self.meta = self.write(_boot)
+            except (lmdb.Error, OSError, CommitFailedError) as fault:
+                raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
+            self._open = undo.pop_all()
+
+    @property
+    def parts(self) -> int:
+        return self.meta.parts
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Runs the work in one transaction and returns when it is on disk.
+
+        A full map is grown and the whole work run again, so it must not change anything but the
+        transaction. Raises CommitFailedError for every other failure: what a failed commit left on
+        disk is unknown while this process lives.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    return work(Transaction(txn, self._tables))
+            except lmdb.MapFullError:
+                self._grow()
+            except (lmdb.Error, OSError) as fault:
+                raise CommitFailedError(f"a transaction failed: {fault}") from fault
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A snapshot to read from; keep it for milliseconds."""
+        with self._may_read:
+            self._readers += 1
+        try:
+            with self._env.begin(buffers=False) as txn:
+                yield Transaction(txn, self._tables)
+        finally:
+            with self._may_read:
+                self._readers -= 1
+                self._may_read.notify_all()
+
+    def size_bytes(self) -> int:
+        """The size of the data file."""
+        info, stat = self._env.info(), self._env.stat()
+        return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _grow(self) -> None:
+        # mdb_env_set_mapsize: no transaction of this process may be open. New readers wait on the
+        # condition's lock, which is held throughout.
+        with self._may_read:
+            self._may_read.wait_for(lambda: self._readers == 0)
+            self._map_size *= 2
+            self._env.set_mapsize(self._map_size)
+
+
+def _lock(folder: Path) -> Any:
+    lock_file = (folder / "lock").open("a")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        lock_file.close()
+        raise StoreError(
+            f"another meterd has {folder} open: stop it, or set another storage.path"
+        ) from fault
+    return lock_file
+
+
+def _create(place: Path, map_size: int) -> None:
+    if place.exists():
+        return
+    beside = place.with_suffix(".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(mode=0o700)
+    env = _open(beside, map_size)
+    with env.begin(write=True) as txn:
+        for name in TABLES:
+            table = env.open_db(name.encode(), txn)
+            if name == "meta":
+                fresh = msgspec.msgpack.encode(Meta(FORMAT, PARTS, 0))
+                txn.put(b"meta", seal(b"meta", fresh), db=table)
+    env.close()
+    for path in (beside / "data.mdb", beside):
+        _sync(path)
+    beside.rename(place)
+    _sync(place.parent)
+
+
+def _open(place: Path, map_size: int) -> lmdb.Environment:
+    env = lmdb.open(
+        str(place),
+        map_size=map_size,
+        max_dbs=len(TABLES) + 4,
+        max_readers=READERS_MAX,
+        mode=0o600,
+        lib_version=0,
+    )
+    flags = env.flags()
+    assert {name: flags[name] for name in _SAFE_FLAGS} == _SAFE_FLAGS, flags
+    env.reader_check()
+    return env
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _boot(txn: Transaction) -> Meta:
+    found = txn.get("meta", b"meta")
+    meta = msgspec.msgpack.decode(found, type=Meta) if found else None
+    if meta is None or meta.format != FORMAT:
+        raise StoreError(
+            f"the store has format {meta.format if meta else 'unknown'}, this meterd reads {FORMAT}: "
+            "use the version of meterd that wrote it"
+        )
+    booted = msgspec.structs.replace(meta, boots=meta.boots + 1)
+    txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
+    return booted

@@ -1,0 +1,146 @@
+"""What an engine promises: the Ledger, the only authority over events, totals and deliveries.
+
+Every method is asynchronous and may raise UnavailableError: the outcome is unknown, repeat the same
+call. ``tests/ledger_conformance.py`` is the one suite that every engine passes. Nothing here knows how
+an engine keeps its promises.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from meterd.domain.aggregations import Aggregation, ClosingRules
+from meterd.domain.deliveries import Delivery
+from meterd.domain.events import UsageEvent
+from meterd.domain.periods import Period, PeriodType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Recorded(Enum):
+    """What became of an event."""
+
+    RECORDED = auto()
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event of the log; ``id`` is a version 7 UUID's bytes, whose order is that of storing."""
+
+    id: bytes
+    event: UsageEvent
+    received_ms: int
+
+
+class EventQuery(msgspec.Struct, frozen=True):
+    """Which events; None is no filter. Both bounds are inclusive, on the time of receipt."""
+
+    customer_id: str | None = None
+    event_type: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class AggregationQuery(msgspec.Struct, frozen=True):
+    """Which aggregations; None is no filter. Both bounds are inclusive, on the period's start."""
+
+    customer_id: str | None = None
+    period_type: PeriodType | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class AggregationPlace(msgspec.Struct, frozen=True, array_like=True):
+    """Where an aggregation stands in the order of reading; a page goes on behind one."""
+
+    start_ms: int
+    customer_id: str
+    period_type: PeriodType
+
+
+class DeliveredAggregation(msgspec.Struct, frozen=True):
+    """An aggregation with the state of its deliveries, in the order of its endpoints."""
+
+    aggregation: Aggregation
+    deliveries: tuple[Delivery, ...]
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """How many aggregations a closing made new, and how many snapshots it made final."""
+
+    created: int = 0
+    updated: int = 0
+
+
+class SnapshotCounts(msgspec.Struct, frozen=True):
+    """What a snapshot wrote and on how much it stands: customers and events known at all."""
+
+    created: int
+    updated: int
+    customers: int
+    events: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Deliveries whose attempt has begun on disk, and when the endpoint's next one comes due."""
+
+    deliveries: list[Delivery]
+    next_due_ms: int | None
+
+
+class Ledger(Protocol):
+    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+        """Stores the events and counts them in their totals; an outcome for each, in order.
+
+        Returns when they are durable, all in one transaction; ``first`` and ``last`` follow the order
+        given. Raises OverloadedError, with nothing stored, past the engine's limits.
+        """
+
+    async def events(
+        self, query: EventQuery, *, limit: int, before: bytes | None = None
+    ) -> list[StoredEvent]:
+        """The newest events first, those with an id less than ``before``.
+
+        Newest is by time of receipt, then last stored. Work is in proportion to what is returned.
+        """
+
+    async def page_end(
+        self, query: EventQuery, *, limit: int, before: bytes | None = None
+    ) -> bytes | None:
+        """What to ask for the next page with, as its ``before``, if more events follow this one."""
+
+    async def aggregations(
+        self, query: AggregationQuery, *, limit: int, after: AggregationPlace | None = None
+    ) -> list[DeliveredAggregation]:
+        """By start of period, newest first, then by customer, then by length of period."""
+
+    async def next_to_close(self) -> Period | None:
+        """Of all periods with totals that are not closed, the one that closes first."""
+
+    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+        """Closes what ``next_to_close`` gave, for every customer.
+
+        For each customer, the closed aggregation and its deliveries become durable together, and once;
+        repeated after a crash, it does what is left. In bounded memory.
+        """
+
+    async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
+        """Writes an open aggregation of every published period that runs now and has events.
+
+        Every period that has ended must be closed already.
+        """
+
+    async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
+        """Up to that many of the endpoint's due deliveries, earliest first, their attempts begun."""
+
+    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+        """Writes claimed deliveries as they stand after their attempts."""
+
+    def deliveries_made(self) -> int:
+        """How many deliveries have been made since the engine started; goes up with each."""
+
+    async def wait_deliveries_made(self, beyond: int) -> None:
+        """Returns when ``deliveries_made`` is greater."""
