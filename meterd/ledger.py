@@ -1,8 +1,8 @@
 """What an engine promises: the Ledger, the only authority over events, totals and deliveries.
 
 Every method is asynchronous and may raise UnavailableError: the outcome is unknown, repeat the same
-call. ``tests/ledger_conformance.py`` is the one suite that every engine passes. Nothing here knows how
-an engine keeps its promises.
+call. ``tests/ledger_conformance.py`` is the one suite that every engine passes. Nothing here knows
+how an engine keeps its promises.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Ledger(Protocol):
     async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
         """Stores the events and counts them in their totals; an outcome for each, in order.
 
-        Returns when they are durable, all in one transaction; ``first`` and ``last`` follow the order
-        given. Raises OverloadedError, with nothing stored, past the engine's limits.
+        Returns when they are durable, all in one transaction; ``first`` and ``last`` follow the
+        order given. Raises OverloadedError, with nothing stored, past the engine's limits.
         """
 
     async def events(
@@ -117,14 +117,19 @@ class Ledger(Protocol):
     ) -> list[DeliveredAggregation]:
         """By start of period, newest first, then by customer, then by length of period."""
 
+    async def aggregations_page_end(
+        self, query: AggregationQuery, *, limit: int, after: AggregationPlace | None = None
+    ) -> AggregationPlace | None:
+        """What to ask for the next page with, as its ``after``, if more follow this one."""
+
     async def next_to_close(self) -> Period | None:
         """Of all periods with totals that are not closed, the one that closes first."""
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """Closes what ``next_to_close`` gave, for every customer.
 
-        For each customer, the closed aggregation and its deliveries become durable together, and once;
-        repeated after a crash, it does what is left. In bounded memory.
+        For each customer, the closed aggregation and its deliveries become durable together, and
+        once; repeated after a crash, it does what is left. In bounded memory.
         """
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
@@ -134,7 +139,7 @@ class Ledger(Protocol):
         """
 
     async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
-        """Up to that many of the endpoint's due deliveries, earliest first, their attempts begun."""
+        """Up to that many due deliveries of the endpoint, earliest first, attempts begun."""
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         """Writes claimed deliveries as they stand after their attempts."""

@@ -25,8 +25,8 @@ from meterd.domain.totals import NOTHING, PeriodTotals, merge, merge_types, tota
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Whom a closed period hands its totals to. Weeks do not fit into months, so days are what all longer
-# periods are made of.
+# Whom a closed period hands its totals to. Weeks do not fit into months, so days are what all
+# longer periods are made of.
 HANDS_UP_TO: Final[dict[PeriodType, tuple[PeriodType, ...]]] = {
     PeriodType.HOURLY: (PeriodType.DAILY,),
     PeriodType.DAILY: (PeriodType.WEEKLY, PeriodType.MONTHLY, PeriodType.YEARLY),
@@ -44,7 +44,7 @@ class PlacedEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EventBlock(msgspec.Struct, frozen=True, gc=False):
-    """Events of one customer and one type that came with one append: what is stored as one record."""
+    """Events of one customer and one type from one append: what is stored as one record."""
 
     stamp: Stamp
     event_type: str
@@ -52,7 +52,7 @@ class EventBlock(msgspec.Struct, frozen=True, gc=False):
 
 
 class Change(msgspec.Struct):
-    """What one customer's decisions since the last commit change on disk, together or not at all."""
+    """What one customer's decisions change on disk: all of it together, or nothing."""
 
     customer_id: str
     introduces: bool  # whether the customer may be new: these are its first events in an hour
@@ -92,10 +92,12 @@ class Account:
         self._totals[period] = totals or NOTHING
 
     def append(self, stamp: Stamp, events: Sequence[PlacedEvent]) -> None:
-        """Counts events, received at the stamp's moment, in their hour, which must not be closed."""
+        """Counts events in the hour of the stamp's moment, which must not be closed."""
         hour = period_at(PeriodType.HOURLY, stamp.received_ms)
         before = self._totals[hour]
-        assert not before.closed, f"{self.customer_id}: an event came for the closed hour {hour.key}"
+        assert not before.closed, (
+            f"{self.customer_id}: an event came for the closed hour {hour.key}"
+        )
         self._change.introduces |= not before.by_type
         by_type: dict[str, list[PlacedEvent]] = {}
         for placed in events:
@@ -120,8 +122,8 @@ class Account:
         """Closes a period whose parts are all closed, once; a second call changes nothing.
 
         The longer periods named by ``takers`` must be in hand too. The aggregation, if one is
-        published, and its deliveries enter the same change as the totals handed up. ``stored`` is the
-        period's aggregation on disk, a snapshot.
+        published, and its deliveries enter the same change as the totals handed up. ``stored`` is
+        the period's aggregation on disk, a snapshot.
         """
         totals = self._totals[period]
         if totals.closed or not totals.by_type:
@@ -131,9 +133,7 @@ class Account:
             assert not before.closed, f"{self.customer_id}: {taker.key} closed before {period.key}"
             self._put(
                 taker,
-                PeriodTotals(
-                    closed=False, by_type=merge_types(before.by_type, totals.by_type)
-                ),
+                PeriodTotals(closed=False, by_type=merge_types(before.by_type, totals.by_type)),
             )
         self._put(period, PeriodTotals(closed=True, by_type=totals.by_type))
         closed = self._aggregate(period, totals, rules, stored, closed=True, now_ms=now_ms)
@@ -180,7 +180,7 @@ class Account:
         for period in change.aggregations.keys() - decided:
             del self._aggregations[period]
 
-    def _aggregate(  # noqa: PLR0913 - what an aggregation says, handed on
+    def _aggregate(
         self,
         period: Period,
         totals: PeriodTotals,

@@ -1,13 +1,13 @@
 """A period's totals as they are published: an open snapshot, or closed for good.
 
-The id is made of customer, period type and period key, so closing again, or on another machine, makes
-the same one. A closed aggregation never changes; what comes later is another revision of it.
+The id is made of customer, period type and period key, so closing again, or on another machine,
+makes the same one. A closed aggregation never changes; what comes later is another revision of it.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -15,9 +15,12 @@ from meterd.domain import javascript
 from meterd.domain.instants import format_instant
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.domain.totals import PeriodTotals
+
+if TYPE_CHECKING:
+    from meterd.domain.totals import PeriodTotals
 
 FIRST_REVISION: Final = 1
+_GREATEST_DOUBLE: Final = Decimal(2**1024 - 2**971)
 
 
 class Figure(msgspec.Struct, frozen=True, array_like=True):
@@ -62,7 +65,7 @@ class Aggregation(msgspec.Struct, frozen=True, array_like=True):
         return sum(figure.count for figure in self.figures.values())
 
 
-def aggregate(  # noqa: PLR0913 - one value for each thing that an aggregation says
+def aggregate(
     customer_id: str,
     period: Period,
     totals: PeriodTotals,
@@ -99,6 +102,15 @@ def aggregate(  # noqa: PLR0913 - one value for each thing that an aggregation s
     )
 
 
+def as_number(value: Decimal) -> Decimal:
+    """The value as a JSON number can carry it: a sum may exceed the doubles, and is then the
+    greatest.
+
+    ``exact_figures`` has it whole.
+    """
+    return max(_GREATEST_DOUBLE.copy_negate(), min(value, _GREATEST_DOUBLE))
+
+
 def exact_figures(aggregation: Aggregation) -> dict[str, str]:
     """Each result with all of its digits, as text: JSON numbers lose them in most readers."""
     return {
@@ -123,8 +135,8 @@ def completed_body(aggregation: Aggregation) -> bytes:
             "periodEnd": format_instant(period.last_ms),
             "periodKey": period.key,
             "timestamp": format_instant(aggregation.computed_ms),
-            "events": {event_type: figure.value for event_type, figure in figures.items()},
-            "eventCounts": {event_type: figure.count for event_type, figure in figures.items()},
+            "events": {name: as_number(figure.value) for name, figure in figures.items()},
+            "eventCounts": {name: figure.count for name, figure in figures.items()},
             "eventCount": aggregation.event_count,
             "id": aggregation.id,
             "revision": aggregation.revision,

@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -29,6 +29,9 @@ KEY_BYTES: Final = 32
 PRESENTED_MAX: Final = 256
 ENVIRONMENT_KEY_MIN: Final = 8  # a key that people choose may be shorter than those meterd makes
 KEYS_MAX: Final = 1000
+
+# Of the key in the environment; it wins over every other entry for the same key.
+ENVIRONMENT_KEY_ID: Final = "METERD_API_KEY"
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _VISIBLE: Final = re.compile(r"[!-~]+", re.ASCII)
@@ -49,7 +52,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     """What is kept of a key. ``hash`` is the lowercase hexadecimal SHA-256 of its text."""
 
     id: str
-    hash: str
+    hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     scopes: frozenset[Scope]
     description: str = ""
     created_ms: int | None = None
@@ -66,8 +69,8 @@ def new_key(
     assert len(random) == KEY_BYTES, "a key is 256 random bits"
     text = "mk_" + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
     hashed = hash_of(text)
-    # 32 bits of the hash are enough to tell keys apart and say nothing of the key.
-    return text, ApiKey(f"key-{hashed[:8]}", hashed, scopes, description, created_ms)
+    # 48 bits of the hash are enough to tell keys apart and say nothing of the key.
+    return text, ApiKey(f"key-{hashed[:12]}", hashed, scopes, description, created_ms)
 
 
 def hash_of(text: str) -> str:
@@ -89,7 +92,7 @@ class Keyring:
         The digests themselves are compared in constant time.
         """
         text = presented if isinstance(presented, bytes) else _bytes(presented)
-        if len(text) > PRESENTED_MAX:
+        if not 0 < len(text) <= PRESENTED_MAX:
             return None
         digest = hashlib.sha256(text).digest()
         known, key = self._keys.get(digest, _NOBODY)
@@ -132,7 +135,7 @@ def environment_key(value: Any) -> ApiKey:
         raise Refused(f"must be {ENVIRONMENT_KEY_MIN} to {PRESENTED_MAX} characters long")
     if not _VISIBLE.fullmatch(value):
         raise Refused("must be visible ASCII without spaces, as a header can carry it")
-    return ApiKey("METERD_API_KEY", hash_of(value), ALL_SCOPES, "from the environment")
+    return ApiKey(ENVIRONMENT_KEY_ID, hash_of(value), ALL_SCOPES, "from the environment")
 
 
 def _hash(value: Any) -> str:

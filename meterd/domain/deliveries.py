@@ -1,7 +1,7 @@
 """Turns what came of an attempt into a Verdict: delivered, try again at, or parked.
 
-A delivery is one closed aggregation on its way to one endpoint. Its id is made of the two, so it is the
-same after a restart, and a receiver can tell a repeat by it. Its body never changes.
+A delivery is one closed aggregation on its way to one endpoint. Its id is made of the two, so it is
+the same after a restart, and a receiver can tell a repeat by it. Its body never changes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
 _HOUR: Final = 60 * _MINUTE
 
-# How long after a failed attempt the next one follows: ten tries over three days, so that a receiver
-# that breaks on a Friday evening is still waited for on Monday.
+# How long after a failed attempt the next one follows: ten tries over three days, so that a
+# receiver that breaks on a Friday evening is still waited for on Monday.
 RETRY_AFTER_MS: Final = (
     5 * _SECOND,
     5 * _MINUTE,
@@ -69,7 +69,9 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of an attempt: ``error`` is None for a 2xx (or a dry run), else what to tell people."""
+    """What came of an attempt: ``error`` is None for a 2xx (or a dry run), else what to tell
+    people.
+    """
 
     error: str | None = None
     dry_run: bool = False
@@ -77,15 +79,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
     """``msg_`` and 32 hexadecimal digits; the ``webhook-id`` of Standard Webhooks."""
-    # Length-prefixed, since customers choose their ids and could otherwise make two tuples look alike.
+    # Length-prefixed, since customers choose their ids and could otherwise make two tuples look
+    # alike.
     parts = (endpoint_id, aggregation_id, str(revision))
     named = "".join(f"{len(part)}:{part}" for part in parts)
     return "msg_" + hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
-def first_attempt(
-    aggregation: Aggregation, endpoint_id: str, body: bytes, now_ms: int
-) -> Delivery:
+def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_ms: int) -> Delivery:
     """The delivery of a closed aggregation, due at once."""
     return Delivery(
         delivery_id(endpoint_id, aggregation.id, aggregation.revision),
@@ -103,8 +104,8 @@ def first_attempt(
 def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:
     """The delivery as it stands on disk while an attempt is in the air.
 
-    It counts as tried, and comes due again when the lease ends: if the process dies meanwhile, whether
-    the receiver got it is unknown, and it is sent again under the same id.
+    It counts as tried, and comes due again when the lease ends: if the process dies meanwhile,
+    whether the receiver got it is unknown, and it is sent again under the same id.
     """
     return msgspec.structs.replace(
         delivery,
@@ -114,9 +115,7 @@ def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:
     )
 
 
-def settle_attempt(
-    begun: Delivery, outcome: Outcome, now_ms: int, jitter: Fraction
-) -> Delivery:
+def settle_attempt(begun: Delivery, outcome: Outcome, now_ms: int, jitter: Fraction) -> Delivery:
     """The delivery after its attempt; ``jitter`` lies in [-1, 1] and spreads the next try."""
     if outcome.error is None:
         return msgspec.structs.replace(

@@ -1,7 +1,7 @@
 """Every failure of the world that an operator or a caller may meet, by name.
 
 Refusals that a client is meant to meet (a bad field, a duplicate) are values, not exceptions; our
-own mistakes are assertions. What stands here is the rest, and each docstring is the message's sense.
+own mistakes are assertions. What stands here is the rest, and each docstring says what it means.
 """
 
 from __future__ import annotations

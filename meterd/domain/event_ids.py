@@ -1,9 +1,10 @@
 """Event ids: UUID version 7 whose byte order is the order in which events were stored.
 
-RFC 9562, 5.7, with the counter of 6.2 (method 1): 48 bits of Unix milliseconds, 30 bits of a counter
-that goes up by one for every event of a process, 36 bits of the process's nonce, and 8 bits naming the
-part of the store that the customer lies in, so an event is found from its id alone. The counter does
-not start anew each millisecond: a clock that steps back repeats milliseconds, never ids.
+RFC 9562, 5.7, with the counter of 6.2 (method 1): 48 bits of Unix milliseconds, 30 bits of a
+counter that goes up by one for every event of a process, 36 bits of the process's nonce, and 8 bits
+naming the part of the store that the customer lies in, so an event is found from its id alone. The
+counter does not start anew each millisecond: a clock that steps back repeats milliseconds, never
+ids.
 
 The events of one append share one ``Stamp`` and differ by their offset in it.
 """

@@ -1,4 +1,5 @@
-"""Decodes and bounds usage events from bytes; says every refusal of the contract (sections 2 and 3).
+"""Decodes and bounds usage events from bytes; says every refusal of the contract (sections 2 and
+3).
 
 Two ways lead to the same result. The fast one decodes strictly with msgspec and looks at what its
 types cannot say. Whatever it does not take, the slow one reads without types, as JavaScript would,
@@ -34,7 +35,8 @@ _VALUE: Final = Context(
     Emax=_EXPONENT_MAX,
     traps=[Inexact, InvalidOperation, Overflow],
 )
-# From here on a number rounds to infinity as an IEEE 754 double: the greatest double and half a unit.
+# From here on a number rounds to infinity as an IEEE 754 double: the greatest double and half a
+# unit.
 _TOO_GREAT: Final = 2**1024 - 2**970
 _CERTAINLY_FINITE_DIGITS: Final = 308
 
@@ -52,7 +54,7 @@ class Reason(Enum):
     """Why a request was refused, in the order of precedence."""
 
     MALFORMED_JSON = auto()
-    BODY_MISSING = auto()
+    BODY_UNFIT = auto()
     TOO_MANY_EVENTS = auto()
     NO_EVENT_TYPES = auto()
     UNKNOWN_EVENT_TYPE = auto()
@@ -67,7 +69,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """The valid items of a batch in the order of the array, and the faults of the others by index."""
+    """The valid items in the order of the array, and the faults of the others by index."""
 
     events: list[UsageEvent]
     failures: list[dict[str, Any]] = []
@@ -94,7 +96,8 @@ class _Item(msgspec.Struct, gc=False):
 
 _SINGLE: Final = msgspec.json.Decoder(_Single, float_hook=Decimal)
 _ITEMS: Final = msgspec.json.Decoder(list[_Item], float_hook=Decimal)
-# Beside its own DecodeError msgspec lets bad UTF-8 and deep nesting pass, and Decimal what exceeds it.
+# Beside its own DecodeError msgspec lets bad UTF-8 and deep nesting pass, and Decimal what exceeds
+# it.
 _UNDECODABLE: Final = (
     msgspec.DecodeError,
     UnicodeDecodeError,
@@ -121,8 +124,8 @@ def decode_event(
 def decode_batch(body: bytes, event_types: Collection[str], *, lenient: bool) -> Batch | Refusal:
     """The events of a ``POST /usagebatch``, or why there are none.
 
-    One invalid item refuses the whole batch, unless it is lenient (RFC 7240, ``handling=lenient``) and
-    another item is valid: then the faults come back beside the valid events.
+    One invalid item refuses the whole batch, unless it is lenient (RFC 7240, ``handling=lenient``)
+    and another item is valid: then the faults come back beside the valid events.
     """
     try:
         decoded = _ITEMS.decode(body)
@@ -142,7 +145,7 @@ def decode_batch(body: bytes, event_types: Collection[str], *, lenient: bool) ->
 
 
 def _accept(event_type: str, customer_id: str, value: Any, metadata: Any) -> UsageEvent | None:
-    """The event if all is well at first sight; None asks for the slow way, which says what is not."""
+    """The event if all is well at first sight; None asks for the slow way."""
     if not customer_id or _customer_id_fault(customer_id) is not None:
         return None
     number = _bounded(value)
@@ -155,7 +158,7 @@ def _accept(event_type: str, customer_id: str, value: Any, metadata: Any) -> Usa
 
 
 def _is_utf8(body: bytes) -> bool:
-    """msgspec does not look inside what it passes over: unknown fields and raw metadata."""
+    """Msgspec does not look inside what it passes over: unknown fields and raw metadata."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -187,7 +190,7 @@ def _decode_event_slowly(
             Reason.UNKNOWN_EVENT_TYPE, {"error": _unknown_event_type(event_type, event_types)}
         )
     if not isinstance(decoded, dict | list):
-        return Refusal(Reason.BODY_MISSING, {"error": "Request body must be a JSON object"})
+        return Refusal(Reason.BODY_UNFIT, {"error": "Request body must be a JSON object"})
     fields = decoded if isinstance(decoded, dict) else {}
     judged = _judge(event_type, fields)
     if isinstance(judged, UsageEvent):
@@ -203,13 +206,11 @@ def _decode_batch_slowly(
     except _MalformedJsonError:
         return MALFORMED
     if items is _ABSENT or items is None:
-        return Refusal(Reason.BODY_MISSING, {"error": "Request body is required"})
+        return Refusal(Reason.BODY_UNFIT, {"error": "Request body is required"})
     if not isinstance(items, list):
-        return Refusal(
-            Reason.BODY_MISSING, {"error": "Request body must be an array of events"}
-        )
+        return Refusal(Reason.BODY_UNFIT, {"error": "Request body must be an array of events"})
     if not items:
-        return Refusal(Reason.BODY_MISSING, {"error": "Events array cannot be empty"})
+        return Refusal(Reason.BODY_UNFIT, {"error": "Events array cannot be empty"})
     if len(items) > BATCH_MAX:
         return Refusal(
             Reason.TOO_MANY_EVENTS,
@@ -286,7 +287,9 @@ def _judge(event_type: str, fields: dict[str, Any]) -> UsageEvent | list[str]:
 
 
 def _is_missing(value: Any) -> bool:
-    """What JavaScript's ``!value`` holds for, as far as JSON can say it; arrays and objects are there."""
+    """What JavaScript's ``!value`` holds for, as far as JSON can say it; arrays and objects are
+    there.
+    """
     if value is _ABSENT or value is None:
         return True
     return isinstance(value, str | bool | int | Decimal) and not value
@@ -318,12 +321,12 @@ def _bounded(value: Any) -> Decimal | str:
     except Overflow:
         return "value must be a finite number"
     except Inexact:
-        if abs(value) >= _TOO_GREAT:
+        if Decimal(value).copy_abs() >= _TOO_GREAT:
             return "value must be a finite number"
         if isinstance(value, Decimal) and _VALUE.is_subnormal(value):
             return f"value must be 0 or at least 1e-{_EXPONENT_MAX} in size"
         return f"value must have at most {DIGITS_MAX} significant digits"
-    if number.adjusted() >= _CERTAINLY_FINITE_DIGITS and abs(number) >= _TOO_GREAT:
+    if number.adjusted() >= _CERTAINLY_FINITE_DIGITS and number.copy_abs() >= _TOO_GREAT:
         return "value must be a finite number"
     return number
 
@@ -353,10 +356,11 @@ def _unknown_event_type(name: str, event_types: Collection[str]) -> str:
 
 
 def _read(body: bytes) -> Any:
-    """The JSON value of a body as ``JSON.parse`` reads it, numbers exact; ``_ABSENT`` for none at all.
+    """The JSON value of a body as ``JSON.parse`` reads it, numbers exact; ``_ABSENT`` for none at
+    all.
 
-    The standard library's reader, because unlike msgspec's it takes lone surrogates, which JavaScript's
-    takes too, and a fault in one field must not hide the others.
+    The standard library's reader, because unlike msgspec's it takes lone surrogates, which
+    JavaScript's takes too, and a fault in one field must not hide the others.
     """
     try:
         text = body.decode()

@@ -1,8 +1,8 @@
 """Which half-open UTC calendar period contains an instant, its key, and when it ends.
 
-Instants are whole milliseconds since 1970-01-01T00:00:00Z. Every period starts and ends on the hour,
-so an hour is the finest thing the rest of meterd ever has to count in. Nothing here knows the time of
-day: instants come as arguments.
+Instants are whole milliseconds since 1970-01-01T00:00:00Z. Every period starts and ends on the
+hour, so an hour is the finest thing the rest of meterd ever has to count in. Nothing here knows the
+time of day: instants come as arguments.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -30,7 +30,7 @@ class PeriodType(StrEnum):
 
 
 class Period(msgspec.Struct, frozen=True, order=True):
-    """One period: ``[start_ms, end_ms)``. Compared by end, then finest first: the order of closing."""
+    """``[start_ms, end_ms)``. Compared by end, then finest first: the order of closing."""
 
     end_ms: int
     rank: int
@@ -70,6 +70,8 @@ def _period_of_hour(kind: PeriodType, hour: int) -> Period:
         case PeriodType.YEARLY:
             start = midnight.replace(month=1, day=1)
             end, key = start.replace(year=start.year + 1), f"{moment:%Y}"
+        case _:
+            assert_never(kind)
     return Period(_ms(end), RANK[kind], _ms(start), kind, key)
 
 

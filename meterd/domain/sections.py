@@ -12,12 +12,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-if TYPE_CHECKING:
-    from meterd.domain.source_text import KeyPath
+from meterd.domain.source_text import KeyPath
 
 T = TypeVar("T")
 K = TypeVar("K", str, int)
@@ -216,8 +215,8 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The valid name that was probably meant."""
-    return next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+    """The valid name that was probably meant; difflib's own cut-off would take median for min."""
+    return next(iter(difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)), None)
 
 
 def kind_of(value: Any) -> str:

@@ -55,7 +55,7 @@ def line_of(path: KeyPath, lines: Mapping[KeyPath, int]) -> int | None:
 def parse(text: bytes, form: Form) -> Document:
     """Raises ConfigError naming the line. TOML refuses duplicate keys; in JSON the last wins."""
     if len(text) > TEXT_MAX:
-        raise ConfigError(f"is {len(text)} bytes long; at most {TEXT_MAX} are read")
+        raise ConfigError(f"is longer than {TEXT_MAX} bytes")
     source = _utf8(text)
     try:
         values = tomllib.loads(source) if form == "toml" else json.loads(source)

@@ -1,8 +1,8 @@
 """The totals of one event type: what seven operations can be read from.
 
 A total carries count, exact sum, least, greatest, first and last, so an operation may change in the
-middle of a period. Totals merge: ``merge`` is associative and commutative, which is what lets a day be
-made of its hours, and what would let two writers' totals be brought together.
+middle of a period. Totals merge: ``merge`` is associative and commutative, which is what lets a day
+be made of its hours, and what would let two writers' totals be brought together.
 
 Quantities are decimals and nothing here ever rounds one, but for reading an average.
 """
@@ -20,9 +20,9 @@ from meterd.domain.operations import Operation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Values have at most 309 digits before the point and 463 behind it (events.py bounds them), so a sum of
-# 1e30 of them still has fewer digits than this: an addition that would round is our own mistake, and
-# the trap says so.
+# Values have at most 309 digits before the point and 463 behind it (events.py bounds them), so a
+# sum of 1e30 of them still has fewer digits than this: an addition that would round is our own
+# mistake, and the trap says so.
 EXACT: Final = Context(prec=1000, traps=[Inexact, InvalidOperation])
 
 # IEEE 754 decimal128 has 34 digits; an average rarely ends, so it must be rounded somewhere.
@@ -34,8 +34,8 @@ _AVERAGE: Final = Context(
 class Totals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that is kept of the events of one type, one customer, one period.
 
-    ``first_at`` and ``last_at`` are positions (see ``event_ids.position``): bytes whose order is the
-    order of the customer's events.
+    ``first_at`` and ``last_at`` are positions (see ``event_ids.position``): bytes whose order is
+    the order of the customer's events.
     """
 
     count: int
@@ -48,7 +48,7 @@ class Totals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last_at: bytes
 
     def read(self, operation: Operation) -> Decimal:
-        """The operation's result: exact, but for ``avg``, which is rounded half-even to 34 digits."""
+        """The operation's result: exact, but for ``avg``: half-even to 34 digits."""
         match operation:
             case Operation.SUM:
                 return self.sum
@@ -91,8 +91,8 @@ def merge(one: Totals, other: Totals) -> Totals:
     return Totals(
         one.count + other.count,
         EXACT.add(one.sum, other.sum),
-        one.min if one.min <= other.min else other.min,
-        one.max if one.max >= other.max else other.max,
+        min(one.min, other.min),
+        max(one.max, other.max),
         early.first,
         early.first_at,
         late.last,
@@ -112,9 +112,9 @@ def merge_types(one: dict[str, Totals], other: dict[str, Totals]) -> dict[str, T
 class PeriodTotals(msgspec.Struct, frozen=True, array_like=True):
     """One customer's totals over one period, by event type.
 
-    An hour holds all of its events. A longer period holds what its closed parts have handed up: a day
-    its closed hours, a week, month or year its closed days (see ``account``). ``closed`` is set when
-    the period's aggregation is made, and never taken back.
+    An hour holds all of its events. A longer period holds what its closed parts have handed up: a
+    day its closed hours, a week, month or year its closed days (see ``account``). ``closed`` is set
+    when the period's aggregation is made, and never taken back.
     """
 
     closed: bool

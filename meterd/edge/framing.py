@@ -1,10 +1,11 @@
 """Where each HTTP/1 request begins and ends (RFC 9112), decided strictly, without I/O.
 
-The parser behind this file takes as good what two readers can understand differently: lengths twice,
-Content-Length beside Transfer-Encoding, folded lines, bare line feeds. Whoever stands in front of us
-may count such a request otherwise, and the rest of it becomes somebody else's request. So a request
-passes only if it has one reading, and it passes **rewritten in its plainest form**: the parser never
-sees a byte that was not understood here, nor a request before the one before it is answered.
+The parser behind this file takes as good what two readers can understand differently: a length
+given twice, Content-Length beside Transfer-Encoding, folded lines, bare line feeds. Whoever stands
+in front of us may count such a request otherwise, and the rest of it becomes somebody else's. So a
+request passes only if it has one reading, and it passes **rewritten in its plainest form**: the
+parser never sees a byte that was not understood here, nor a request before its predecessor is
+answered.
 
 HTTP/2 by prior knowledge has framing of its own; once its preface is seen, bytes pass as they are.
 """
@@ -12,13 +13,15 @@ HTTP/2 by prior knowledge has framing of its own; once its preface is seen, byte
 from __future__ import annotations
 
 import re
+import sys
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.edge.limits import Limits
+if TYPE_CHECKING:
+    from meterd.edge.limits import Limits
 
 # RFC 9113, section 3.4.
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -29,6 +32,7 @@ _REQUEST_LINE: Final = re.compile(rb"%b ([\x21-\x7e]+) HTTP/(\d\.\d)" % _TOKEN)
 _TARGET: Final = re.compile(rb"/.*|https?://[^/?#]+.*|\*", re.IGNORECASE)
 _FIELD: Final = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
 _HOST: Final = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+_LENGTH_DIGITS_MAX: Final = 18
 # What no head may contain: control characters, and CR and LF that are not a CRLF.
 _NOT_IN_A_HEAD: Final = re.compile(
     rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)",
@@ -143,7 +147,7 @@ class RequestFramer:
         if _NOT_IN_A_HEAD.search(self._buffer, max(0, self._searched - 1), size):
             return Refusal(400, "Control character or bare line break in the request head")
         line_max = self._limits.request_line_bytes_max
-        if size > line_max and self._buffer.find(b"\r\n", 0, line_max + 2) < 0:
+        if size >= line_max + 2 and self._buffer.find(b"\r\n", 0, line_max + 2) < 0:
             return Refusal(414, f"Request line is longer than {line_max} bytes")
         if size > self._limits.head_bytes_max:
             return Refusal(431, f"Request head is longer than {self._limits.head_bytes_max} bytes")
@@ -165,19 +169,20 @@ class RequestFramer:
         data = bytearray()
         while self.phase is Phase.BODY:
             size = len(self._buffer)
-            refusal = self._chunk_bytes(data) if self._left else self._chunk_edge()
-            if refusal:
+            if self._left:
+                data += self._chunk_bytes()
+            elif refusal := self._chunk_edge():
                 return refusal
             if len(self._buffer) == size:
                 break  # what is there is not enough for another step
-        rewritten = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        rewritten = b"%x\r\n%b\r\n" % (len(data), bytes(data)) if data else b""
         return rewritten + (b"0\r\n\r\n" if self.phase is Phase.ANSWER else b"") or None
 
-    def _chunk_bytes(self, data: bytearray) -> None:
+    def _chunk_bytes(self) -> bytes:
         part = self._take(min(self._left, len(self._buffer)))
-        data += part
         self._left -= len(part)
         self._chunk_end_due = not self._left
+        return part
 
     def _chunk_edge(self) -> Refusal | None:
         """Takes the line break after a chunk, then the size of the next one."""
@@ -272,16 +277,17 @@ def _rewrite(
     request_line: bytes, fields: list[tuple[bytes, bytes]], limits: Limits
 ) -> Head | Refusal:
     chunked = bool(_values(fields, b"transfer-encoding"))
-    # Longer than 20 digits is over every limit, and Python refuses to read thousands of them.
-    digits = next(iter(_values(fields, b"content-length")), b"0")[:21]
-    refusal = body_refusal(int(digits), limits)
+    digits = next(iter(_values(fields, b"content-length")), b"0")
+    # More digits are over every honest limit, and Python refuses to read thousands of them.
+    body_bytes = int(digits) if len(digits) <= _LENGTH_DIGITS_MAX else sys.maxsize
+    refusal = body_refusal(body_bytes, limits)
     if refusal:
         return refusal
     # A server may ignore an offered upgrade (RFC 9110, section 7.8). We use none, and the parser
     # would take up h2c, after which the bytes are no longer what is counted here.
     kept = [field for field in fields if field[0].lower() != b"upgrade"]
     lines = [request_line, *(b"%b: %b" % field for field in kept), b"", b""]
-    return Head(b"\r\n".join(lines), None if chunked else int(digits))
+    return Head(b"\r\n".join(lines), None if chunked else body_bytes)
 
 
 def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

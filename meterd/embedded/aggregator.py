@@ -1,7 +1,8 @@
-"""One customer's actor: owns its Account, so that nobody else ever decides on that customer's totals.
+"""One customer's actor: owns its Account, so that nobody else ever decides on that customer's
+totals.
 
-An actor because events, a period's end and a snapshot may come for a customer at the same time and each
-must see what the others decided. Sent to by the registry only; its mailbox is bounded by
+An actor because events, a period's end and a snapshot may come for a customer at the same time and
+each must see what the others decided. Sent to by the registry only; its mailbox is bounded by
 ``MAILBOX_MAX`` appends, behind which a caller is told that meterd is overloaded.
 """
 

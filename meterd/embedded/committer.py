@@ -1,14 +1,15 @@
 """The only writer. Gathers what actors decided, writes it in one transaction, then answers.
 
-An actor because a transaction takes as long as the disk does: while one is being synced in its worker
-thread, the next gathers, so however slow the disk, each waits for at most two of its turns. Sent to by
-aggregators (``enlist``) and by whoever has something else to write (``execute``); bounded by the
-engine's limit on events in flight. Ends with CommitFailedError when a transaction fails: memory is then
-ahead of the disk, and only a new start makes them equal.
+An actor because a transaction takes as long as the disk does: while one is being synced in its
+worker thread, the next gathers, so however slow the disk, each waits for at most two of its turns.
+Sent to by aggregators (``enlist``) and by whoever has something else to write (``execute``);
+bounded by the engine's limit on events in flight. Ends with CommitFailedError when a transaction
+fails: memory is then ahead of the disk, and only a new start makes them equal.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
@@ -75,7 +76,9 @@ class Committer:
         self._something.unpark()
 
     async def execute(self, work: Callable[[Transaction], T]) -> T:
-        """Runs the work in the next transaction, behind all changes decided before; durable on return."""
+        """Runs the work in the next transaction, behind all changes decided before; durable on
+        return.
+        """
         waiting = _Work(work)
         self._works.append(waiting)
         self._something.unpark()
@@ -95,7 +98,7 @@ class Committer:
             self._gate.release()
             changes = [found.change for found in decided if found.change is not None]
             if changes or works:
-                await self._hop(lambda: self._store.write(self._transaction(changes, works)))
+                await self._hop(partial(self._store.write, self._transaction(changes, works)))
             for source, found in zip(sources, decided, strict=True):
                 source.committed(found)
             for waiting in works:

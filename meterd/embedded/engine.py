@@ -1,9 +1,9 @@
 """The embedded engine: the Ledger over an LMDB store, with its actors.
 
 An append travels registry, aggregators, committer; readers take snapshots of the store in their own
-worker threads. The engine's time is never behind an hour that it has closed, so a clock that steps back
-cannot bring an event into totals that are final: it is counted, and dated, at the start of the first
-hour still open.
+worker threads. The engine's time is never behind an hour that it has closed, so a clock that steps
+back cannot bring an event into totals that are final: it is counted, and dated, at the start of the
+first hour still open.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from heapq import merge
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
@@ -79,12 +79,12 @@ class EmbeddedLedger:
             self._closed_until_ms = journal.closed_until_ms(txn, PeriodType.HOURLY)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[Self]:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._registry.run)
             nursery.start_soon(self._committer.run)
-            yield
+            yield self
             nursery.cancel_scope.cancel()
 
     def now_ms(self) -> int:
@@ -135,6 +135,14 @@ class EmbeddedLedger:
             lambda txn: queries.read_aggregations(txn, self._store.parts, query, limit, after)
         )
 
+    async def aggregations_page_end(
+        self, query: AggregationQuery, *, limit: int, after: AggregationPlace | None = None
+    ) -> AggregationPlace | None:
+        """See ``Ledger.aggregations_page_end``."""
+        return await self._read(
+            lambda txn: queries.aggregations_page_end(txn, self._store.parts, query, limit, after)
+        )
+
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
         return await self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
@@ -145,8 +153,8 @@ class EmbeddedLedger:
             now_ms = self.now_ms()
             assert period.end_ms <= now_ms, f"{period.key} was to be closed before its end"
             self._closed_until_ms = max(self._closed_until_ms, period.end_ms)
-            # From here on no event is dated within the period. Those that were are on their way: behind
-            # this transaction they are all on disk, and their customers are found.
+            # From here on no event is dated within the period. Those that were are on their way:
+            # behind this transaction they are all on disk, and their customers are found.
             await self._committer.execute(lambda _: None)
             snapshots: Counter[bool] = Counter()
             for part in range(self._store.parts):
@@ -155,9 +163,7 @@ class EmbeddedLedger:
                     made: list[Aggregation] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
-                        self._registry.send(
-                            customer_id, Close(period, rules, now_ms, made, reply)
-                        )
+                        self._registry.send(customer_id, Close(period, rules, now_ms, made, reply))
                     await reply.wait()
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from meterd.domain.account import Change, EventBlock
-from meterd.domain.aggregations import Aggregation
 from meterd.domain.periods import Period, PeriodType
-from meterd.domain.totals import PeriodTotals
 from meterd.embedded import keys, outbox, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from meterd.domain.account import Change, EventBlock
+    from meterd.domain.aggregations import Aggregation
+    from meterd.domain.totals import PeriodTotals
     from meterd.embedded.store import Transaction
 
 
@@ -111,6 +111,5 @@ def customers_in(
     prefix = keys.totals_prefix(part, period)
     start = prefix if after is None else prefix + after.encode() + keys.END
     return [
-        keys.totals_customer(key)
-        for key, _ in islice(txn.forward("totals", start, prefix), limit)
+        keys.totals_customer(key) for key, _ in islice(txn.forward("totals", start, prefix), limit)
     ]

@@ -1,9 +1,10 @@
 """How actors are spoken to: a bounded inbox, a reply that waits for the disk, and the gate.
 
 The gate is what makes an append of many customers one transaction. Its messages reach all of their
-actors in one go, but the actors decide one after another, when the scheduler comes to them. So before
-the committer collects what was decided it holds the gate: no new append passes, and within a turn or
-two of the scheduler every message that did pass is decided. What is collected then is whole.
+actors in one go, but the actors decide one after another, when the scheduler comes to them. So
+before the committer collects what was decided it holds the gate: no new append passes, and within a
+turn or two of the scheduler every message that did pass is decided. What is collected then is
+whole.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Reply:
 
 
 class Gate:
-    """Counts the messages that are on their way to a decision, and lets no new ones in when held."""
+    """Counts the messages on their way to a decision, and lets no new ones in when held."""
 
     def __init__(self) -> None:
         self._undecided = 0
@@ -77,7 +78,9 @@ class Gate:
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def wait_open(self) -> None:
-        """Returns at once unless the gate is held; what follows until the next await is let in whole."""
+        """Returns at once unless the gate is held; what follows until the next await is let in
+        whole.
+        """
         while self._held:
             await self._waiting.park()
 
@@ -88,7 +91,9 @@ class Gate:
         self._undecided -= 1
 
     async def hold(self) -> None:
-        """Returns when everything that was let in is decided; ``release`` must follow without an await."""
+        """Returns when everything that was let in is decided; ``release`` must follow without an
+        await.
+        """
         self._held = True
         while self._undecided:
             await trio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
 """Deliveries in the store: each with its state, and a queue for each endpoint by when they are due.
 
-Claiming begins an attempt on disk before anything is sent, so a crash in between shows as an attempt
-whose outcome is unknown, and the delivery comes due again when its lease ends.
+Claiming begins an attempt on disk before anything is sent, so a crash in between shows as an
+attempt whose outcome is unknown, and the delivery comes due again when its lease ends.
 """
 
 from __future__ import annotations

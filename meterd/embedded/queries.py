@@ -8,7 +8,7 @@ inside one short transaction; a long answer is many pages.
 from __future__ import annotations
 
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterd.domain.deliveries import delivery_id
@@ -41,7 +41,7 @@ class _Block(NamedTuple):
     part: int
     customer_id: str
     event_type: str
-    count: int
+    events: int
 
 
 def read_events(
@@ -59,12 +59,12 @@ def read_events(
 def page_end(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> bytes | None:
-    """See ``Ledger.page_end``: counts blocks, and reads events only where a page cuts through one."""
+    """See ``Ledger.page_end``: reads events only where a page cuts through a block."""
     seen = 0
     last: bytes | None = None
     for stamp, group in groupby(_blocks(txn, parts, query, before), key=lambda block: block.stamp):
         blocks = list(group)
-        count = sum(block.count for block in blocks)
+        count = sum(block.events for block in blocks)
         # Only the newest block can be cut by ``before``.
         if seen + count > limit or (last is None and before is not None):
             events = _newest_first(txn, iter(blocks), before)
@@ -128,7 +128,7 @@ def _types(txn: Transaction, table: str, prefix: bytes, only: str | None) -> Ite
         start = prefix + event_type + keys.AFTER_END
 
 
-def _customer_range(  # noqa: PLR0913, PLR0917 - a range and what it is of
+def _customer_range(
     txn: Transaction, part: int, customer_id: str, event_type: str, start: bytes, end: bytes
 ) -> Iterator[_Block]:
     prefix = keys.events_prefix(part, customer_id, event_type)
@@ -148,8 +148,8 @@ def _time_range(
         stamp = key[len(prefix) : behind]
         if stamp < start:
             return
-        count = records.read_count(payload)
-        yield _Block(stamp, part, key[behind:].decode(), event_type, count)
+        events = records.read_count(payload)
+        yield _Block(stamp, part, key[behind:].decode(), event_type, events)
 
 
 def _stamp_at(instant_ms: int) -> bytes:
@@ -169,13 +169,44 @@ class _Place(NamedTuple):
 
 
 def read_aggregations(
-    txn: Transaction, parts: int, query: AggregationQuery, limit: int, after: AggregationPlace | None
+    txn: Transaction,
+    parts: int,
+    query: AggregationQuery,
+    limit: int,
+    after: AggregationPlace | None,
 ) -> list[DeliveredAggregation]:
     """See ``Ledger.aggregations``."""
+    places = _places(txn, parts, query, after)
+    return [_with_deliveries(txn, key) for _, key in islice(places, limit)]
+
+
+def aggregations_page_end(
+    txn: Transaction,
+    parts: int,
+    query: AggregationQuery,
+    limit: int,
+    after: AggregationPlace | None,
+) -> AggregationPlace | None:
+    """See ``Ledger.aggregations_page_end``: walks keys only."""
+    behind_page = list(islice(_places(txn, parts, query, after), limit - 1, limit + 1))
+    if len(behind_page) < 2:
+        return None
+    place, _ = behind_page[0]
+    return AggregationPlace(
+        keys.start_of(place.newest_first),
+        place.customer_id.decode(),
+        tuple(PeriodType)[place.rank],
+    )
+
+
+def _places(
+    txn: Transaction, parts: int, query: AggregationQuery, after: AggregationPlace | None
+) -> Iterator[tuple[_Place, bytes]]:
+    """Where the query's aggregations stand, and their keys, in the order of reading."""
     kinds = tuple(PeriodType) if query.period_type is None else (query.period_type,)
     newest = min(query.to_ms if query.to_ms is not None else _LATEST_HOUR_MS, _LATEST_HOUR_MS)
     if newest < 0:
-        return []
+        return
     if query.customer_id is not None:
         part = keys.part_of(query.customer_id, parts)
         ranges = [
@@ -189,14 +220,14 @@ def read_aggregations(
             for kind in kinds
         ]
     behind = None if after is None else _place(after)
-    oldest = None if query.from_ms is None else keys.newest_first(max(query.from_ms, 0) + HOUR_MS - 1)
-    found: list[DeliveredAggregation] = []
+    oldest = None
+    if query.from_ms is not None:
+        oldest = keys.newest_first(max(query.from_ms, 0) + HOUR_MS - 1)  # periods start on the hour
     for place, key in merge(*ranges):
-        if len(found) == limit or (oldest is not None and place.newest_first > oldest):
-            break
+        if oldest is not None and place.newest_first > oldest:
+            return
         if behind is None or place > behind:
-            found.append(_with_deliveries(txn, key))
-    return found
+            yield place, key
 
 
 def _aggregations_in(
@@ -212,7 +243,7 @@ def _aggregations_in(
         yield _Place(rest[:4], rest[4:], RANK[kind]), key
 
 
-def _periods_of_customer(  # noqa: PLR0913, PLR0917 - a range and what it is of
+def _periods_of_customer(
     txn: Transaction,
     part: int,
     customer_id: str,

@@ -1,7 +1,7 @@
 """Who is awake: starts a customer's aggregator at its first message, retires it when it is idle.
 
-The only place that starts aggregators and the only one that speaks to them. A task for each customer
-costs 5 kB, so memory follows the customers that are active, not those that are known.
+The only place that starts aggregators and the only one that speaks to them. A task for each
+customer costs 5 kB, so memory follows the customers that are active, not those that are known.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 What must stay true, each with its reason in docs/decisions.md:
 
-- LMDB's own durability settings, asserted from the open environment: with any of them off, a crash of
+- LMDB's own durability settings, asserted from the open environment: with any of them off, a crash
+of
   the machine loses what was acknowledged.
 - A transaction is begun, filled and committed in one function call in one thread.
-- Readers are short and never outlive a ``with``: an old one keeps every freed page from being used again.
+- Readers are short and never outlive a ``with``: an old one keeps every freed page from being used
+again.
 - Every record carries eight bytes of xxh3 over its key and value, because LMDB has no checksums.
-- The environment is created beside its place and renamed into it, so that there is never half of one.
+- The environment is created beside its place and renamed into it, so that there is never half of
+one.
 """
 
 from __future__ import annotations
@@ -247,7 +250,7 @@ def _open(place: Path, map_size: int) -> lmdb.Environment:
         lib_version=0,
     )
     flags = env.flags()
-    assert {name: flags[name] for name in _SAFE_FLAGS} == _SAFE_FLAGS, flags
+    assert flags.items() >= _SAFE_FLAGS.items(), f"LMDB would not keep what it commits: {flags}"
     env.reader_check()
     return env
 
@@ -265,8 +268,8 @@ def _boot(txn: Transaction) -> Meta:
     meta = msgspec.msgpack.decode(found, type=Meta) if found else None
     if meta is None or meta.format != FORMAT:
         raise StoreError(
-            f"the store has format {meta.format if meta else 'unknown'}, this meterd reads {FORMAT}: "
-            "use the version of meterd that wrote it"
+            f"the store has format {meta.format if meta else 'unknown'}, and this meterd reads"
+            f" {FORMAT}: use the version of meterd that wrote it"
         )
     booted = msgspec.structs.replace(meta, boots=meta.boots + 1)
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))

@@ -1,0 +1,25 @@
+# The base may be replaced where no registry is reached: any image with Python 3.11 or newer.
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY meterd meterd
+RUN python3 -m venv /opt/meterd && /opt/meterd/bin/pip install --no-cache-dir --no-compile .
+
+FROM ${BASE}
+COPY --from=build /opt/meterd /opt/meterd
+COPY systemconfig.toml /etc/meterd/systemconfig.toml
+# Events and keys are readable to their owner only; nobody is that owner.
+RUN mkdir -m 0700 /data && chown 65534:65534 /data
+USER 65534:65534
+ENV METERD_CONFIG=/etc/meterd/systemconfig.toml \
+    METERD_BIND=0.0.0.0:8080 \
+    METERD_DATA_DIR=/data \
+    PYTHONUNBUFFERED=1
+VOLUME /data
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK CMD ["/opt/meterd/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
+ENTRYPOINT ["/opt/meterd/bin/meterd"]
+CMD ["serve"]

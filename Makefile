@@ -1,0 +1,43 @@
+# make run     serves with systemconfig.toml, making .venv first if need be
+# make test    ruff, mypy strict and all tests
+# make bench   the tables of tests/benchmarks/
+# make image   a container image with docker or podman
+
+VENV ?= .venv
+PYTHON ?= python3
+CONFIG ?= systemconfig.toml
+IMAGE ?= meterd
+
+.PHONY: run check test bench image clean
+
+run: $(VENV)/.run
+	$(VENV)/bin/meterd serve --config $(CONFIG)
+
+check: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: check
+	$(VENV)/bin/pytest
+
+bench: $(VENV)/.test
+	$(VENV)/bin/python -m tests.benchmarks
+
+image:
+	$$(command -v docker || command -v podman) build -t $(IMAGE) .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("meterd needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,240 @@
+"""Receives meterd's webhooks, verifies them, and shows what one might do with the totals.
+
+    WEBHOOK_SECRET=whsec_... python examples/webhook_receiver.py
+
+Environment: PORT (3000) and WEBHOOK_SECRET (whsec_test_secret), the secret of the endpoint in
+meterd's configuration. It needs the standard library only, to be copied into other projects.
+
+A webhook is believed once its signature is verified: nothing of it is parsed or shown before.
+Deliveries arrive at least once, and a repeat is told by its webhook-id.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from decimal import Decimal
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from email.message import Message
+    from types import FrameType
+
+PATH: Final = "/webhooks/metering"
+TOLERANCE_S: Final = 300  # older is a replay: meterd signs every attempt anew
+BODY_MAX: Final = 1024 * 1024  # bytes; an event type takes about a hundred of them
+IDS_REMEMBERED: Final = 10_000
+
+PRICE_PER_API_CALL: Final = Decimal("0.001")  # dollars
+STORAGE_ALERT_MB: Final = 1000
+BYTES_PER_MB: Final = 1024 * 1024
+SLOW_RESPONSE_MS: Final = 200
+ERROR_SPIKE: Final = 10
+
+RULE: Final = "─" * 41
+DOUBLE_RULE: Final = "═" * 40
+VERIFIED: Final = "✅ Signature verified"
+
+
+class Refusal(NamedTuple):
+    """An answer other than 200, and what the terminal says about it."""
+
+    status: HTTPStatus
+    error: str
+    reason: str
+
+
+MISSING: Final = Refusal(
+    HTTPStatus.BAD_REQUEST, "Missing signature headers", "Missing signature or timestamp"
+)
+STALE: Final = Refusal(
+    HTTPStatus.UNAUTHORIZED, "Invalid signature", f"Timestamp over {TOLERANCE_S} seconds off"
+)
+FORGED: Final = Refusal(HTTPStatus.UNAUTHORIZED, "Invalid signature", "Invalid signature")
+MALFORMED: Final = Refusal(HTTPStatus.BAD_REQUEST, "Malformed webhook", "Not an aggregation")
+
+
+def refusal(headers: Message, body: bytes, secret: str, now_s: int) -> Refusal | None:
+    """Why a request that came at ``now_s`` is not to be believed; None when its signature holds."""
+    signature = headers.get("X-Webhook-Signature", "")
+    timestamp = headers.get("X-Webhook-Timestamp", "")
+    if not signature or not re.fullmatch(r"[0-9]{1,15}", timestamp):
+        return MISSING
+    if abs(now_s - int(timestamp)) > TOLERANCE_S:
+        return STALE
+    # Over the bytes as they came: parsing them and writing JSON again may change them.
+    signed = timestamp.encode() + b"." + body
+    expected = "v1=" + hmac.digest(secret.encode(), signed, "sha256").hex()
+    # The time == takes would tell how much of a guess is right.
+    return None if hmac.compare_digest(expected.encode(), signature.encode()) else FORGED
+
+
+def described(webhook: dict[str, Any]) -> Iterator[str]:
+    data = webhook["data"]
+    yield ""
+    yield f"Webhook Type: {webhook['type']}"
+    yield f"Customer ID: {webhook['customerId']}"
+    yield f"Period: {webhook['period']}"
+    yield ""
+    yield "Period Range:"
+    yield f"  Start: {data['periodStart']}"
+    yield f"  End:   {data['periodEnd']}"
+    yield f"  Timestamp: {data['timestamp']}"
+    yield ""
+    yield "Aggregated Events:"
+    yield from (f"  {event_type}: {value}" for event_type, value in data["events"].items())
+    yield ""
+    yield f"Total Events Processed: {data['eventCount']}"
+    yield RULE
+    yield ""
+    yield f"💡 Processing {webhook['period']} aggregation for {webhook['customerId']}"
+    yield from processed(data["events"])
+
+
+def processed(events: dict[str, int | Decimal]) -> Iterator[str]:
+    """Where your own billing, alerting and analytics would begin."""
+    if "api.calls" in events:
+        calls = events["api.calls"]
+        yield f"   💰 Billing: {calls} API calls = ${calls * PRICE_PER_API_CALL:.2f}"
+    storage_mb = Decimal(events.get("storage.bytes", 0)) / BYTES_PER_MB
+    if storage_mb > STORAGE_ALERT_MB:
+        yield f"   ⚠️  Alert: High storage usage ({storage_mb:.2f} MB)"
+    response_ms = Decimal(events.get("response.time.ms", 0))
+    if response_ms > SLOW_RESPONSE_MS:
+        yield f"   📊 Analytics: Slow response time ({response_ms:.2f}ms avg)"
+    errors = events.get("errors.count", 0)
+    if errors > ERROR_SPIKE:
+        yield f"   🚨 Error Spike: {errors} errors detected"
+
+
+def printable(line: str) -> str:
+    """The line without what would steer a terminal or begin a line of its own."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
+
+
+class Receiver(ThreadingHTTPServer):
+    """A thread for each connection. Closing waits for the requests that have begun."""
+
+    daemon_threads = False
+
+    def __init__(self, port: int, secret: str) -> None:
+        super().__init__(("", port), Handler, bind_and_activate=False)
+        self.socket.close()
+        # localhost is ::1 to some senders and 127.0.0.1 to others: both families where there are.
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        self.socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        self.port: int = self.socket.getsockname()[1]
+        self._secret = secret
+        self._lock = threading.Lock()
+        self._ids: deque[str] = deque(maxlen=IDS_REMEMBERED)
+
+    def take(self, headers: Message, body: bytes) -> tuple[Refusal | None, list[str]]:
+        """Why it is refused, if it is, and what to print of it."""
+        if refused := refusal(headers, body, self._secret, int(time.time())):
+            return refused, [f"❌ {refused.reason}"]
+        try:
+            # Decimal keeps the digits as they were written; a float would not.
+            lines = list(described(json.loads(body, parse_float=Decimal)))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return MALFORMED, [VERIFIED, f"❌ {MALFORMED.reason}"]
+        webhook_id = headers.get("webhook-id", "")
+        if self._is_repeat(webhook_id):
+            lines = [f"🔁 Repeat of {webhook_id}: already processed", RULE]
+        return None, [VERIFIED, *lines]
+
+    def _is_repeat(self, webhook_id: str) -> bool:
+        """Remembers the id, as one's own books must: in the transaction that books the totals."""
+        with self._lock:
+            if webhook_id in self._ids:
+                return True
+            if webhook_id:
+                self._ids.append(webhook_id)
+            return False
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+    timeout = 5  # seconds without a byte, after which a connection is given up
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            endpoints = {"webhook": f"POST {PATH}"}
+            health = {"status": "ok", "service": "Webhook Receiver", "endpoints": endpoints}
+            self._answer(HTTPStatus.OK, health)
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "Not found"})
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if self.path != PATH:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "Not found"})
+        elif not re.fullmatch(r"[0-9]{1,15}", length):
+            self._answer(HTTPStatus.LENGTH_REQUIRED, {"error": "Content-Length required"})
+        elif int(length) > BODY_MAX:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "Body too large"})
+        else:
+            refused, lines = self.server.take(self.headers, self.rfile.read(int(length)))
+            shown = ["", "📨 Received webhook", RULE, *lines]
+            # In one piece, so that two webhooks at a time don't mix their lines.
+            sys.stdout.write("".join(printable(line) + "\n" for line in shown))
+            if refused:
+                self._answer(refused.status, {"error": refused.error})
+            else:
+                self._answer(HTTPStatus.OK, {"received": True})
+
+    def _answer(self, status: HTTPStatus, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer, separators=(",", ":")).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Silent: what arrives is printed already."""
+
+
+def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # each line at once, into files and pipes too
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    port = os.environ.get("PORT") or "3000"
+    secret = os.environ.get("WEBHOOK_SECRET") or "whsec_test_secret"
+    try:
+        receiver = Receiver(int(port), secret)
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"❌ Error: cannot listen on port {port}: {error}")
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second time it ends at once
+        # shutdown() waits for the loop that this handler has interrupted.
+        threading.Thread(target=receiver.shutdown).start()
+
+    with receiver:
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        print("🚀 Webhook Receiver Started")
+        print(DOUBLE_RULE)
+        print(f"Listening on: http://localhost:{receiver.port}")
+        print(f"Webhook URL: http://localhost:{receiver.port}{PATH}")
+        print(f"Webhook Secret: {secret}")
+        print(DOUBLE_RULE)
+        print("\nWaiting for webhooks...")
+        receiver.serve_forever()
+    print("\nShutting down gracefully...")
+
+
+if __name__ == "__main__":
+    main()

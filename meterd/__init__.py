@@ -1,0 +1,61 @@
+"""meterd: usage events in, exact totals kept, signed webhooks out. One process, one folder.
+
+The code map. A file imports only from files above it, tests/test_layout.py sees to it.
+
+    domain/          pure rules: values in, values out
+      errors           names every failure an operator or caller may meet
+      instants         instants as text
+      durations        durations as text
+      periods          which half-open UTC period contains an instant, its key, when it ends
+      operations       the seven operations
+      totals           one event type's totals: adding, merging, reading an operation
+      event_ids        ids whose order is the order of storing
+      events           decodes and bounds usage events; every refusal string of the contract
+      javascript       JSON text as JavaScript writes it
+      signatures       the two signature families of webhooks
+      source_text      TOML and JSON text, and on which line a key stands
+      sections         reads the tables of a configuration, naming what is wrong where
+      addresses        the address to listen on
+      credentials      API keys and their scopes
+      endpoints        webhook endpoints
+      reachable        which addresses a webhook may be sent to
+      config           one immutable Config
+      aggregations     a period's totals as they are published
+      deliveries       what becomes of an aggregation on its way to an endpoint
+      account          what an event or a period's end changes for one customer
+    ledger           what an engine promises
+    embedded/        the engine over LMDB, and its actors
+      keys             key layout, whose byte order is reading order
+      records          what stands in records
+      store            the LMDB environment: opening, reading, writing
+      outbox           deliveries in the store
+      journal          events, totals and aggregations in the store
+      queries          what the contract reads
+      mailbox          bounded inbox, reply, gate
+      committer        the only writer
+      aggregator       one customer
+      registry         who is awake
+      engine           the Ledger over all of these
+    work/            what happens by itself
+      clock            the only reader of the time of day
+      closer           period ends
+      delivery         one queue and one client for each endpoint
+    edge/            HTTP in and out
+      limits           every limit of the serving side
+      framing          the strict check of HTTP/1 requests
+      guarded_stream   a connection's bytes, checked, timed and bounded
+      hypercorn_lane   one connection in hypercorn's hands
+      front_door       accepts connections and ends them
+      problems         which status each outcome has
+      documents        events and aggregations as the API shows them
+      parameters       query parameters
+      ingest           the one way in for events
+      api              Quart routes
+      egress           webhooks out, through the address guard
+    keyfile          API keys in the data folder
+    source           where the configuration comes from
+    daemon           builds the daemon and takes it down
+    cli              the command meterd
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,250 @@
+"""Builds the daemon and takes it down; the one place where everything is named.
+
+Nested blocks are the order of shutdown: the front door stops accepting and answers what it
+accepted, then periods are no longer closed nor deliveries sent, then the committer has nothing left
+to write, and the store closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import ssl
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+import trio
+
+from meterd import __version__
+from meterd.domain.config import changes_needing_restart
+from meterd.domain.credentials import KEY_BYTES, Keyring
+from meterd.domain.errors import CommitFailedError, ConfigError, MeterdError
+from meterd.domain.event_ids import NONCE_LIMIT
+from meterd.edge.api import Access, make_app
+from meterd.edge.egress import open_sender
+from meterd.edge.front_door import FrontDoor
+from meterd.edge.ingest import Ingest
+from meterd.edge.limits import Limits
+from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
+from meterd.embedded.store import Store
+from meterd.keyfile import ensure_key
+from meterd.work.clock import WallClock
+from meterd.work.closer import Closer
+from meterd.work.delivery import DeliveryActor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from structlog.typing import Processor
+
+    from meterd.domain.config import Config
+    from meterd.embedded.committer import Hop
+    from meterd.source import ConfigSource
+    from meterd.work.clock import Clock
+
+T = TypeVar("T")
+
+# sysexits.h EX_SOFTWARE: a supervisor should start meterd again, which recovers.
+EXIT_COMMIT_FAILED: Final = 70
+
+_log = structlog.get_logger("meterd")
+
+
+class Settings:
+    """The configuration in force; a reload replaces it whole."""
+
+    def __init__(self, config: Config) -> None:
+        self.replace(config)
+
+    def replace(self, config: Config) -> None:
+        self._config = config
+        self._keyring = Keyring(config.keys)
+
+    def config(self) -> Config:
+        return self._config
+
+    def keyring(self) -> Keyring:
+        return self._keyring
+
+
+class Daemon:
+    """A daemon that serves: where, and how to speak to it."""
+
+    def __init__(
+        self, settings: Settings, front_door: FrontDoor, closer: Closer, delivery: DeliveryActor
+    ) -> None:
+        self.settings = settings
+        self.front_door = front_door
+        self.closer = closer
+        self.delivery = delivery
+        self.urls: list[str] = []
+
+    def reconfigure(self, config: Config) -> None:
+        """Takes the configuration over at once; no request is dropped, nothing is cut."""
+        self.settings.replace(config)
+        set_log_level(config)
+        self.closer.reconfigure()
+        self.delivery.reconfigure()
+
+
+@asynccontextmanager
+async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
+    """A whole daemon over the configured folder, serving within; tests use this same function.
+
+    Raises StoreError and OSError where it cannot start, CommitFailedError where it cannot go on.
+    """
+    settings = Settings(config)
+    async with (
+        _open_store(config.storage.path) as store,
+        _ledger_over(store, clock).running() as ledger,
+        trio.open_nursery() as work,
+    ):
+        closer = Closer(ledger, clock, settings.config)
+        senders = partial(open_sender, tls=ssl.create_default_context())
+        delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
+        limits = Limits()
+        app = make_app(
+            Access(settings.config, settings.keyring, __version__),
+            Ingest(ledger, settings.config),
+            ledger,
+            closer,
+            body_bytes_max=limits.body_bytes_max,
+        )
+        daemon = Daemon(settings, FrontDoor(app, limits, _log), closer, delivery)
+        await work.start(delivery.run)
+        work.start_soon(closer.run)
+        async with trio.open_nursery() as serving:
+            listeners = await _listen(config)
+            daemon.urls = [_url(listener) for listener in listeners]
+            await serving.start(daemon.front_door.serve, listeners)
+            yield daemon
+            daemon.front_door.begin_shutdown()
+        work.cancel_scope.cancel()
+
+
+_USER_AGENT: Final = f"meterd/{__version__}"
+
+
+def serve(source: ConfigSource) -> int:
+    """Runs the daemon until SIGTERM or SIGINT and returns the exit code. Raises MeterdError."""
+    if not __debug__:
+        raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
+    os.umask(0o077)
+    config = source.read()
+    set_up_logging()
+    set_log_level(config)
+    new_key = ensure_key(
+        config.storage.path,
+        config,
+        secrets.token_bytes(KEY_BYTES),
+        created_ms=WallClock().now_ms(),
+    )
+    if new_key is not None:
+        print(  # noqa: T201 - shown once, to the one who starts it, and never logged
+            f"meterd made an API key; it is shown only now:\n\n    {new_key}\n", flush=True
+        )
+        config = source.read()
+    exit_code = 0
+    try:
+        trio.run(_serve_until_told, source, config)
+    except* CommitFailedError as failed:
+        _log.critical("a write did not reach the disk: start meterd again", exc_info=failed)
+        exit_code = EXIT_COMMIT_FAILED
+    return exit_code
+
+
+async def _serve_until_told(source: ConfigSource, config: Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with running(config, WallClock()) as daemon:
+            _log.info("serving", url=daemon.urls, data=config.storage.path, version=__version__)
+            async for received in signals:
+                if received != signal.SIGHUP:
+                    break
+                _reload(source, daemon)
+            _log.info("stopping", signal=signal.Signals(received).name)
+    _log.info("stopped")
+
+
+def _reload(source: ConfigSource, daemon: Daemon) -> None:
+    before = daemon.settings.config()
+    try:
+        config = source.read(data_dir=before.storage.path)
+    except ConfigError as fault:
+        _log.error("configuration not reloaded: the old one stays", faults=str(fault).splitlines())
+        return
+    for line in changes_needing_restart(before, config):
+        _log.warning("a change needs a restart", change=line)
+    daemon.reconfigure(config)
+    _log.info("configuration reloaded")
+
+
+@asynccontextmanager
+async def _open_store(path: str) -> AsyncIterator[Store]:
+    store = Store(Path(path))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _ledger_over(store: Store, clock: Clock) -> EmbeddedLedger:
+    return EmbeddedLedger(
+        store,
+        now_ms=clock.now_ms,
+        nonce=secrets.randbelow(NONCE_LIMIT),
+        hop=threads(1),
+        read_hop=threads(READERS_AT_ONCE),
+    )
+
+
+def threads(at_once: int) -> Hop:
+    """Runs functions in worker threads, that many at once, none ever abandoned.
+
+    A limiter of their own: name look-ups may take all of trio's, and must not hold up a commit.
+    """
+    limiter = trio.CapacityLimiter(at_once)
+
+    def hop(work: Callable[[], T]) -> Awaitable[T]:
+        return trio.to_thread.run_sync(work, abandon_on_cancel=False, limiter=limiter)
+
+    return hop
+
+
+async def _listen(config: Config) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(config.server.port, host=config.server.host)
+    except OSError as fault:
+        raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
+
+
+def _url(listener: trio.SocketListener) -> str:
+    host, port, *_ = listener.socket.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def set_up_logging() -> None:
+    """Logs to stderr: for people on a terminal, else one JSON object a line."""
+    final: list[Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if sys.stderr.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *final,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+def set_log_level(config: Config) -> None:
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

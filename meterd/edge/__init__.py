@@ -1,0 +1,1 @@
+"""HTTP in and out: where bytes become values, and refusals become statuses."""

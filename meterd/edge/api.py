@@ -1,0 +1,302 @@
+"""The HTTP API: Quart routes from the contract to the ledger, and nothing else.
+
+Each route names the scope that its key needs; without one it is open to all. Long answers are made
+of pages, so neither a transaction nor more than a page is held while a client reads.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from meterd.domain.config import public_config
+from meterd.domain.credentials import Scope
+from meterd.edge import problems
+from meterd.edge.documents import aggregation_document, event_document
+from meterd.edge.ingest import is_lenient
+from meterd.edge.parameters import (
+    Parameters,
+    UnfitParameterError,
+    aggregation_cursor,
+    aggregations_asked,
+    event_cursor,
+    events_asked,
+)
+from meterd.edge.problems import Answer, answer
+from meterd.ledger import AggregationPlace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from meterd.domain.config import Config
+    from meterd.domain.credentials import Keyring
+    from meterd.edge.ingest import Ingest
+    from meterd.ledger import Ledger
+    from meterd.work.closer import Closer
+
+    Route = Callable[..., Awaitable[Response]]
+
+# Elements read in one transaction: a few milliseconds' work, about a quarter of a megabyte.
+PAGE: Final = 500
+
+
+class Access:
+    """What a route may look at besides the request."""
+
+    def __init__(
+        self, config: Callable[[], Config], keyring: Callable[[], Keyring], version: str
+    ) -> None:
+        self.config = config
+        self.keyring = keyring
+        self.version = version
+
+
+def make_app(
+    access: Access, ingest: Ingest, ledger: Ledger, closer: Closer, *, body_bytes_max: int
+) -> QuartTrio:
+    """The application; it owns nothing and starts nothing."""
+    app = QuartTrio("meterd", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
+    _add_open_routes(app, access, closer)
+    _add_ingest_routes(app, access, ingest)
+    _add_read_routes(app, access, ledger)
+    _add_admin_routes(app, access, closer)
+
+    @app.after_request
+    async def finish(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def refuse(fault: HTTPException) -> Response:
+        status = HTTPStatus(fault.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+        kept = [(name, value) for name, value in fault.get_headers() if name == "Allow"]
+        return _response(problems.problem(status, _ERRORS.get(status, status.phrase), *kept))
+
+    @app.errorhandler(UnfitParameterError)
+    async def refuse_parameter(fault: UnfitParameterError) -> Response:
+        return _response(problems.problem(HTTPStatus.BAD_REQUEST, str(fault)))
+
+    return app
+
+
+_ERRORS: Final = {
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Method not allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Request body too large",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Internal server error",
+}
+
+
+def _response(made: Answer) -> Response:
+    response = Response(made.body, made.status, content_type="application/json")
+    for name, value in made.headers:
+        response.headers[name] = value
+    return response
+
+
+def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
+    """Lets a request through to the route if its key has the scope."""
+
+    def guard(route: Route) -> Route:
+        @wraps(route)
+        async def guarded(**values: Any) -> Response:
+            key = access.keyring().authenticate(_presented_key())
+            if key is None:
+                return _response(problems.UNAUTHORIZED)
+            if scope not in key.scopes:
+                return _response(problems.FORBIDDEN)
+            return await route(**values)
+
+        return guarded
+
+    return guard
+
+
+def _presented_key() -> str:
+    found = request.headers.get("x-apikey")
+    if found is not None:
+        return found
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _add_open_routes(app: QuartTrio, access: Access, closer: Closer) -> None:
+    @app.get("/")
+    async def about() -> Response:
+        return _response(answer(HTTPStatus.OK, _about(access)))
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return _response(answer(HTTPStatus.OK, {"status": "ok", "timestamp": closer.now()}))
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return _response(answer(HTTPStatus.OK, {"status": "ok"}))
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        if closer.caught_up.is_set():
+            return _response(answer(HTTPStatus.OK, {"status": "ready"}))
+        waiting = {"status": "starting", "reason": "closing the periods that ended meanwhile"}
+        return _response(answer(HTTPStatus.SERVICE_UNAVAILABLE, waiting))
+
+
+def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest) -> None:
+    @app.post("/usage/<path:event_type>")
+    @_needs(Scope.INGEST, access)
+    async def usage(event_type: str) -> Response:
+        # Decoded, an event type may contain a slash; sent as a slash, it is another path.
+        raw_path: bytes = request.scope["raw_path"]
+        if raw_path.split(b"?")[0].count(b"/") > 2:
+            return _response(problems.NOT_FOUND)
+        return _response(await ingest.event(event_type, await _body()))
+
+    @app.post("/usagebatch")
+    @_needs(Scope.INGEST, access)
+    async def usagebatch() -> Response:
+        lenient = is_lenient(request.headers.get("Prefer", ""))
+        return _response(await ingest.batch(await _body(), lenient=lenient))
+
+
+async def _body() -> bytes:
+    body = await request.get_data(cache=False, as_text=False)
+    assert isinstance(body, bytes)
+    return body
+
+
+def _add_read_routes(app: QuartTrio, access: Access, ledger: Ledger) -> None:
+    @app.get("/config")
+    @_needs(Scope.READ, access)
+    async def config() -> Response:
+        return _response(answer(HTTPStatus.OK, public_config(access.config())))
+
+    @app.get("/events")
+    @_needs(Scope.READ, access)
+    async def events() -> Response:
+        asked = Parameters(request.args)
+        query, limit, start = events_asked(asked), asked.limit(), asked.event_cursor()
+
+        async def read(count: int, before: bytes | None) -> tuple[list[bytes], bytes | None]:
+            page = await ledger.events(query, limit=count, before=before)
+            return [event_document(stored) for stored in page], page[-1].id if page else None
+
+        end = await ledger.page_end(query, limit=limit, before=start)
+        return _array(_pages(read, limit, start), event_cursor(end))
+
+    @app.get("/aggregations")
+    @_needs(Scope.READ, access)
+    async def aggregations() -> Response:
+        asked = Parameters(request.args)
+        query, limit, start = aggregations_asked(asked), asked.limit(), asked.aggregation_cursor()
+
+        async def read(
+            count: int, after: AggregationPlace | None
+        ) -> tuple[list[bytes], AggregationPlace | None]:
+            page = await ledger.aggregations(query, limit=count, after=after)
+            if not page:
+                return [], None
+            last = page[-1].aggregation
+            place = AggregationPlace(last.start_ms, last.customer_id, last.period_type)
+            return [aggregation_document(found) for found in page], place
+
+        end = await ledger.aggregations_page_end(query, limit=limit, after=start)
+        return _array(_pages(read, limit, start), aggregation_cursor(end))
+
+
+async def _pages(
+    read: Callable[[int, Any], Awaitable[tuple[list[bytes], Any]]], limit: int, start: Any
+) -> AsyncIterator[bytes]:
+    """A JSON array of up to ``limit`` elements, a page at a time."""
+    yield b"["
+    separator = b""
+    place = start
+    while limit:
+        documents, place = await read(min(limit, PAGE), place)
+        if not documents:
+            break
+        yield separator + b",".join(documents)
+        separator = b","
+        limit -= len(documents)
+    yield b"]"
+
+
+def _array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:
+    response = Response(pages, HTTPStatus.OK, content_type="application/json")
+    response.timeout = None  # the front door times what a client does not take
+    if next_cursor is not None:
+        others = [
+            (name, value) for name, value in request.args.items(multi=True) if name != "cursor"
+        ]
+        query = urlencode([*others, ("cursor", next_cursor)])
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def _add_admin_routes(app: QuartTrio, access: Access, closer: Closer) -> None:
+    @app.post("/aggregations/trigger")
+    @_needs(Scope.ADMIN, access)
+    async def trigger() -> Response:
+        periods = len(access.config().periods)
+        if not periods:
+            return _response(
+                problems.problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "No periods configured in systemconfig.toml"
+                )
+            )
+        done = await closer.trigger()
+        if not done.customers:
+            return _response(
+                answer(HTTPStatus.OK, {"message": "No events to aggregate", "jobsQueued": 0})
+            )
+        return _response(
+            answer(
+                HTTPStatus.ACCEPTED,
+                {
+                    "message": "Aggregation jobs queued for processing",
+                    "jobsCreated": done.created,
+                    "jobsUpdated": done.updated,
+                    "jobsQueued": done.created + done.updated,
+                    "customersFound": done.customers,
+                    "periodsConfigured": periods,
+                    "eventsScanned": done.events,
+                },
+            )
+        )
+
+
+def _about(access: Access) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "service": "meterd",
+        "version": access.version,
+        "description": "Usage metering: events in, exact totals kept, signed webhooks out",
+        "features": [
+            "Acknowledged events are on disk, counted once",
+            "Exact decimal totals: sum, avg, min, max, count, first, last",
+            "Hourly, daily, weekly, monthly and yearly UTC periods",
+            "A signed webhook for each customer when a period ends, retried until it arrives",
+        ],
+        "endpoints": {
+            "capture": "POST /usage/{eventType}",
+            "captureBatch": "POST /usagebatch",
+            "config": "GET /config",
+            "management": {
+                "events": "GET /events",
+                "aggregations": "GET /aggregations",
+                "trigger": "POST /aggregations/trigger",
+            },
+            "health": {"alive": "GET /healthz", "ready": "GET /readyz"},
+        },
+        "configuration": "Edit systemconfig.toml and send SIGHUP to meterd",
+        "documentation": "See README.md",
+    }

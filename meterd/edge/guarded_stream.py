@@ -1,0 +1,241 @@
+"""One connection's byte stream with all its limits: what the HTTP server is given for a socket.
+
+It answers for four promises. No wait for the client is without a limit. A request reaches the
+server only as ``framing`` lets it, one at a time, and a refused one is answered here. Whoever holds
+the stream can end it from another task (``expire``, ``cut``). And only the connection's own task
+closes the socket: the server's ``aclose`` ends the conversation, after which ``linger`` lets the
+client read the answer before the socket goes.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from meterd.edge.framing import Phase, Refusal, RequestFramer
+from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CUT_SHORT = Refusal(400, "Request ended before it was complete")
+_SLOW_HEAD = Refusal(408, "Request head did not arrive in time")
+_SLOW_BODY = Refusal(408, "Request body arrived too slowly")
+
+
+class GuardedStream:
+    """Stands in for ``trio.SocketStream`` towards the HTTP server."""
+
+    def __init__(
+        self,
+        transport: trio.SocketStream,
+        limits: Limits,
+        *,
+        on_refusal: Callable[[Refusal], None] = lambda _: None,
+    ) -> None:
+        self.socket = transport.socket
+        # Everything that serves this connection runs inside.
+        self.scope = trio.CancelScope()
+        self.active_at = trio.current_time()
+        self._transport = transport
+        self._limits = limits
+        self._on_refusal = on_refusal
+        self._framer = RequestFramer(limits)
+        self._pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
+        # When the wait for a head began: for its first byte, and from that for the others.
+        self._waiting_since = self.active_at
+        self._reading = trio.CancelScope()
+        self._next_request = trio.Event()
+        self._answering = False
+        self._received_all = False  # the client has sent its last byte
+        self._expired = False
+        self._ended = False  # the server is given nothing more
+        self._closed = False  # and nothing more is taken from it
+
+    @property
+    def is_http2(self) -> bool:
+        return self._framer.phase is Phase.HTTP2
+
+    @property
+    def between_requests(self) -> bool:
+        """HTTP/1: every request is answered, and no byte of another has come."""
+        return self._framer.phase is Phase.HEAD and not self._framer.buffered and not self.leaving
+
+    @property
+    def leaving(self) -> bool:
+        """The connection is about to end."""
+        return self._ended or self._expired
+
+    async def receive_some(self, _max_bytes: int | None = None) -> bytes:
+        """The next bytes of the request under way or, once that is answered, of the next one.
+
+        Raises trio.ClosedResourceError when the client, a limit or ``aclose`` has ended the
+        connection. A client that has only stopped sending still gets its answer first.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._ended:
+            part = self._framer.next_part()
+            if isinstance(part, Refusal):
+                await self._refuse(part)
+            elif part:
+                return part
+            else:
+                await self._feed()
+        raise trio.ClosedResourceError
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises trio.BrokenResourceError when the client is gone, or takes too long."""
+        if self._closed:
+            raise trio.BrokenResourceError
+        # After "100 Continue" a refusal is still the answer; after anything else it is too late.
+        self._answering = self._answering or not data.startswith(b"HTTP/1.1 100 ")
+        await self._send(data)
+
+    def begin_next_request(self) -> None:
+        """The server is ready for another request; without one under way it changes nothing."""
+        if self._framer.phase is not Phase.ANSWER:
+            return
+        self._framer.next_request()
+        self._answering = False
+        self._pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
+        self._waiting_since = trio.current_time()
+        self._reading.deadline = self._deadline()
+        self._next_request.set()
+        self._next_request = trio.Event()
+
+    async def send_eof(self) -> None:
+        await self._transport.send_eof()
+
+    async def aclose(self) -> None:
+        """Ends the conversation; the socket is left to ``linger`` and to whoever accepted it."""
+        self._closed = True
+        self._end()
+        await trio.lowlevel.checkpoint()
+
+    def expire(self) -> None:
+        """Lets an idle connection end: a request that has already arrived is still served."""
+        self._expired = True
+        self._shutdown(socket.SHUT_RD)
+
+    def cut(self) -> None:
+        """Ends the connection now, whatever it is doing."""
+        self._closed = True
+        self._received_all = True
+        self._end()
+        # A cancellation does not reach a send that the server shields; an error does.
+        self._shutdown(socket.SHUT_RDWR)
+        self.scope.cancel()
+
+    async def linger(self) -> None:
+        """Reads on for a moment after the answer.
+
+        A socket closed with bytes unread resets the connection, and a reset may take the answer
+        away from a client that is still sending.
+        """
+        if self._received_all:
+            return
+        with trio.move_on_after(self._limits.linger_s):
+            try:
+                await self._transport.send_eof()
+                while await self._transport.receive_some(PIECE_BYTES):
+                    pass
+            except trio.BrokenResourceError:
+                pass
+
+    async def _feed(self) -> None:
+        """Waits for the client; returns when there may be a next part, or the connection ended."""
+        phase = self._framer.phase
+        if phase is Phase.ANSWER and (self._framer.buffered or self._received_all):
+            # Nothing to wait for but the answer. What was sent ahead fills one piece, no more.
+            await self._next_request.wait()
+        elif self._received_all:
+            begun = phase is Phase.BODY or (phase is Phase.HEAD and self._framer.buffered)
+            if begun:
+                await self._refuse(_CUT_SHORT)
+            self._end()
+        else:
+            await self._receive()
+
+    async def _receive(self) -> None:
+        began_at = trio.current_time()
+        data = b""
+        with trio.CancelScope(deadline=self._deadline()) as self._reading:
+            try:
+                data = bytes(await self._transport.receive_some(PIECE_BYTES))
+            except trio.BrokenResourceError:
+                self._received_all = True
+                self._end()
+        if self._ended:
+            return
+        if self._reading.cancelled_caught:
+            await self._out_of_time()
+            return
+        self._received_all = not data
+        self.active_at = trio.current_time()
+        if self._framer.phase is Phase.BODY:
+            self._pace.record(self.active_at - began_at, len(data))
+        elif self._framer.phase is Phase.HEAD and not self._framer.buffered:
+            self._waiting_since = self.active_at
+        self._framer.feed(data)
+
+    def _deadline(self) -> float:
+        match self._framer.phase:
+            case Phase.HEAD if self._framer.buffered:
+                return self._waiting_since + self._limits.head_s
+            case Phase.HEAD:
+                return self._waiting_since + self._limits.keep_alive_s
+            case Phase.BODY:
+                return trio.current_time() + self._pace.left_s
+            case Phase.ANSWER:
+                return math.inf
+            case Phase.HTTP2:
+                # Whether a client owes bytes is known to the server only; one that has an answer
+                # coming sends window updates.
+                return trio.current_time() + self._limits.keep_alive_s
+
+    async def _out_of_time(self) -> None:
+        match self._framer.phase:
+            case Phase.HEAD if self._framer.buffered:
+                await self._refuse(_SLOW_HEAD)
+            case Phase.BODY:
+                await self._refuse(_SLOW_BODY)
+            case _:
+                self._received_all = True  # idle: there is nobody to linger for
+        self._end()
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self._on_refusal(refusal)
+        self._closed = True
+        if not self._answering:
+            try:
+                await self._send(refusal.answer())
+            except trio.BrokenResourceError:
+                pass
+        self._end()
+
+    async def _send(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            with trio.move_on_after(self._limits.send_s) as waiting:
+                await self._transport.send_all(data[start : start + PIECE_BYTES])
+            if waiting.cancelled_caught:
+                self.cut()
+                raise trio.BrokenResourceError
+        self.active_at = trio.current_time()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._reading.cancel()
+        self._next_request.set()
+        # The application is told, and may finish; hypercorn can wait for ever on one that does not
+        # read, or for a window that a departed HTTP/2 client will not open.
+        latest = trio.current_time() + self._limits.linger_s
+        self.scope.deadline = min(self.scope.deadline, latest)
+
+    def _shutdown(self, how: int) -> None:
+        try:
+            self.socket.shutdown(how)
+        except OSError:
+            pass  # the client was faster

@@ -1,0 +1,203 @@
+"""Serves one connection with hypercorn; nothing else in meterd knows hypercorn.
+
+Of hypercorn the parser and protocol machine of one connection are used (``TCPServer``), not its
+serving loop, whose faults end a process that must not end. What is used is no published interface:
+``tests/edge/test_hypercorn_contract.py`` holds it to what is relied on here, which is
+
+- ``idle_task`` hears when a connection is ready for its next request, and is all that closes an
+  idle one; the stand-in only passes that on, because the original keeps a task for each connection,
+  and with it a connection whose client has left;
+- ``context.terminated`` is never set: with it, the GOAWAY of a shutdown overtakes the end of an
+  HTTP/2 answer, which the client then takes for cut short;
+- an HTTP/2 protocol has a buffer for each stream whose answer is not sent to its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.logging import Logger
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.typing import ConnectionState
+
+from meterd.edge.limits import APPLICATION_STOP_S, Limits, Pace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from hypercorn.typing import (
+        ASGIFramework,
+        ASGIReceiveCallable,
+        ASGIReceiveEvent,
+        ASGISendCallable,
+        ASGISendEvent,
+        LifespanState,
+        Scope,
+        TaskGroup,
+    )
+    from structlog.typing import FilteringBoundLogger
+
+    from meterd.edge.guarded_stream import GuardedStream
+
+    Application = ASGIFramework
+
+
+class HypercornLane:
+    """The application, and what its connections share."""
+
+    def __init__(self, app: Application, limits: Limits, log: FilteringBoundLogger) -> None:
+        self._app = ASGIWrapper(_guarded(app, limits))
+        self._config = _config(limits, log)
+        self._context = WorkerContext(max_requests=None)
+        self._state: LifespanState = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Starts the application (ASGI lifespan) and stops it at the end, unless cancelled."""
+        lifespan = Lifespan(self._app, self._config, self._state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            yield
+            await lifespan.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
+
+    def session(self, stream: GuardedStream) -> HypercornSession:
+        state = ConnectionState(self._state.copy())
+        # TCPServer names the TLS stream only, but takes whatever has its methods.
+        server = TCPServer(self._app, self._config, self._context, state, cast("Any", stream))
+        server.idle_task = _ReadyForNextRequest(stream)
+        return HypercornSession(server, stream)
+
+
+class HypercornSession:
+    """One connection in hypercorn's hands."""
+
+    def __init__(self, server: TCPServer, stream: GuardedStream) -> None:
+        self._server = server
+        self._stream = stream
+
+    async def run(self) -> None:
+        """Serves until the stream ends; raises whatever hypercorn trips over."""
+        await self._server.run()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being asked, and every answer has been sent to its end."""
+        if not self._stream.is_http2:
+            return self._stream.between_requests
+        protocol = self._server.protocol.protocol
+        # Until hypercorn has read the preface, the protocol is still HTTP/1's.
+        answered = isinstance(protocol, H2Protocol) and not protocol.stream_buffers
+        return answered and not self._stream.leaving
+
+
+class _ReadyForNextRequest(TrioSingleTask):
+    def __init__(self, stream: GuardedStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def restart(self, task_group: TaskGroup, action: Callable[..., Any]) -> None:  # noqa: ARG002
+        self._stream.begin_next_request()
+
+    async def stop(self) -> None:
+        pass
+
+
+class _Exchange:
+    """One request as the application sees it."""
+
+    def __init__(
+        self,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+        pace: Pace | None,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._pace = pace
+        self._last_send: trio.Event | None = None
+
+    async def receive(self) -> ASGIReceiveEvent:
+        message = await self._next_message()
+        # hypercorn reports the end of the exchange from inside the application's own last send.
+        # Quart cancels itself on that report, the send with it, and hypercorn would never get to
+        # free the connection: so the report waits until the send is through.
+        if message["type"] == "http.disconnect" and self._last_send is not None:
+            await self._last_send.wait()
+        return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+            return
+        self._last_send = trio.Event()
+        try:
+            await self._send(message)
+        finally:
+            self._last_send.set()
+
+    async def _next_message(self) -> ASGIReceiveEvent:
+        if self._pace is None:
+            return await self._receive()
+        began_at = trio.current_time()
+        message: ASGIReceiveEvent = {"type": "http.disconnect"}
+        with trio.move_on_after(self._pace.left_s):
+            message = await self._receive()
+        if message["type"] == "http.request" and message["more_body"]:
+            self._pace.record(trio.current_time() - began_at, len(message["body"]))
+        else:
+            self._pace = None  # the body is here, or given up
+        return message
+
+
+def _guarded(app: Application, limits: Limits) -> Application:
+    async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            # meterd has none; only HTTP/2 can still ask (RFC 8441).
+            await send({"type": "websocket.close", "code": 1000, "reason": None})
+        else:
+            # HTTP/1 bodies are timed where they are framed; of an HTTP/2 stream only hypercorn
+            # knows whether its body is still due.
+            timed = scope["http_version"] == "2"
+            pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min) if timed else None
+            exchange = _Exchange(receive, send, pace)
+            await app(scope, exchange.receive, exchange.send)
+
+    return serve
+
+
+def _config(limits: Limits, log: FilteringBoundLogger) -> Config:
+    config = Config()
+    config.include_server_header = False
+    config.h2_max_header_list_size = limits.head_bytes_max
+    # After its number of requests hypercorn closes an HTTP/2 connection with answers still to send.
+    config.keep_alive_max_requests = sys.maxsize
+    config.shutdown_timeout = APPLICATION_STOP_S
+    config.logger_class = lambda _: _HypercornLog(log)  # type: ignore[assignment]
+    return config
+
+
+class _HypercornLog(Logger):
+    """Where hypercorn reports: what the application let escape, and trouble with its lifespan."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self.access_logger = None
+        self.error_logger = None
+        self._log = log
+
+    async def warning(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.warning(message % args)
+
+    async def exception(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.error(message % args, exc_info=True)

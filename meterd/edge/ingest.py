@@ -1,0 +1,87 @@
+"""The one way in for events: bytes in, answer out, for every lane that HTTP comes by.
+
+An answer of 201 or 207 is given only when the events are on disk.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from meterd.domain.errors import OverloadedError, UnavailableError
+from meterd.domain.events import Batch, Refusal, decode_batch, decode_event
+from meterd.edge import problems
+from meterd.edge.problems import Answer, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from meterd.domain.config import Config
+    from meterd.domain.events import UsageEvent
+    from meterd.ledger import Ledger
+
+
+class Ingest:
+    """Sections 2 and 3 of the contract, behind the check of the key."""
+
+    def __init__(self, ledger: Ledger, config: Callable[[], Config]) -> None:
+        self._ledger = ledger
+        self._config = config
+
+    async def event(self, event_type: str, body: bytes) -> Answer:
+        """``POST /usage/{eventType}``; the event type is percent-decoded."""
+        decoded = decode_event(body, event_type, self._config().events)
+        if isinstance(decoded, Refusal):
+            return problems.refused(decoded)
+        failed = await self._append([decoded])
+        return failed or answer(
+            HTTPStatus.CREATED,
+            {
+                "message": "Event captured",
+                "eventType": event_type,
+                "customerId": decoded.customer_id,
+            },
+        )
+
+    async def batch(self, body: bytes, *, lenient: bool) -> Answer:
+        """``POST /usagebatch``; ``lenient`` where the client asked for ``Prefer:
+        handling=lenient``.
+        """
+        decoded = decode_batch(body, self._config().events, lenient=lenient)
+        if isinstance(decoded, Refusal):
+            return problems.refused(decoded)
+        failed = await self._append(decoded.events)
+        return failed or _captured(decoded)
+
+    async def _append(self, events: Sequence[UsageEvent]) -> Answer | None:
+        try:
+            await self._ledger.append(events)
+        except OverloadedError as full:
+            return problems.overloaded(str(full))
+        except UnavailableError:
+            return problems.UNKNOWN_OUTCOME
+        return None
+
+
+def _captured(batch: Batch) -> Answer:
+    count = len(batch.events)
+    if not batch.failures:
+        return answer(HTTPStatus.CREATED, {"message": "Events captured", "count": count})
+    return answer(
+        HTTPStatus.MULTI_STATUS,
+        {
+            "message": "Events partially captured",
+            "successCount": count,
+            "failedCount": len(batch.failures),
+            "failures": batch.failures,
+        },
+    )
+
+
+def is_lenient(prefer: str) -> bool:
+    """Whether a Prefer header (RFC 7240) says ``handling=lenient``; the first one counts."""
+    for preference in prefer.lower().split(","):
+        token, _, value = preference.split(";")[0].partition("=")
+        if token.strip() == "handling":
+            return value.strip().strip('"') == "lenient"
+    return False

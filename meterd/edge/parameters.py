@@ -1,0 +1,127 @@
+"""Query parameters of the reads: filters, limit and cursor; what is wrong with one, named.
+
+An empty parameter is no filter (contract, section 4). Cursors are opaque to clients: where a page
+ended, as URL-safe text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.periods import PeriodType
+from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 100_000
+_EVENT_ID_BYTES: Final = 16
+
+
+class UnfitParameterError(Exception):
+    """A query parameter is not what it takes; the message names both."""
+
+
+class Parameters:
+    """The parameters of one request."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = given
+
+    def text(self, name: str) -> str | None:
+        return self._given.get(name) or None
+
+    def limit(self) -> int:
+        text = self.text("limit")
+        if text is None:
+            return LIMIT_DEFAULT
+        if text.isascii() and text.isdigit() and len(text) <= len(str(LIMIT_MAX)):
+            limit = int(text)
+            if 1 <= limit <= LIMIT_MAX:
+                return limit
+        raise UnfitParameterError(f"limit must be a whole number from 1 to {LIMIT_MAX}")
+
+    def instant_ms(self, name: str) -> int | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        # In a query string a plus sign means a space: an offset +02:00 often comes as " 02:00".
+        instant_ms = parse_instant(text.replace(" ", "+") if "T" in text.upper() else text)
+        if instant_ms is None:
+            raise UnfitParameterError(f"{name} must be {EXPECTED}")
+        return instant_ms
+
+    def period_type(self) -> PeriodType | None:
+        text = self.text("period")
+        if text is None:
+            return None
+        try:
+            return PeriodType(text)
+        except ValueError:
+            raise UnfitParameterError(f"period must be one of: {', '.join(PeriodType)}") from None
+
+    def event_cursor(self) -> bytes | None:
+        place = self._cursor()
+        if place is not None and len(place) != _EVENT_ID_BYTES:
+            raise _unfit_cursor()
+        return place
+
+    def aggregation_cursor(self) -> AggregationPlace | None:
+        place = self._cursor()
+        if place is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(place, type=AggregationPlace)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise _unfit_cursor() from None
+
+    def _cursor(self) -> bytes | None:
+        text = self.text("cursor")
+        if text is None:
+            return None
+        try:
+            return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise _unfit_cursor() from None
+
+
+def _unfit_cursor() -> UnfitParameterError:
+    return UnfitParameterError("cursor must be taken from the Link header of an earlier answer")
+
+
+def events_asked(asked: Parameters) -> EventQuery:
+    return EventQuery(
+        asked.text("customerId"),
+        asked.text("eventType"),
+        asked.instant_ms("from"),
+        asked.instant_ms("to"),
+    )
+
+
+def aggregations_asked(asked: Parameters) -> AggregationQuery:
+    return AggregationQuery(
+        asked.text("customerId"),
+        asked.period_type(),
+        asked.instant_ms("from"),
+        asked.instant_ms("to"),
+    )
+
+
+def event_cursor(end: bytes | None) -> str | None:
+    """The cursor of the page that goes on there."""
+    return None if end is None else _as_text(end)
+
+
+def aggregation_cursor(end: AggregationPlace | None) -> str | None:
+    """The cursor of the page that goes on there."""
+    return None if end is None else _as_text(msgspec.msgpack.encode(end))
+
+
+def _as_text(place: bytes) -> str:
+    return base64.urlsafe_b64encode(place).decode().rstrip("=")

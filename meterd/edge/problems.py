@@ -1,0 +1,64 @@
+"""Which HTTP status each outcome has, and the answers that are the same everywhere.
+
+The one table between what the ledger and the decoders say and what a client sees. Every answer is
+JSON.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from meterd.domain.events import Reason, Refusal
+
+STATUS_OF_REASON: Final = {
+    Reason.MALFORMED_JSON: HTTPStatus.BAD_REQUEST,
+    Reason.BODY_UNFIT: HTTPStatus.BAD_REQUEST,
+    Reason.UNKNOWN_EVENT_TYPE: HTTPStatus.BAD_REQUEST,
+    Reason.TOO_MANY_EVENTS: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Reason.INVALID: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Reason.NO_EVENT_TYPES: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+# Commits take milliseconds: who is refused for a full queue finds room in the next second.
+RETRY_AFTER_SECONDS: Final = "1"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole HTTP answer but for what every answer carries."""
+
+    status: HTTPStatus
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def answer(status: HTTPStatus, content: dict[str, Any], *headers: tuple[str, str]) -> Answer:
+    return Answer(status, msgspec.json.encode(content), headers)
+
+
+def problem(status: HTTPStatus, error: str, *headers: tuple[str, str]) -> Answer:
+    return answer(status, {"error": error}, *headers)
+
+
+def refused(refusal: Refusal) -> Answer:
+    return answer(STATUS_OF_REASON[refusal.reason], refusal.answer)
+
+
+def overloaded(why: str) -> Answer:
+    """Nothing was stored; ``why`` says what is full."""
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"Overloaded: {why}",
+        ("Retry-After", RETRY_AFTER_SECONDS),
+    )
+
+
+UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
+FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
+NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
+UNKNOWN_OUTCOME: Final = problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Stopped before the outcome was known: repeat the request",
+    ("Retry-After", RETRY_AFTER_SECONDS),
+)

@@ -1,0 +1,1 @@
+"""The embedded engine: the Ledger over LMDB, and its actors."""

@@ -1,0 +1,79 @@
+"""Where the configuration comes from: a file, the environment, and the keys in the data folder.
+
+Reading it again is a reload. What is written in the file means is decided in domain/config.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from meterd.domain.config import Config, decode
+from meterd.domain.credentials import ENVIRONMENT_KEY_ID
+from meterd.domain.errors import ConfigError
+from meterd.domain.source_text import TEXT_MAX
+from meterd.keyfile import KEY_FILE, read_keys
+
+# In the working directory, the first that is there. The second is the old system's.
+DEFAULT_FILES: Final = ("systemconfig.toml", "systemconfig.json")
+
+
+class ConfigSource(msgspec.Struct, frozen=True):
+    """A configuration file, and the environment that wins over it. ``.json`` is JSON, else TOML."""
+
+    path: Path
+    environ: Mapping[str, str]
+
+    def configured(self) -> Config:
+        """What file and environment say, without the key file. Raises as read does."""
+        try:
+            with self.path.open("rb") as file:
+                text = file.read(TEXT_MAX + 1)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be read: {error.strerror}") from error
+        form: Final = "json" if self.path.suffix == ".json" else "toml"
+        try:
+            return decode(text, form=form, environ=self.environ)
+        except ConfigError as error:
+            placed = (f"{self.path}: {line}" for line in str(error).splitlines())
+            raise ConfigError("\n".join(placed)) from error
+
+    def read(self, *, data_dir: str | None = None) -> Config:
+        """The whole configuration, with the key file's keys first.
+
+        A reload passes the data folder in use: while a changed ``storage.path`` waits for a
+        restart, the keys are still those of the old folder. Raises ConfigError, each line with its
+        file.
+        """
+        config = self.configured()
+        folder = Path(data_dir or config.storage.path)
+        made = read_keys(folder)
+        for key in config.keys:
+            if key.id == ENVIRONMENT_KEY_ID:
+                continue
+            if any(key.id == other.id or key.hash == other.hash for other in made):
+                raise ConfigError(
+                    f"{self.path}: keys: {key.id} is in {folder / KEY_FILE} too; remove one"
+                )
+        return msgspec.structs.replace(config, keys=(*made, *config.keys))
+
+
+def locate(given: Path | None, environ: Mapping[str, str], folder: Path) -> ConfigSource:
+    """The file given, else METERD_CONFIG, else the first default that is in the folder.
+
+    Raises ConfigError if there is none.
+    """
+    if given is not None:
+        return ConfigSource(given, environ)
+    if environ.get("METERD_CONFIG"):
+        return ConfigSource(Path(environ["METERD_CONFIG"]), environ)
+    for name in DEFAULT_FILES:
+        if (folder / name).is_file():
+            return ConfigSource(Path(name) if folder == Path() else folder / name, environ)
+    raise ConfigError(
+        f"no configuration: there is no {' or '.join(DEFAULT_FILES)} in {folder.absolute()};"
+        " give --config PATH or set METERD_CONFIG"
+    )

@@ -1,0 +1,1 @@
+"""What happens by itself: periods end, deliveries are sent."""

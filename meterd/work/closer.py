@@ -1,0 +1,123 @@
+"""Closes periods: each configured one when it has ended and its grace is over.
+
+An actor because ends come by the clock and by request (``trigger``), and a reload moves them. It
+owns no state: what is still to close is read from the ledger, so a start after any downtime goes on
+where the last process stopped, oldest first. Closing one period is the ledger's business, and
+bounded there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+import trio
+
+from meterd.domain.aggregations import ClosingRules
+from meterd.domain.instants import format_instant
+from meterd.domain.periods import HOUR_MS
+from meterd.ledger import Closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meterd.domain.config import Config
+    from meterd.ledger import Ledger
+    from meterd.work.clock import Clock
+
+_log = structlog.get_logger("closer")
+_NO_GRACE_MS: Final = 0
+
+
+class Triggered(msgspec.Struct, frozen=True):
+    """What a trigger did: aggregations made and made anew, and how much they stand for."""
+
+    created: int
+    updated: int
+    customers: int
+    events: int
+
+
+class Closer:
+    """See above; ``config`` gives the configuration as it is at that moment."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, config: Callable[[], Config]) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._config = config
+        self._reconfigured = trio.Event()
+        self.caught_up = trio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled. ``caught_up`` is set when all that became overdue before is closed."""
+        while True:
+            reconfigured = self._reconfigured
+            await self._close_ended(self._config().grace_ms)
+            self.caught_up.set()
+            with trio.CancelScope() as waiting:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_when, reconfigured, waiting)
+                    await self._clock.wait_until(self._next_end_ms())
+                    nursery.cancel_scope.cancel()
+
+    def now(self) -> str:
+        """The time of day, as the API writes it."""
+        return format_instant(self._clock.now_ms())
+
+    def reconfigure(self) -> None:
+        """The grace or the periods may have changed: look again at once."""
+        self._reconfigured.set()
+        self._reconfigured = trio.Event()
+
+    async def trigger(self) -> Triggered:
+        """Closes every period that has ended, grace or not, and writes snapshots of the running
+        ones.
+        """
+        closed = await self._close_ended(_NO_GRACE_MS)
+        counts = await self._ledger.snapshot(rules_of(self._config()))
+        return Triggered(
+            closed.created + counts.created,
+            closed.updated + counts.updated,
+            counts.customers,
+            counts.events,
+        )
+
+    async def _close_ended(self, grace_ms: int) -> Closed:
+        created = updated = 0
+        while (period := await self._ledger.next_to_close()) is not None:
+            if period.end_ms + grace_ms > self._clock.now_ms():
+                break
+            closed = await self._ledger.close(period, rules_of(self._config()))
+            created += closed.created
+            updated += closed.updated
+            _log.info(
+                "period closed",
+                period=str(period.type),
+                key=period.key,
+                ended=format_instant(period.end_ms),
+                aggregations=closed.created + closed.updated,
+            )
+        return Closed(created, updated)
+
+    def _next_end_ms(self) -> int:
+        """The first moment from now on when an hour's grace is over; longer periods end on the
+        hour.
+        """
+        grace_ms = self._config().grace_ms
+        ended_hours = (self._clock.now_ms() - grace_ms) // HOUR_MS
+        return (ended_hours + 1) * HOUR_MS + grace_ms
+
+
+def rules_of(config: Config) -> ClosingRules:
+    """What the configuration says about closing."""
+    return ClosingRules(
+        {name: event_type.op for name, event_type in config.events.items()},
+        frozenset(config.periods),
+        tuple(endpoint.id for endpoint in config.webhooks if endpoint.enabled),
+    )
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

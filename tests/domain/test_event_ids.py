@@ -1,0 +1,143 @@
+"""Event ids against RFC 9562 and its published example, and their order against that of storing."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meterd.domain.event_ids import (
+    COUNTER_LIMIT,
+    NONCE_LIMIT,
+    Stamp,
+    from_text,
+    position,
+    stamp_of,
+    to_text,
+)
+
+MS_LIMIT = 1 << 48
+
+times = st.integers(0, MS_LIMIT - 1)
+counters = st.integers(0, COUNTER_LIMIT - 1)
+nonces = st.integers(0, NONCE_LIMIT - 1)
+parts = st.integers(0, 255)
+stamps = st.builds(Stamp, times, counters, nonces)
+
+
+def test_the_example_of_the_rfc() -> None:
+    """RFC 9562, A.6: its random bits read as counter, nonce and part give its UUID."""
+    rand_a, rand_b = 0xCC3, 0x18C4DC0C0C07398F
+    stamp = Stamp(
+        received_ms=0x017F22E279B0,
+        counter=rand_a << 18 | rand_b >> 44,
+        nonce=rand_b >> 8 & NONCE_LIMIT - 1,
+    )
+    event_id = stamp.id(part=rand_b & 0xFF)
+    assert to_text(event_id) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+    assert stamp_of(event_id) == stamp
+
+
+@pytest.mark.parametrize(
+    ("stamp", "offset", "part", "text"),
+    [
+        (Stamp(0, 0, 0), 0, 0, "00000000-0000-7000-8000-000000000000"),
+        (Stamp(1, 0, 0), 0, 0, "00000000-0001-7000-8000-000000000000"),
+        (Stamp(0, 1, 0), 0, 0, "00000000-0000-7000-8000-100000000000"),
+        (Stamp(0, 0, 0), 1, 0, "00000000-0000-7000-8000-100000000000"),
+        (Stamp(0, 0, 1), 0, 0, "00000000-0000-7000-8000-000000000100"),
+        (Stamp(0, 0, 0), 0, 15, "00000000-0000-7000-8000-00000000000f"),
+        # the counter's carry goes across the variant bits
+        (Stamp(0, (1 << 18) - 1, 0), 0, 0, "00000000-0000-7000-bfff-f00000000000"),
+        (Stamp(0, (1 << 18) - 1, 0), 1, 0, "00000000-0000-7001-8000-000000000000"),
+        (
+            Stamp(MS_LIMIT - 1, COUNTER_LIMIT - 1, NONCE_LIMIT - 1),
+            0,
+            255,
+            "ffffffff-ffff-7fff-bfff-ffffffffffff",
+        ),
+    ],
+)
+def test_where_each_bit_stands(stamp: Stamp, offset: int, part: int, text: str) -> None:
+    """Milliseconds 48 bits, counter 30, nonce 36, part 8, around version and variant."""
+    assert to_text(stamp.id(offset, part)) == text
+
+
+@given(stamps, parts)
+def test_an_id_is_a_version_7_uuid_that_gives_its_stamp_back(stamp: Stamp, part: int) -> None:
+    """Other programs read it as what it is, and an event is found from its id alone."""
+    event_id = stamp.id(0, part)
+    parsed = uuid.UUID(bytes=event_id)
+    assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+    assert parsed.int >> 80 == stamp.received_ms
+    assert stamp_of(event_id) == stamp
+    assert event_id[-1] == part
+
+
+@given(st.tuples(times, counters), st.tuples(times, counters), nonces, nonces, parts, parts)
+def test_the_order_of_the_bytes_is_the_order_of_storing(
+    one: tuple[int, int],
+    other: tuple[int, int],
+    nonce: int,
+    another: int,
+    part: int,
+    elsewhere: int,
+) -> None:
+    """By time of receipt, then by the counter; nonce and part decide only between processes."""
+    first, second = Stamp(*one, nonce).id(0, part), Stamp(*other, another).id(0, elsewhere)
+    if one != other:
+        assert (first < second) == (one < other)
+
+
+@given(st.builds(Stamp, times, st.integers(0, COUNTER_LIMIT - 1000), nonces), parts)
+def test_the_events_of_a_batch_have_ids_in_its_order(stamp: Stamp, part: int) -> None:
+    """A thousand offsets of one stamp: all different, ascending, each its own stamp's counter."""
+    ids = [stamp.id(offset, part) for offset in range(1000)]
+    assert len(set(ids)) == 1000
+    assert sorted(ids) == ids
+    assert stamp_of(ids[999]) == Stamp(stamp.received_ms, stamp.counter + 999, stamp.nonce)
+
+
+@given(st.tuples(times, stamps, parts), st.tuples(times, stamps, parts))
+def test_a_position_is_ordered_by_the_events_own_time_then_by_storing(
+    one: tuple[int, Stamp, int], other: tuple[int, Stamp, int]
+) -> None:
+    """``first`` and ``last`` compare bytes and mean this."""
+    (time, stamp, part), (other_time, other_stamp, other_part) = one, other
+    event_id, other_id = stamp.id(0, part), other_stamp.id(0, other_part)
+    assert (position(time, event_id) < position(other_time, other_id)) == (
+        (time, event_id) < (other_time, other_id)
+    )
+
+
+@given(stamps, parts)
+def test_an_id_is_read_from_the_text_it_is_written_as(stamp: Stamp, part: int) -> None:
+    """What ``GET /events`` shows can be asked for."""
+    event_id = stamp.id(0, part)
+    assert from_text(to_text(event_id)) == event_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nope",
+        "017f22e2-79b0-7cc3-98c4-dc0c0c07398",
+        "017f22e2-79b0-7cc3-98c4-dc0c0c07398f0",
+        "017f22e2-79b0-7cc3-98c4-dc0c0c07398g",
+        "017F22E2-79B0-7CC3-98C4-DC0C0C07398F",
+        "017f22e279b07cc398c4dc0c0c07398f",
+        "{017f22e2-79b0-7cc3-98c4-dc0c0c07398f}",
+        "urn:uuid:017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
+        " 017f22e2-79b0-7cc3-98c4-dc0c0c07398f",
+        "017f22e2-79b0-7cc3-98c4-dc0c0c07398f\n",
+        "919108f7-52d1-4320-9bac-f847db4148a8",  # version 4
+        "017f22e2-79b0-7cc3-18c4-dc0c0c07398f",  # another variant
+        "00000000-0000-0000-0000-000000000000",
+    ],
+)
+def test_another_spelling_is_none_of_ours(text: str) -> None:
+    """One event has one id text."""
+    assert from_text(text) is None

@@ -1,0 +1,134 @@
+"""What the application sees of a connection that hypercorn serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+import trio
+from structlog.testing import LogCapture
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.edge.hypercorn_lane import HypercornLane
+from meterd.edge.limits import Limits
+from tests.edge.loopback import GET, App, Http2Client, open_door
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from meterd.edge.hypercorn_lane import Application
+
+
+async def test_disconnect_waits_for_the_last_send() -> None:
+    """An application hears of the end only when its last send is through, so it cannot be cancelled
+    by it in there.
+    """
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return
+
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            heard.append("disconnect")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            heard.append("sent")
+
+    async with open_door(app) as door, await door.connect() as client:
+        assert (await client.ask(GET)).status == 204
+        await wait_all_tasks_blocked()
+        assert heard == ["sent", "disconnect"]
+
+
+async def test_slow_http2_body_is_given_up(mock_clock: MockClock) -> None:
+    """A stream whose body stalls for 10 s is a disconnect to the application; others go on."""
+    app = App()
+    async with open_door(app.quart) as door, await Http2Client.connect(door) as client:
+        slow = await client.request(b"/echo", b"POST", b"begin", end=False)
+        await app.arrived.wait()
+        for _ in range(9):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+            client.connection.send_data(slow, b"x")
+            await client.flush()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1.1)
+        assert (await client.until_answered(slow))[0] == 500
+        assert app.completed == 0
+        assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+
+
+async def test_http2_answer_may_take_longer_than_a_body(mock_clock: MockClock) -> None:
+    """Once the request is complete, the pace of its body no longer matters."""
+    app = App()
+    async with open_door(app.quart) as door, await Http2Client.connect(door) as client:
+        held = await client.request(b"/held")
+        await app.arrived.wait()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(60)
+        await wait_all_tasks_blocked()
+        app.release.set()
+        assert (await client.until_answered(held))[0] == 200
+
+
+async def test_websocket_over_http2_is_turned_away() -> None:
+    """There are no websockets here, and asking for one is answered."""
+    app = App()
+    async with open_door(app.quart) as door, await Http2Client.connect(door) as client:
+        stream_id = client.connection.get_next_available_stream_id()
+        headers = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http")]
+        headers += [(":path", "/ping"), (":authority", "a"), ("sec-websocket-version", "13")]
+        client.connection.send_headers(stream_id, headers)
+        await client.flush()
+        assert (await client.until_answered(stream_id))[0] == 403
+        assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+
+
+async def test_escaped_exception_is_a_500_and_logged() -> None:
+    """What an application lets escape is answered and logged; the connection is not to blame."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            msg = "mistake"
+            raise ValueError(msg)
+
+    async with open_door(app) as door, await door.connect() as client:
+        assert (await client.ask(GET)).status == 500
+        assert [entry["event"] for entry in door.logged] == ["Error in ASGI Framework"]
+        assert door.logged[0]["exc_info"]
+        assert door.door.statistics().failed == 0
+
+
+def lane_of(app: Application) -> HypercornLane:
+    return HypercornLane(app, Limits(), structlog.wrap_logger(None, processors=[LogCapture()]))
+
+
+async def test_application_is_started_and_stopped() -> None:
+    """The application starts before anything is served, and stops after the last of it."""
+    app, seen = App(), []
+    app.quart.before_serving(lambda: seen.append("started"))
+    app.quart.after_serving(lambda: seen.append("stopped"))
+    async with lane_of(app.quart).running():
+        seen.append("serving")
+    assert seen == ["started", "serving", "stopped"]
+
+
+async def test_application_that_cannot_start_ends_it() -> None:
+    """Nothing is served by an application that failed to start."""
+    app = App()
+
+    @app.quart.before_serving
+    async def fail() -> None:
+        msg = "no store"
+        raise RuntimeError(msg)
+
+    with pytest.RaisesGroup(pytest.RaisesExc(Exception, match="no store")):
+        async with lane_of(app.quart).running():
+            pytest.fail("served")

@@ -1,0 +1,39 @@
+"""The limits hang together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"connections_per_peer_max": 900},
+        {"request_line_bytes_max": 16 * 1024},
+        {"head_bytes_max": PIECE_BYTES + 1},
+        {"graceful_s": 6.1},
+    ],
+)
+def test_limits_that_contradict_each_other_are_our_mistake(contradiction: dict[str, Any]) -> None:
+    """A set of limits in which one cannot be kept because of another does not come to be."""
+    Limits()
+    with pytest.raises(AssertionError):
+        Limits(**contradiction)
+
+
+def test_pace_is_a_stall_earned_back_by_sending() -> None:
+    """A sender may stall so long in all, and no credit is saved up beyond that."""
+    pace = Pace(10, 100)
+    pace.record(4, 0)
+    assert pace.left_s == 6
+    pace.record(1, 300)
+    assert pace.left_s == 8
+    pace.record(1, 100_000)
+    assert pace.left_s == 10
+    for _ in range(10):
+        pace.record(2, 100)
+    assert pace.left_s == 0

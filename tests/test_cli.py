@@ -1,0 +1,241 @@
+"""meterd/cli.py and meterd/__main__.py"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from meterd import __version__
+from meterd.cli import main
+from meterd.domain.credentials import Keyring, Scope
+from meterd.domain.instants import format_instant
+from meterd.keyfile import KEY_FILE, read_keys
+
+if TYPE_CHECKING:
+    from meterd.source import ConfigSource
+
+CONFIG = """\
+periods = ["daily"]
+[events.a]
+op = "sum"
+[[webhooks]]
+url = "http://localhost:3000/hook?token=hunter2"
+secret = "whsec_long_enough"
+enabled = false
+"""
+HASH = "0" * 64
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a configuration, and none of the environment's own variables."""
+    for name in ("METERD_CONFIG", "METERD_BIND", "METERD_DATA_DIR", "METERD_API_KEY", "DRY_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "systemconfig.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_check_says_what_would_run() -> None:
+    """Exit 0, the summary on stdout, tokens masked."""
+    result = run("check")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "systemconfig.toml is valid",
+        "  address     127.0.0.1:8080",
+        "  data        meterd-data",
+        "  periods     daily; closed 5m after their end",
+        "  event type  a (sum)",
+        "  webhook     localhost-3000-HASH http://localhost:3000/hook?token=*** (disabled)".replace(
+            "HASH", result.stdout.split("localhost-3000-")[1][:8]
+        ),
+        "  keys        none; the first start makes one",
+        "  dry run     no",
+        "  log level   info",
+    ]
+
+
+def test_check_tells_every_fault(folder: Path) -> None:
+    """Exit 1, nothing on stdout, one line for each fault on stderr."""
+    (folder / "bad.toml").write_text('dry_run = 1\n[events.a]\nop = "summ"')
+    result = run("check", "--config", "bad.toml")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "bad.toml: line 1: dry_run: must be true or false, not 1",
+        (
+            "bad.toml: line 3: events.a.op: must be one of sum, avg, min, max, count, first, last,"
+            ' not "summ"; did you mean sum?'
+        ),
+    ]
+
+
+def test_check_points_out_what_is_probably_not_meant(folder: Path) -> None:
+    """Valid all the same: exit 0, and notes on stderr."""
+    (folder / "systemconfig.toml").write_text("")
+    result = run("check")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "note: no event types: every event is answered with 503",
+        "note: no periods: nothing is aggregated and no webhook is sent",
+    ]
+
+
+def test_check_does_not_touch_the_data_folder(folder: Path) -> None:
+    """Checking is reading."""
+    run("check")
+    assert [path.name for path in folder.iterdir()] == ["systemconfig.toml"]
+
+
+def test_a_wrong_argument_is_exit_code_2() -> None:
+    """As everywhere on the command line."""
+    assert run("check", "--confg", "x").exit_code == 2
+    assert run("keys", "create", "--scope", "root").exit_code == 2
+    result = run("keys", "create", "--description", "a\nb")
+    assert result.exit_code == 2
+    assert "must not hold control characters" in result.stderr
+
+
+def test_a_created_key_is_printed_once_and_lets_in(folder: Path) -> None:
+    """The key alone is on stdout, so a script can take it; only its hash is on disk."""
+    result = run("keys", "create", "--scope", "ingest", "--scope", "read", "--description", "shop")
+    assert result.exit_code == 0
+    text = result.stdout.strip()
+    (made,) = read_keys(folder / "meterd-data")
+    assert result.stdout == text + "\n"
+    assert Keyring([made]).authenticate(text) is made
+    assert made.scopes == {Scope.INGEST, Scope.READ}
+    assert made.description == "shop"
+    assert result.stderr == (
+        f"{made.id} made (ingest,read); it is shown only now."
+        " A running meterd follows on SIGHUP: kill -HUP <pid of meterd>\n"
+    )
+    assert text not in (folder / "meterd-data" / KEY_FILE).read_text()
+
+
+def test_a_key_may_do_everything_by_default(folder: Path) -> None:
+    """Two keys are never the same."""
+    assert run("keys", "create").stdout != run("keys", "create").stdout
+    assert [made.scopes for made in read_keys(folder / "meterd-data")] == [frozenset(Scope)] * 2
+
+
+def test_keys_are_listed_with_their_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From all three places, never with a hash."""
+    run("keys", "create", "--scope", "read", "--description", "shop")
+    (made,) = read_keys(folder / "meterd-data")
+    configured = f'{CONFIG}[[keys]]\nid = "old"\nhash = "{HASH}"\nscopes = ["admin"]\n'
+    (folder / "systemconfig.toml").write_text(configured)
+    monkeypatch.setenv("METERD_API_KEY", "compat-key")
+    result = run("keys", "list")
+    assert result.stdout.splitlines() == [
+        f"{made.id}  read  {format_instant(made.created_ms or 0)}  meterd-data/keys.json  shop",
+        "old  admin  systemconfig.toml",
+        "METERD_API_KEY  ingest,read,admin  from the environment",
+    ]
+
+
+def test_a_revoked_key_is_gone(folder: Path) -> None:
+    """From the file, and the command says how a running daemon learns of it."""
+    run("keys", "create")
+    (made,) = read_keys(folder / "meterd-data")
+    result = run("keys", "revoke", made.id)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "kill -HUP" in result.stderr
+    assert read_keys(folder / "meterd-data") == ()
+
+
+def test_a_key_that_cannot_be_revoked_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command says where the key is, and never claims to have revoked it."""
+    configured = f'{CONFIG}[[keys]]\nid = "old"\nhash = "{HASH}"\nscopes = ["admin"]\n'
+    (folder / "systemconfig.toml").write_text(configured)
+    monkeypatch.setenv("METERD_API_KEY", "compat-key")
+    for key_id, message in {
+        "old": "old stands in systemconfig.toml: take its [[keys]] out there\n",
+        "METERD_API_KEY": "METERD_API_KEY is in the environment: take it out there and restart\n",
+        "none": "no key has the id none; meterd keys list shows them\n",
+    }.items():
+        result = run("keys", "revoke", key_id)
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", message)
+
+
+def test_a_damaged_key_file_is_one_line(folder: Path) -> None:
+    """And is not overwritten."""
+    (folder / "meterd-data").mkdir()
+    (folder / "meterd-data" / KEY_FILE).write_text("{")
+    for command in (["keys", "create"], ["keys", "list"], ["keys", "revoke", "x"], ["check"]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("meterd-data/keys.json: is damaged")
+        assert len(result.stderr.splitlines()) == 1
+    assert (folder / "meterd-data" / KEY_FILE).read_text() == "{"
+
+
+def test_serve_hands_over_source_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon gets the file to read again on SIGHUP; its answer is the exit code."""
+    served: list[ConfigSource] = []
+
+    class Daemon(ModuleType):
+        @staticmethod
+        def serve(source: ConfigSource) -> int:
+            served.append(source)
+            return 70
+
+    monkeypatch.setitem(sys.modules, "meterd.daemon", Daemon("meterd.daemon"))
+    monkeypatch.setenv("DRY_RUN", "1")
+    assert run("serve").exit_code == 70
+    assert served[0].path == Path("systemconfig.toml")
+    assert served[0].read().dry_run
+
+
+def every_command(command: click.Command, *path: str) -> list[tuple[str, ...]]:
+    below = command.commands.items() if isinstance(command, click.Group) else ()
+    return [path, *(found for name, sub in below for found in every_command(sub, *path, name))]
+
+
+@pytest.mark.parametrize("path", every_command(main), ids=" ".join)
+def test_every_help_shows_an_example(path: tuple[str, ...]) -> None:
+    """And is printed without reading a configuration."""
+    result = run(*path, "--config", "missing", "--help") if path[1:] else run(*path, "--help")
+    assert result.exit_code == 0
+    assert "Example:" in result.stdout
+    assert "meterd" in result.stdout.split("Example:")[1]
+
+
+@pytest.mark.parametrize("path", [("serve",), ("check",), ("keys", "revoke")], ids=" ".join)
+def test_exit_codes_are_documented(path: tuple[str, ...]) -> None:
+    """Scripts rely on them."""
+    assert "Exit codes: 0" in run(*path, "--help").stdout
+
+
+def test_the_version_is_told() -> None:
+    """``meterd --version`` names the program and its version."""
+    assert run("--version").stdout == f"meterd, version {__version__}\n"
+
+
+def test_python_m_meterd(folder: Path) -> None:
+    """The module is the command, without a terminal and in a process of its own."""
+    root = Path(__file__).parent.parent
+    finished = subprocess.run(
+        [sys.executable, "-m", "meterd", "check"],
+        cwd=folder,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.startswith("systemconfig.toml is valid\n")
