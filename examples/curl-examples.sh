@@ -142,6 +142,13 @@ call 201 POST /usagebatch -H "Content-Type: application/json" -d '[
 ]'
 show
 
+note "A batch with an invalid event, sent with Prefer: handling=lenient: the valid one is stored"
+call 207 POST /usagebatch -H "Content-Type: application/json" -H "Prefer: handling=lenient" -d '[
+    {"eventType": "api.calls", "customerId": "'"$CUSTOMER_2"'", "value": 1},
+    {"eventType": "api.calls", "customerId": "'"$CUSTOMER_2"'"}
+]'
+show
+
 heading "4. The latest events"
 call 200 GET "/events?limit=10"
 show '.[] | {customerId, eventType, value, receivedAt}'

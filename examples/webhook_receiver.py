@@ -232,7 +232,7 @@ def main() -> None:
         print(f"Webhook Secret: {secret}")
         print(DOUBLE_RULE)
         print("\nWaiting for webhooks...")
-        receiver.serve_forever()
+        receiver.serve_forever(poll_interval=0.1)  # seconds until a signal is followed
     print("\nShutting down gracefully...")
 
 

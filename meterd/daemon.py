@@ -39,7 +39,7 @@ from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from structlog.typing import Processor
 
@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# sysexits.h EX_SOFTWARE: a supervisor should start meterd again, which recovers.
-EXIT_COMMIT_FAILED: Final = 70
+# sysexits.h EX_SOFTWARE: memory may be ahead of the disk. A supervisor should start meterd again,
+# which recovers.
+EXIT_BROKEN: Final = 70
 
 _log = structlog.get_logger("meterd")
 
@@ -150,13 +151,29 @@ def serve(source: ConfigSource) -> int:
             f"meterd made an API key; it is shown only now:\n\n    {new_key}\n", flush=True
         )
         config = source.read()
+    refused: list[MeterdError] = []
     exit_code = 0
     try:
         trio.run(_serve_until_told, source, config)
     except* CommitFailedError as failed:
         _log.critical("a write did not reach the disk: start meterd again", exc_info=failed)
-        exit_code = EXIT_COMMIT_FAILED
+        exit_code = EXIT_BROKEN
+    except* MeterdError as failed:
+        refused = list(_leaves(failed))
+    except* Exception as failed:  # noqa: BLE001 - the last one to see it; it ends the process
+        _log.critical("meterd is broken: start it again, and report this", exc_info=failed)
+        exit_code = EXIT_BROKEN
+    if refused:
+        raise refused[0]
     return exit_code
+
+
+def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
+    for fault in group.exceptions:
+        if isinstance(fault, BaseExceptionGroup):
+            yield from _leaves(fault)
+        else:
+            yield fault
 
 
 async def _serve_until_told(source: ConfigSource, config: Config) -> None:

@@ -78,6 +78,11 @@ def rules(
     )
 
 
+async def append_at(bench: Bench, instant: str, customer_id: str = "acme", value: int = 1) -> None:
+    bench.clock.now_ms = at(instant)
+    await bench.ledger.append([event(customer_id, "sum", value)])
+
+
 async def close_ended(
     bench: Bench, by: ClosingRules, *, clock_ms: int | None = None
 ) -> list[tuple[Period, Closed]]:

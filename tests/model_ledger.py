@@ -164,8 +164,7 @@ class ModelLedger:
             (
                 delivery
                 for delivery in self._deliveries.values()
-                if delivery.endpoint_id == endpoint_id
-                and delivery.status is DeliveryStatus.PENDING
+                if delivery.endpoint_id == endpoint_id and delivery.status is DeliveryStatus.PENDING
             ),
             key=lambda delivery: (delivery.next_attempt_ms, delivery.id),
         )
@@ -249,9 +248,7 @@ class ModelLedger:
             )
         return Closed(created, updated)
 
-    def _figures(
-        self, customer_id: str, period: Period, rules: ClosingRules
-    ) -> dict[str, Figure]:
+    def _figures(self, customer_id: str, period: Period, rules: ClosingRules) -> dict[str, Figure]:
         figures = {}
         for event_type, operation in rules.operations.items():
             counted = sorted(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,20 +145,23 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         add_key(tmp_path / "data", key(1))
 
 
-def add_many(folder: Path, start: int) -> None:
-    for number in range(start, start + 20):
-        add_key(folder, key(number))
+ADD_MANY = """
+import sys
+from meterd.domain.credentials import new_key
+from meterd.keyfile import add_key
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
+    add_key(sys.argv[1], new_key(bytes([number]) * 32)[1])
+"""
 
 
 def test_commands_at_the_same_time_lose_no_key(tmp_path: Path) -> None:
     """Each change is made to what the one before it left."""
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=add_many, args=(tmp_path, start)) for start in (0, 20, 40)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    root = Path(__file__).parent.parent
+    writers = [
+        subprocess.Popen([sys.executable, "-c", ADD_MANY, tmp_path, str(start)], cwd=root)
+        for start in (0, 20, 40)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert {made.id for made in read_keys(tmp_path)} == {key(number).id for number in range(60)}
 
 

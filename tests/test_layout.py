@@ -168,5 +168,9 @@ def test_files_and_functions_stay_small() -> None:
 
 def test_every_file_says_what_it_answers_for() -> None:
     """A file opens with a docstring."""
-    silent = [name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    silent = [
+        name
+        for name, path in modules().items()
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert silent == []

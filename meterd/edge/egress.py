@@ -51,7 +51,7 @@ DIALS_MAX: Final = 3
 ANSWER_BYTES_MAX: Final = 32 * 1024
 # A receiver can make every 6 bytes a chunk and every 16 an interim answer; the parser goes through
 # a whole piece without letting others run, so a piece is small.
-_PIECE_BYTES: Final = 4 * 1024
+_PIECE_BYTES: Final = 1024
 # Node, a common receiver, closes idle connections after 5 s; reusing one that is being closed would
 # cost the delivery an attempt.
 _KEEP_ALIVE_S: Final = 4.0
@@ -360,10 +360,7 @@ def _cause(error: BaseException | None) -> OSError | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             return error
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        else:
-            error = error.__cause__
+        error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
     return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,6 +79,23 @@ def test_the_line_of_a_toml_value(path: KeyPath, line: int | None) -> None:
 def test_lines_ended_as_windows_does() -> None:
     """A carriage return does not shift the count."""
     assert toml_lines(TOML.replace("\n", "\r\n")) == toml_lines(TOML)
+
+
+def test_a_long_value_is_not_parsed_once_for_each_of_its_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large text with a fault is complained of at once, not after minutes."""
+    calls = 0
+    loads = tomllib.loads
+
+    def counting(text: str) -> Any:
+        nonlocal calls
+        calls += 1
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counting)
+    toml_lines('text = """\n' + "a line\n" * 1000 + '"""\n')
+    assert calls < 10
 
 
 JSON = """{

@@ -69,7 +69,7 @@ class Client:
 
     async def ready(self) -> None:
         with trio.fail_after(20):
-            while (await self._http.get("/readyz")).status_code != 200:
+            while (await self._http.get("/readyz")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 
@@ -129,7 +129,11 @@ CROSSINGS = [
         "2024-03-01T00:00:00Z",
         ["hourly_2024022923", "daily_20240229", "monthly_202402"],
     ),
-    ("2026-02-28T23:59:59.999Z", "2026-03-01T00:00:00Z", ["hourly_2026022823", "daily_20260228", "monthly_202602"]),
+    (
+        "2026-02-28T23:59:59.999Z",
+        "2026-03-01T00:00:00Z",
+        ["hourly_2026022823", "daily_20260228", "monthly_202602"],
+    ),
     (
         "2026-12-31T23:59:59.999Z",
         "2027-01-01T00:00:00Z",
@@ -141,7 +145,11 @@ CROSSINGS = [
         "2027-01-04T00:00:00Z",
         ["hourly_2027010323", "daily_20270103", "weekly_202653"],
     ),
-    ("2024-12-29T23:59:59.999Z", "2024-12-30T00:00:00Z", ["hourly_2024122923", "daily_20241229", "weekly_202452"]),
+    (
+        "2024-12-29T23:59:59.999Z",
+        "2024-12-30T00:00:00Z",
+        ["hourly_2024122923", "daily_20241229", "weekly_202452"],
+    ),
 ]
 
 
@@ -149,7 +157,7 @@ CROSSINGS = [
 async def test_midnights_that_end_longer_periods(
     tmp_path: Path, receiver: Receiver, before: str, after: str, keys: list[str]
 ) -> None:
-    """Each period that ends at a midnight closes once, with the events up to the last millisecond."""
+    """What ends at a midnight closes once, with the events up to the last millisecond."""
     clock = FakeClock(before)
     async with serving(tmp_path, clock, receiver, grace="0s") as client:
         await client.post("c", 1)
@@ -193,7 +201,7 @@ async def test_what_ended_while_down_closes_at_start_oldest_first(
 async def test_a_clock_that_steps_back_changes_nothing_final(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    """Events after the step are counted in the first open hour, exactly once, also after a restart."""
+    """Events after the step count in the first open hour, once, also after a restart."""
     clock = FakeClock("2026-03-10T09:58:00Z")
     async with serving(tmp_path, clock, receiver, grace="0s") as client:
         await client.post("c", 1)

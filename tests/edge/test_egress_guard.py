@@ -1,0 +1,351 @@
+"""Where deliveries may go: names that lie, names that hang, certificates, and dead addresses."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trustme
+
+from meterd.domain.deliveries import Outcome
+from meterd.edge.egress import DEADLINE_S, DIAL_S, open_sender, system_look_up
+from tests.edge.receivers import (
+    BODY,
+    HEADERS,
+    LOOPBACK,
+    OK,
+    TRUSTING_NOBODY,
+    Stream,
+    answering,
+    endpoint,
+    listening,
+    post,
+    resolving,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio.testing import MockClock
+
+NOWHERE = endpoint()
+
+# Every way to write this machine that the system's look-up understands without a name server.
+FORGED = [
+    "127.0.0.1",
+    "localhost",
+    "127.1",
+    "2130706433",
+    "0x7f000001",
+    "0177.0.0.1",
+    "0",
+    "0.0.0.0",
+    "127.0.0.1.",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]",
+    "good.test@127.0.0.1",
+]
+
+
+@pytest.mark.parametrize("host", FORGED)
+async def test_no_spelling_of_this_machine_passes(host: str) -> None:
+    """Judged is what would be dialled, not what is written; the receiver sees no connection."""
+    async with listening(answering(OK)) as receiver:
+        error = (await post(f"http://{host}:{receiver.port}/", NOWHERE)).error
+        assert error is not None
+        unreadable = ("getaddrinfo ENOTFOUND ", "Invalid URL: ")
+        assert "is private (" in error or error.startswith(unreadable)
+        assert receiver.connections == 0
+
+
+async def test_the_refusal_says_what_to_write() -> None:
+    """An operator with a receiver on the same machine reads in the error how to allow it."""
+    async with listening(answering(OK)) as receiver:
+        refused = await post(receiver.port, NOWHERE)
+        assert refused.error == (
+            "address 127.0.0.1 is private (loopback); to allow it "
+            'add allow_private = ["127.0.0.1/32"] to the webhook "billing"'
+        )
+        assert await post(receiver.port, endpoint("127.0.0.1/32")) == Outcome()
+
+
+async def test_one_bad_address_refuses_all() -> None:
+    """A name that leads here and elsewhere is not dialled at its good address either."""
+    async with listening(answering(OK)) as receiver:
+        for answer in (["127.0.0.1", "10.0.0.1"], ["10.0.0.1", "127.0.0.1"]):
+            outcome = await post(
+                f"http://mixed.test:{receiver.port}/", LOOPBACK, resolve=resolving(answer)
+            )
+            assert outcome.error is not None
+            assert outcome.error.startswith("address 10.0.0.1 is private (private use)")
+        assert receiver.connections == 0
+
+
+async def test_a_name_cannot_be_rebound_between_check_and_connection() -> None:
+    """What was judged is dialled; another answer counts for the next connection and is judged."""
+    look_ups = resolving(["127.0.0.1"], ["10.0.0.1"])
+    async with (
+        listening(answering(OK, OK)) as receiver,
+        open_sender(LOOPBACK, TRUSTING_NOBODY, resolve=look_ups) as sender,
+    ):
+        url = f"http://rebound.test:{receiver.port}/"
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        await receiver.ended.wait()
+        refused = await sender.post(url, HEADERS, BODY)
+        assert refused.error is not None
+        assert refused.error.startswith("address 10.0.0.1 is private (private use)")
+        assert receiver.connections == 1
+
+
+async def test_a_changed_exemption_holds_from_the_next_request_on() -> None:
+    """A range taken out of the configuration is not reached over a kept connection either."""
+    requests: list[bytes] = []
+    async with (
+        listening(answering(OK, OK, requests=requests)) as receiver,
+        open_sender(NOWHERE, TRUSTING_NOBODY) as sender,
+    ):
+        url = f"http://127.0.0.1:{receiver.port}/"
+        assert (await sender.post(url, HEADERS, BODY)).error
+        sender.update(LOOPBACK)
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        sender.update(NOWHERE)
+        refused = await sender.post(url, HEADERS, BODY)
+        assert refused.error is not None
+        assert "is private (loopback)" in refused.error
+        assert len(requests) == 1
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "x"), "getaddrinfo ENOTFOUND billing.test"),
+        (socket.gaierror(socket.EAI_NODATA, "x"), "getaddrinfo ENOTFOUND billing.test"),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), "getaddrinfo EAI_AGAIN billing.test"),
+        (socket.gaierror(-999, "x"), "getaddrinfo -999 billing.test"),
+        (OSError(24, "Too many\nopen files"), "[Errno 24] Too many open files"),
+    ],
+)
+async def test_a_failed_look_up_is_named(failure: OSError, error: str) -> None:
+    """As Node names it; whatever else the system reports stays one line."""
+
+    async def resolve(host: str) -> Sequence[str]:
+        raise failure
+
+    assert await post("http://billing.test/", resolve=resolve) == Outcome(error)
+
+
+async def test_a_name_without_addresses_is_not_found() -> None:
+    """An empty answer is no reason to dial the name itself."""
+    outcome = await post("http://billing.test/", resolve=resolving([]))
+    assert outcome == Outcome("getaddrinfo ENOTFOUND billing.test")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".test"])
+async def test_what_cannot_be_a_name_is_not_found(host: str) -> None:
+    """Python refuses these before it asks anybody, with an error of another kind."""
+    assert await post(f"http://{host}/") == Outcome(f"getaddrinfo ENOTFOUND {host}")
+
+
+async def test_what_is_no_url_is_an_outcome() -> None:
+    """The parser is stricter than the configuration in some corners."""
+    outcome = await post("http://[::1%25]x/")
+    assert outcome.error is not None
+    assert outcome.error.startswith("Invalid URL: ")
+
+
+async def test_our_own_mistakes_are_no_outcome() -> None:
+    """A bug is not blamed on the receiver and tried again for three days."""
+
+    async def resolve(host: str) -> Sequence[str]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await post("http://billing.test/", resolve=resolve)
+
+
+async def test_hung_look_ups_take_no_thread_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end with the deadline, hold two threads at most, and none of those that commits use."""
+    release = threading.Event()
+    hanging = threading.Semaphore(0)
+
+    def getaddrinfo(*args: Any, **kwargs: Any) -> Any:
+        hanging.release()
+        release.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    outcomes: list[Outcome] = []
+
+    async def attempt(resolve: Callable[..., Any]) -> None:
+        outcomes.append(await post("http://billing.test/", resolve=resolve, deadline_s=0.1))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            resolve = system_look_up()
+            for _ in range(4):
+                nursery.start_soon(attempt, resolve)
+        assert outcomes == [Outcome("Request timeout")] * 4
+        assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        assert [hanging.acquire(blocking=False) for _ in range(3)] == [True, True, False]
+    finally:
+        release.set()
+
+
+# -- dialling -------------------------------------------------------------------------------------
+
+
+async def test_a_refused_connection_names_the_address() -> None:
+    """The address that was dialled, which the name does not tell."""
+    async with listening(answering(OK)) as receiver:
+        port = receiver.port
+    outcome = await post(f"http://billing.test:{port}/", resolve=resolving(["127.0.0.1"]))
+    assert outcome == Outcome(f"connect ECONNREFUSED 127.0.0.1:{port}")
+
+
+async def test_a_dead_address_is_passed_over() -> None:
+    """A receiver that listens on one of its addresses only is reached."""
+    async with listening(answering(OK)) as receiver:
+        url = f"http://billing.test:{receiver.port}/"
+        assert await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"])) == Outcome()
+
+
+async def test_a_name_with_very_many_addresses_is_not_scanned() -> None:
+    """Three are tried: a name server cannot make meterd knock everywhere."""
+    async with listening(answering(OK)) as receiver:
+        port = receiver.port
+        answer = [f"127.0.0.{last}" for last in (2, 3, 4, 1)]
+        outcome = await post(f"http://billing.test:{port}/", resolve=resolving(answer))
+        assert outcome == Outcome(f"connect ECONNREFUSED 127.0.0.4:{port}")
+        assert receiver.connections == 0
+
+
+async def test_an_address_that_says_nothing_leaves_time_for_the_next(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of the deadline for each dial; all silent is a timeout with the last one's name."""
+    autojump_clock.autojump_threshold = 0.02
+    dial = trio.open_tcp_stream
+
+    async def silent_at_first(host: str, port: int, **options: Any) -> trio.SocketStream:
+        if host != "127.0.0.1":
+            await trio.sleep_forever()
+        return await dial(host, port, **options)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", silent_at_first)
+    async with listening(answering(OK)) as receiver:
+        url = f"http://billing.test:{receiver.port}/"
+        before_s = trio.current_time()
+        assert await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"])) == Outcome()
+        assert trio.current_time() - before_s == pytest.approx(DIAL_S)
+        outcome = await post(url, resolve=resolving(["127.0.0.2", "127.0.0.3"]))
+        assert outcome == Outcome(f"connect ETIMEDOUT 127.0.0.3:{receiver.port}")
+
+
+# -- certificates ---------------------------------------------------------------------------------
+
+
+def server_context(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+async def test_a_pinned_address_keeps_the_name(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """SNI, certificate and Host are the name's, though the address is dialled."""
+    context = server_context(authority, "billing.test")
+    named: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: named.append(name)
+    requests: list[bytes] = []
+    async with listening(answering(OK, OK, requests=requests), context) as receiver:
+        url = f"https://billing.test:{receiver.port}/"
+        async with open_sender(LOOPBACK, trusting, resolve=resolving(["127.0.0.1"])) as sender:
+            assert await sender.post(url, HEADERS, BODY) == Outcome()
+            assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert receiver.connections == 1
+    assert named == ["billing.test"]
+    assert b"\r\nHost: billing.test:%d\r\n" % receiver.port in requests[0]
+
+
+async def test_certificates_that_do_not_hold_are_refused(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """The reason reaches the operator, and the request does not reach the impostor."""
+    requests: list[bytes] = []
+    handler = answering(OK, requests=requests)
+    stranger = server_context(trustme.CA(), "billing.test")
+    async with listening(handler, stranger) as receiver:
+        url = f"https://billing.test:{receiver.port}/"
+        outcome = await post(url, LOOPBACK, trusting, resolve=resolving(["127.0.0.1"]))
+    assert outcome == Outcome("certificate verify failed: unable to get local issuer certificate")
+    async with listening(handler, server_context(authority, "other.test")) as receiver:
+        url = f"https://billing.test:{receiver.port}/"
+        outcome = await post(url, LOOPBACK, trusting, resolve=resolving(["127.0.0.1"]))
+    assert outcome == Outcome(
+        "certificate verify failed: Hostname mismatch, certificate is not valid for 'billing.test'."
+    )
+    assert requests == []
+
+
+async def test_a_failed_handshake_is_named(trusting: ssl.SSLContext) -> None:
+    """HTTPS where only http is spoken, and a peer that leaves in the middle."""
+
+    async def plain(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async def leave(stream: Stream) -> None:
+        await stream.receive_some()
+
+    for handler in (plain, leave):
+        async with listening(handler) as receiver:
+            outcome = await post(f"https://127.0.0.1:{receiver.port}/", LOOPBACK, trusting)
+            assert outcome.error is not None
+            assert outcome.error.startswith("TLS handshake failed: ")
+
+
+async def test_a_hung_handshake_ends_and_leaves_no_socket(
+    trusting: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    """The deadline spans it, and the connection is closed with it."""
+    autojump_clock.autojump_threshold = 0.02
+    left = trio.Event()
+
+    async def handshake_never(stream: Stream) -> None:
+        while await stream.receive_some():
+            pass
+        left.set()
+
+    async with listening(handshake_never) as receiver:
+        before_s = trio.current_time()
+        outcome = await post(f"https://127.0.0.1:{receiver.port}/", LOOPBACK, trusting)
+        assert outcome == Outcome("Request timeout")
+        assert trio.current_time() - before_s == pytest.approx(DEADLINE_S)
+        await left.wait()
+    gc.collect()  # an unclosed socket would be warned of here

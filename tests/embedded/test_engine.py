@@ -1,0 +1,271 @@
+"""The embedded engine: the conformance suite, and what stands or falls with one transaction."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.errors import OverloadedError
+from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
+from meterd.ledger import Recorded
+from tests.embedded.engine_bench import EngineBench
+from tests.ledger_bench import (
+    START_MS,
+    SettableClock,
+    append_at,
+    at,
+    close_ended,
+    event,
+    figures,
+    published,
+    rules,
+    stored,
+)
+from tests.ledger_conformance import LedgerConformance
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+MANY = [f"c{number}" for number in range(300)]
+NEXT_YEAR_MS = at("2027-01-04T00:00")
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
+    async with trio.open_nursery() as nursery:
+        running = EngineBench(tmp_path / "data", nursery)
+        await running.start()
+        yield running
+        await running.stop()
+
+
+class TestEmbeddedLedger(LedgerConformance):
+    pass
+
+
+async def cut_off(bench: EngineBench, transactions: int, work: object) -> None:
+    """Runs the work until the power goes off behind that many transactions; nobody is answered."""
+    bench.hop.cut_after = transactions
+    assert callable(work)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        await bench.stopped.wait()
+        nursery.cancel_scope.cancel()
+
+
+# One append, one transaction
+
+
+async def test_an_append_of_many_customers_is_one_transaction(bench: EngineBench) -> None:
+    """Three hundred customers, one commit."""
+    await bench.ledger.append([event(customer) for customer in MANY])
+    assert bench.hop.transactions == 1
+
+
+async def test_of_an_append_that_is_cut_off_nothing_is_stored(bench: EngineBench) -> None:
+    """Neither events nor totals nor customers: the power went off before the commit."""
+    await bench.ledger.append([event("before")])
+    await cut_off(
+        bench, 0, partial(bench.ledger.append, [event(customer) for customer in MANY])
+    )
+    await bench.restart()
+    assert [one.event.customer_id for one in await stored(bench)] == ["before"]
+    assert (await bench.ledger.snapshot(rules())).customers == 1
+
+
+async def test_appends_are_never_split_under_concurrency(bench: EngineBench) -> None:
+    """Behind every single commit, each of the appends is on disk whole or not at all."""
+    seen: list[int] = []
+
+    def count_of_each_append() -> None:
+        with bench.store.read() as txn:
+            keys = [key for key, _ in txn.forward("event_times", b"", b"")]
+        stamps = [key[key.index(b"\x00", 1) + 1 :][:16] for key in keys]
+        sizes = {stamps.count(stamp) for stamp in set(stamps)}
+        assert sizes <= {1, len(MANY)}, sizes
+        seen.append(len(stamps))
+
+    bench.hop.committed = count_of_each_append
+
+    async def many(number: int) -> None:
+        for _ in range(3):
+            await bench.ledger.append([event(customer, value=number) for customer in MANY])
+
+    async def single(number: int) -> None:
+        for _ in range(6):
+            await bench.ledger.append([event(f"c{number}")])
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(many, number)
+            nursery.start_soon(single, number)
+    assert seen[-1] == 6 * (3 * len(MANY) + 6)
+    assert len(set(seen)) > 3, "all came in one transaction, which shows nothing"
+
+
+async def test_while_one_transaction_is_synced_the_next_gathers(bench: EngineBench) -> None:
+    """However many appends come meanwhile, they are one transaction more."""
+    bench.hop.may_pass = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.ledger.append, [event("first")])
+        await wait_all_tasks_blocked()
+        for customer in MANY:
+            nursery.start_soon(bench.ledger.append, [event(customer)])
+        await wait_all_tasks_blocked()
+        assert bench.hop.transactions == 0
+        bench.hop.may_pass.set()
+    assert bench.hop.transactions == 2
+
+
+async def test_nothing_is_answered_before_it_is_on_disk(bench: EngineBench) -> None:
+    """While the disk does not answer, nor does the ledger; and nobody reads it either."""
+    bench.hop.may_pass = trio.Event()
+    answered: list[Recorded] = []
+
+    async def append() -> None:
+        answered.extend(await bench.ledger.append([event()]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(append)
+        await wait_all_tasks_blocked()
+        assert answered == []
+        assert await stored(bench) == []
+        bench.hop.may_pass.set()
+    assert answered == [Recorded.RECORDED]
+
+
+# Limits
+
+
+@pytest.mark.parametrize("callers_give_up", [False, True])
+async def test_events_in_flight_are_bounded(bench: EngineBench, *, callers_give_up: bool) -> None:
+    """While the disk stands still: also where callers go away, since what they sent is still held."""
+    bench.hop.may_pass = trio.Event()
+    batch = [event()] * 1000
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as callers:
+            async with trio.open_nursery() as calling:
+                for _ in range(EVENTS_IN_FLIGHT_MAX // 1000):
+                    calling.start_soon(bench.ledger.append, batch)
+                await wait_all_tasks_blocked()
+                if callers_give_up:
+                    callers.cancel()
+                else:
+                    nursery.start_soon(release_when_refused, bench)
+                    calling.start_soon(refused, bench)
+        if callers_give_up:
+            await refused(bench)
+            bench.hop.may_pass.set()
+            await wait_all_tasks_blocked()
+    assert await bench.ledger.append([event()]) == [Recorded.RECORDED]
+    assert len(await stored(bench)) == EVENTS_IN_FLIGHT_MAX + 1
+
+
+async def refused(bench: EngineBench) -> None:
+    with trio.fail_after(5), pytest.raises(OverloadedError):
+        await bench.ledger.append([event()])
+
+
+async def release_when_refused(bench: EngineBench) -> None:
+    await wait_all_tasks_blocked()
+    bench.hop.may_pass.set()
+
+
+# Closing
+
+
+async def test_aggregation_and_deliveries_enter_in_one_transaction(bench: EngineBench) -> None:
+    """Behind every commit there is a delivery of each closed aggregation to each endpoint."""
+    await bench.ledger.append([event(customer) for customer in MANY])
+    counts: list[tuple[int, int]] = []
+
+    def look() -> None:
+        with bench.store.read() as txn:
+            counts.append((txn.count("aggregations"), txn.count("deliveries")))
+
+    bench.hop.committed = look
+    by = rules(PeriodType.HOURLY, endpoints=("billing", "crm"))
+    await close_ended(bench, by, clock_ms=START_MS + HOUR_MS)
+    assert all(deliveries == 2 * aggregations for aggregations, deliveries in counts)
+    assert counts[-1] == (300, 600)
+    assert len(set(counts)) > 3, "all came in one transaction, which shows nothing"
+
+
+@pytest.mark.parametrize("transactions", [0, 1, 2, 3, 4, 6, 8, 11])
+async def test_a_close_that_is_cut_off_is_finished_later(
+    bench: EngineBench, transactions: int
+) -> None:
+    """Wherever the power went: every total once, every delivery once, though the clock went back.
+
+    The event that comes after the restart belongs to the first hour that nothing was closed of.
+    """
+    customers = [f"c{number}" for number in range(6)]
+    await bench.ledger.append([event(customer) for customer in customers])
+    bench.clock.now_ms = at("2026-01-15T00:00")
+    await cut_off(bench, transactions, partial(close_ended, bench, rules()))
+    bench.clock.now_ms = START_MS
+    await bench.restart()
+    await bench.ledger.append([event(customer, value=10) for customer in customers])
+    await close_ended(bench, rules(), clock_ms=NEXT_YEAR_MS)
+    for customer in customers:
+        assert await figures(bench, f"{customer}_yearly_2026") == {"sum": "11"}
+    found = await published(bench)
+    totals = [int(one.aggregation.figures["sum"].value) for one in found]
+    hours = [
+        total
+        for one, total in zip(found, totals, strict=True)
+        if one.aggregation.period_type is PeriodType.HOURLY
+    ]
+    assert sum(hours) == 6 * 11
+    with bench.store.read() as txn:
+        assert txn.count("deliveries") == txn.count("outbox") == len(found)
+
+
+# Who is awake
+
+
+@pytest.fixture
+async def idle_bench(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[EngineBench]:
+    """As ``bench``, and time passes while all wait."""
+    async with trio.open_nursery() as nursery:
+        running = EngineBench(tmp_path / "data", nursery, SettableClock(START_MS))
+        await running.start()
+        yield running
+        await running.stop()
+
+
+async def test_idle_customers_retire_and_their_totals_go_on(idle_bench: EngineBench) -> None:
+    """A minute later nobody is in memory, and what was counted is counted on."""
+    bench = idle_bench
+    await bench.ledger.append([event(customer) for customer in MANY])
+    assert len(bench.ledger._registry) == len(MANY)
+    await trio.sleep(29)
+    await bench.ledger.append([event("c0", value=10)])
+    await trio.sleep(32)
+    assert len(bench.ledger._registry) == 0
+    await bench.ledger.append([event("c0", value=100), event("c1", value=100)])
+    await bench.ledger.snapshot(rules())
+    assert await figures(bench, "c0_hourly_2026011411") == {"sum": "111"}
+    assert await figures(bench, "c1_hourly_2026011411") == {"sum": "101"}
+
+
+async def test_closing_leaves_nobody_awake_who_was_not(idle_bench: EngineBench) -> None:
+    """Customers woken for the end of a period retire behind it, not at the next sweep."""
+    bench = idle_bench
+    await bench.ledger.append([event(customer) for customer in MANY])
+    await trio.sleep(61)
+    await append_at(bench, "2026-01-14T12:00", "awake")
+    await close_ended(bench, rules())
+    assert len(bench.ledger._registry) == 1
+    await bench.ledger.snapshot(rules())
+    assert len(bench.ledger._registry) == 1
+    assert len(await published(bench)) == len(MANY) + 4 * (len(MANY) + 1) + 1

@@ -1,0 +1,333 @@
+"""webhook_receiver.py against webhooks that are signed here, by the contract and not by meterd."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.examples.example import EXAMPLES, SECONDS_MAX, command, environment, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = "webhook_receiver.py"
+SECRET = "whsec_of_this_test"
+PATH = "/webhooks/metering"
+RULE = "─" * 41
+
+# The webhook whose output examples/README.md shows.
+DOCUMENTED: dict[str, Any] = {
+    "type": "aggregation.completed",
+    "customerId": "customer_1",
+    "period": "daily",
+    "data": {
+        "periodStart": "2026-01-14T00:00:00.000Z",
+        "periodEnd": "2026-01-14T23:59:59.999Z",
+        "periodKey": "20260114",
+        "timestamp": "2026-01-15T00:05:00.000Z",
+        "events": {"api.calls": 542, "storage.bytes": 104857600, "response.time.ms": 234.5},
+        "eventCounts": {"api.calls": 540, "storage.bytes": 1, "response.time.ms": 1},
+        "eventCount": 542,
+    },
+    "created": 1768435500,
+}
+
+
+def body_of(events: dict[str, Any], customer_id: str = "customer_1") -> bytes:
+    data = {**DOCUMENTED["data"], "events": events}
+    return json.dumps({**DOCUMENTED, "customerId": customer_id, "data": data}).encode()
+
+
+def signed(
+    body: bytes, *, secret: str = SECRET, age_s: int = 0, webhook_id: str = ""
+) -> dict[str, str]:
+    timestamp = str(int(time.time()) - age_s)
+    mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    return {
+        "Content-Type": "application/json",
+        "X-Webhook-Signature": f"v1={mac.hexdigest()}",
+        "X-Webhook-Timestamp": timestamp,
+        **({"webhook-id": webhook_id} if webhook_id else {}),
+    }
+
+
+class Receiver:
+    """The example in a process of its own, on a port of the system's choosing."""
+
+    def __init__(self, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            command(NAME),
+            env=environment(PORT="0", **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        # So that a receiver that says nothing fails the test instead of stopping it for ever.
+        self._watchdog = threading.Timer(SECONDS_MAX, self.process.kill)
+        self._watchdog.start()
+        self.banner = self.read_until("Waiting for webhooks...\n")
+        found = re.search(r"^Listening on: http://localhost:(\d+)$", self.banner, re.MULTILINE)
+        assert found, self.banner
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def read_until(self, end: str) -> str:
+        assert self.process.stdout
+        lines = []
+        while True:
+            line = self.process.stdout.readline()
+            lines.append(line)
+            assert line, f"ended before {end!r}: {lines}"
+            if line == end:
+                return "".join(lines)
+
+    def post(self, body: bytes, headers: dict[str, str], path: str = PATH) -> tuple[int, Any]:
+        answer = httpx.post(self.url + path, content=body, headers=headers, trust_env=False)
+        assert answer.headers["content-type"] == "application/json"
+        return answer.status_code, answer.json()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
+        """Ends it, which must succeed, and returns what it has said since it was last read."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        said, _ = self.process.communicate(timeout=SECONDS_MAX)
+        self._watchdog.cancel()
+        assert self.process.returncode == 0, said
+        before, goodbye, after = said.rpartition("\nShutting down gracefully...\n")
+        assert (goodbye != "", after) == (True, "")
+        return before
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    running = Receiver(WEBHOOK_SECRET=SECRET)
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def refused(reason: str) -> str:
+    return f"\n📨 Received webhook\n{RULE}\n❌ {reason}\n"
+
+
+def test_a_verified_webhook_is_shown_as_documented() -> None:
+    """Answer, start and webhook are to the byte what examples/README.md shows."""
+    running = Receiver()
+    body = json.dumps(DOCUMENTED, separators=(",", ":")).encode()
+    answer = httpx.post(
+        running.url + PATH,
+        content=body,
+        headers=signed(body, secret="whsec_test_secret"),
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.text) == (200, '{"received":true}')
+    said = (running.banner + running.stop()).replace(f":{running.port}", ":3000")
+    readme = (EXAMPLES / "README.md").read_text()
+    assert f"```\n{said}```\n" in readme
+
+
+def test_each_line_is_there_as_soon_as_the_webhook_is(receiver: Receiver) -> None:
+    """What is printed reaches a pipe before the receiver ends."""
+    body = body_of({"api.calls": 1})
+    assert receiver.post(body, signed(body))[0] == 200
+    said = receiver.read_until("   💰 Billing: 1 API calls = $0.00\n")
+    assert said.startswith(
+        f"\n📨 Received webhook\n{RULE}\n✅ Signature verified\n\nWebhook Type: "
+    )
+
+
+@pytest.mark.parametrize("missing", ["X-Webhook-Signature", "X-Webhook-Timestamp"])
+def test_missing_headers_are_400(receiver: Receiver, missing: str) -> None:
+    """Without signature or timestamp there is nothing to verify."""
+    body = body_of({})
+    headers = signed(body)
+    del headers[missing]
+    assert receiver.post(body, headers) == (400, {"error": "Missing signature headers"})
+    assert receiver.stop() == refused("Missing signature or timestamp")
+
+
+@pytest.mark.parametrize("timestamp", ["soon", "-5", "1.5", "\uff11\uff17", ""])
+def test_a_timestamp_that_is_no_number_is_400(receiver: Receiver, timestamp: str) -> None:
+    """Only Unix seconds are a timestamp."""
+    body = body_of({})
+    raw = httpx.Headers({**signed(body), "X-Webhook-Timestamp": timestamp}, encoding="utf-8")
+    answer = httpx.post(receiver.url + PATH, content=body, headers=raw, trust_env=False)
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("age_s", [310, -310, 10**9])
+def test_a_timestamp_that_is_off_is_401(receiver: Receiver, age_s: int) -> None:
+    """More than five minutes either way, though the signature is right."""
+    body = body_of({})
+    assert receiver.post(body, signed(body, age_s=age_s)) == (401, {"error": "Invalid signature"})
+    assert receiver.stop() == refused("Timestamp over 300 seconds off")
+
+
+@pytest.mark.parametrize("age_s", [290, -290])
+def test_a_timestamp_within_five_minutes_is_taken(receiver: Receiver, age_s: int) -> None:
+    """Clocks differ, and networks take their time."""
+    body = body_of({})
+    assert receiver.post(body, signed(body, age_s=age_s)) == (200, {"received": True})
+
+
+def test_what_was_not_signed_is_401_and_not_shown(receiver: Receiver) -> None:
+    """Another body, another secret, another timestamp, another form: nothing of it is printed."""
+    body = body_of({"api.calls": 1})
+    right = signed(body)
+    timestamp = str(int(right["X-Webhook-Timestamp"]) - 1)
+    signature = right["X-Webhook-Signature"]
+    forgeries = [
+        (body.replace(b"1}", b"9}"), right),
+        (body, signed(body, secret="whsec_other")),
+        (body, {**right, "X-Webhook-Timestamp": timestamp}),
+        (body, {**right, "X-Webhook-Signature": signature.removeprefix("v1=")}),
+        (body, {**right, "X-Webhook-Signature": signature[:-1]}),
+        (body, {**right, "X-Webhook-Signature": signature.upper()}),
+        (b"", right),
+    ]
+    for forged, headers in forgeries:
+        assert receiver.post(forged, headers) == (401, {"error": "Invalid signature"})
+    assert receiver.stop() == refused("Invalid signature") * len(forgeries)
+
+
+def test_a_repeat_is_told_and_not_processed_again(receiver: Receiver) -> None:
+    """The same webhook-id, signed anew, is answered 200 again; a forged one leaves no trace."""
+    body = body_of({"api.calls": 7})
+    forged = signed(body, secret="whsec_other", webhook_id="msg_1")
+    assert receiver.post(body, forged)[0] == 401
+    for age_s in (60, 0):
+        headers = signed(body, age_s=age_s, webhook_id="msg_1")
+        assert receiver.post(body, headers) == (200, {"received": True})
+    assert receiver.post(body, signed(body, webhook_id="msg_2"))[0] == 200
+    said = receiver.stop()
+    assert said.count("💰 Billing: 7 API calls") == 2
+    repeat = f"✅ Signature verified\n🔁 Repeat of msg_1: already processed\n{RULE}\n"
+    assert said.count("🔁") == said.count(repeat) == 1
+
+
+def test_webhooks_without_an_id_are_no_repeats(receiver: Receiver) -> None:
+    """Senders of the old form give no webhook-id."""
+    body = body_of({"api.calls": 7})
+    for _ in range(2):
+        assert receiver.post(body, signed(body))[0] == 200
+    said = receiver.stop()
+    assert said.count("💰") == 2
+    assert "🔁" not in said
+
+
+MB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ({"api.calls": 0}, ["   💰 Billing: 0 API calls = $0.00"]),
+        ({"api.calls": 1234567}, ["   💰 Billing: 1234567 API calls = $1234.57"]),
+        ({"storage.bytes": 1000 * MB}, []),
+        ({"storage.bytes": 1500 * MB}, ["   ⚠️  Alert: High storage usage (1500.00 MB)"]),
+        ({"response.time.ms": 200}, []),
+        (
+            {"response.time.ms": 200.25},
+            ["   📊 Analytics: Slow response time (200.25ms avg)"],
+        ),
+        ({"errors.count": 10}, []),
+        ({"errors.count": 11}, ["   🚨 Error Spike: 11 errors detected"]),
+    ],
+)
+def test_the_totals_are_acted_upon(
+    receiver: Receiver, events: dict[str, Any], expected: list[str]
+) -> None:
+    """A bill for any API calls; an alarm above 1000 MB, above 200 ms, above 10 errors."""
+    body = body_of(events)
+    assert receiver.post(body, signed(body))[0] == 200
+    _, acted = receiver.stop().split("💡 Processing daily aggregation for customer_1\n")
+    assert acted.splitlines() == expected
+
+
+def test_totals_keep_their_digits(receiver: Receiver) -> None:
+    """A number is shown as it was written, beyond what a double holds."""
+    body = body_of({"total": 0}).replace(b'"total": 0', b'"total": 9007199254740993.10')
+    assert receiver.post(body, signed(body))[0] == 200
+    assert "\n  total: 9007199254740993.10\n" in receiver.stop()
+
+
+def test_names_cannot_forge_lines(receiver: Receiver) -> None:
+    """Line ends and escape codes in a name are not printed as such."""
+    body = body_of({"api.calls": 1}, "c\n💰 \x1b[2J")
+    assert receiver.post(body, signed(body))[0] == 200
+    said = receiver.stop()
+    assert "\x1b" not in said
+    assert "\nCustomer ID: c�💰 �[2J\n" in said
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b'{"data":1}', b"\xff"])
+def test_a_signed_body_that_is_no_aggregation_is_400(receiver: Receiver, body: bytes) -> None:
+    """Somebody else who knows the secret does not take the receiver down."""
+    assert receiver.post(body, signed(body)) == (400, {"error": "Malformed webhook"})
+    assert receiver.stop().endswith("✅ Signature verified\n❌ Not an aggregation\n")
+
+
+def test_other_requests_are_refused(receiver: Receiver) -> None:
+    """An unknown path, a body without a length, a body beyond the limit."""
+    body = body_of({})
+    assert receiver.post(body, signed(body), "/other") == (404, {"error": "Not found"})
+    assert httpx.get(receiver.url + "/other", trust_env=False).status_code == 404
+    assert raw(receiver, f"POST {PATH} HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 411 ")
+    too_long = f"POST {PATH} HTTP/1.0\r\nContent-Length: {1024 * 1024 + 1}\r\n\r\n"
+    assert raw(receiver, too_long).startswith(b"HTTP/1.0 413 ")
+    assert receiver.stop() == ""
+
+
+def raw(receiver: Receiver, request: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=SECONDS_MAX) as peer:
+        peer.sendall(request.encode())
+        return peer.makefile("rb").read()
+
+
+def test_health(receiver: Receiver) -> None:
+    """GET / says that it is there, and where webhooks go."""
+    answer = httpx.get(receiver.url, trust_env=False)
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {
+            "status": "ok",
+            "service": "Webhook Receiver",
+            "endpoints": {"webhook": "POST /webhooks/metering"},
+        },
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_requests_that_have_begun(
+    receiver: Receiver, number: signal.Signals
+) -> None:
+    """SIGTERM and Ctrl-C: what is on its way is answered, then it says goodbye and exits with 0."""
+    body = body_of({"api.calls": 7})
+    head = "".join(f"{name}: {value}\r\n" for name, value in signed(body).items())
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=SECONDS_MAX) as peer:
+        peer.sendall(f"POST {PATH} HTTP/1.0\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        # Connections are taken in their order: after this answer the first one has been.
+        assert httpx.get(receiver.url, trust_env=False).status_code == 200
+        receiver.process.send_signal(number)
+        peer.sendall(body)
+        assert peer.makefile("rb").read().endswith(b'{"received":true}')
+    receiver.process.wait(timeout=SECONDS_MAX)
+    assert "💰 Billing: 7 API calls = $0.01\n" in receiver.stop()
+
+
+def test_a_port_that_is_taken_is_named(receiver: Receiver) -> None:
+    """One line says which port, and the exit code is 1."""
+    done = run(NAME, PORT=str(receiver.port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"❌ Error: cannot listen on port {receiver.port}: ")
