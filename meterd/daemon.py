@@ -53,6 +53,9 @@ T = TypeVar("T")
 # sysexits.h EX_SOFTWARE: memory may be ahead of the disk. A supervisor should start meterd again,
 # which recovers.
 EXIT_BROKEN: Final = 70
+# How long attempts in the air may still take when everything else has stopped. What is left of the
+# 10 seconds that a stop may take; an attempt that is cut is made again when its lease is over.
+DELIVERY_STOP_S: Final = 1.5
 
 _log = structlog.get_logger("meterd")
 
@@ -119,14 +122,22 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         )
         daemon = Daemon(settings, FrontDoor(app, limits, _log), closer, delivery)
         await work.start(delivery.run)
-        work.start_soon(closer.run)
+        closing = trio.CancelScope()
+        work.start_soon(_within, closing, closer.run)
         async with trio.open_nursery() as serving:
             listeners = await _listen(config)
             daemon.urls = [_url(listener) for listener in listeners]
             await serving.start(daemon.front_door.serve, listeners)
             yield daemon
+            delivery.begin_shutdown()
             daemon.front_door.begin_shutdown()
-        work.cancel_scope.cancel()
+        closing.cancel()
+        work.cancel_scope.deadline = trio.current_time() + DELIVERY_STOP_S
+
+
+async def _within(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()
 
 
 _USER_AGENT: Final = f"meterd/{__version__}"

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -82,6 +83,12 @@ def make_app(
         kept = [(name, value) for name, value in fault.get_headers() if name == "Allow"]
         return _response(problems.problem(status, _ERRORS.get(status, status.phrase), *kept))
 
+    @app.errorhandler(Exception)
+    async def fail(fault: Exception) -> Response:
+        # Our own mistake, in a request: it costs this request, and the log has all of it.
+        _log.error("request failed", method=request.method, path=request.path, exc_info=fault)
+        return _response(_BROKEN)
+
     @app.errorhandler(UnfitParameterError)
     async def refuse_parameter(fault: UnfitParameterError) -> Response:
         return _response(problems.problem(HTTPStatus.BAD_REQUEST, str(fault)))
@@ -89,11 +96,12 @@ def make_app(
     return app
 
 
+_log = structlog.get_logger("api")
+_BROKEN: Final = problems.problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 _ERRORS: Final = {
     HTTPStatus.NOT_FOUND: "Not found",
     HTTPStatus.METHOD_NOT_ALLOWED: "Method not allowed",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Request body too large",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Internal server error",
 }
 
 

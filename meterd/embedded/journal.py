@@ -111,5 +111,6 @@ def customers_in(
     prefix = keys.totals_prefix(part, period)
     start = prefix if after is None else prefix + after.encode() + keys.END
     return [
-        keys.totals_customer(key) for key, _ in islice(txn.forward("totals", start, prefix), limit)
+        keys.totals_customer(key)
+        for key in islice(txn.keys_forward("totals", start, prefix), limit)
     ]

@@ -74,14 +74,24 @@ class DeliveryActor:
         self._user_agent = user_agent
         self._workers: dict[str, _Worker] = {}
         self._nursery: trio.Nursery | None = None
+        self._shutting_down = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Until cancelled; attempts in the air are given up, and made again later."""
+        """Until ``begin_shutdown``, and then until the attempts in the air are settled.
+
+        Cancelled, it gives them up; they are made again when their lease is over.
+        """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.reconfigure()
             task_status.started()
-            await trio.sleep_forever()
+            await self._shutting_down.wait()
+            for worker in self._workers.values():
+                worker.retire()
+
+    def begin_shutdown(self) -> None:
+        """Begins no more attempts."""
+        self._shutting_down.set()
 
     def reconfigure(self) -> None:
         """Brings the workers in line with the configuration. Attempts in the air end in peace."""

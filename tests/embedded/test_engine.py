@@ -29,7 +29,7 @@ from tests.ledger_bench import (
 from tests.ledger_conformance import LedgerConformance
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -51,12 +51,18 @@ class TestEmbeddedLedger(LedgerConformance):
     pass
 
 
-async def cut_off(bench: EngineBench, transactions: int, work: object) -> None:
+async def cut_off(
+    bench: EngineBench, transactions: int, work: Callable[[], Awaitable[object]]
+) -> None:
     """Runs the work until the power goes off behind that many transactions; nobody is answered."""
+
+    async def run() -> None:
+        await work()
+        raise AssertionError("the work was done before the power went off")
+
     bench.hop.cut_after = transactions
-    assert callable(work)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(work)
+        nursery.start_soon(run)
         await bench.stopped.wait()
         nursery.cancel_scope.cancel()
 

@@ -1,0 +1,82 @@
+"""An account beside a plain dict for its disk, kept as the aggregator keeps it over the store."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from meterd.domain.account import Account, PlacedEvent, open_parts, takers
+from meterd.domain.aggregations import ClosingRules
+from meterd.domain.event_ids import Stamp
+from meterd.domain.events import UsageEvent
+from meterd.domain.operations import Operation
+from meterd.domain.periods import Period, PeriodType, period_at
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from meterd.domain.account import Change, Snapshot
+    from meterd.domain.aggregations import Aggregation
+    from meterd.domain.deliveries import Delivery
+    from meterd.domain.totals import PeriodTotals
+
+PART = 3
+RULES = ClosingRules(
+    operations={"api": Operation.SUM, "disk": Operation.MAX},
+    published=frozenset(PeriodType),
+    endpoints=("billing",),
+)
+
+
+class Desk:
+    """An account and its disk: what is lacking is read first, as the aggregator does."""
+
+    def __init__(self) -> None:
+        self.account = Account("acme", PART)
+        self.totals: dict[Period, PeriodTotals] = {}
+        self.aggregations: dict[Period, Aggregation] = {}
+        self.deliveries: list[Delivery] = []
+        self.rules = RULES
+        self._counter = 0
+
+    def append(self, at_ms: int, events: list[tuple[str, Decimal]]) -> None:
+        self._take_in_hand(period_at(PeriodType.HOURLY, at_ms))
+        placed = [
+            PlacedEvent(offset, UsageEvent("acme", event_type, value, b"{}"))
+            for offset, (event_type, value) in enumerate(events)
+        ]
+        self.account.append(Stamp(at_ms, self._counter, 7), placed)
+        self._counter += len(events)
+
+    def close(self, period: Period, now_ms: int) -> Aggregation | None:
+        self._take_in_hand(period, *takers(period))
+        return self.account.close(period, self.rules, now_ms, self.aggregations.get(period))
+
+    def snapshot(self, period: Period, now_ms: int) -> Snapshot | None:
+        self._take_in_hand(period, *open_parts(period, now_ms))
+        return self.account.snapshot(period, self.rules, now_ms, self.aggregations.get(period))
+
+    def write(self, change: Change) -> None:
+        """The change reaches the disk, and the account is told."""
+        self.totals |= change.totals
+        self.aggregations |= change.aggregations
+        self.deliveries += change.deliveries
+        self.account.committed(change)
+
+    def commit(self) -> None:
+        change = self.account.take_change()
+        if change is not None:
+            self.write(change)
+
+    def restart(self) -> None:
+        """What was not written is gone."""
+        self.account = Account("acme", PART)
+
+    def _take_in_hand(self, *periods: Period) -> None:
+        for period in periods:
+            if self.account.lacks(period):
+                self.account.restore(period, self.totals.get(period))
+
+
+def ms(text: str) -> int:
+    return int(dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC).timestamp()) * 1000

@@ -1,0 +1,242 @@
+"""What an account decides, by the table of ``account_changes.py``: events, closings, snapshots.
+
+A step is a moment and what happens then. A change is told line by line: whether it may introduce the
+customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count`` with
+when they were created and computed, deliveries. Days are told without their month.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from meterd.domain.account import Change, Snapshot, open_parts, takers
+from meterd.domain.aggregations import completed_body
+from meterd.domain.deliveries import delivery_id
+from meterd.domain.event_ids import Stamp, position
+from meterd.domain.operations import Operation
+from meterd.domain.periods import HOUR_MS, PeriodType, period_at
+from tests.domain.account_changes import CHANGES
+from tests.domain.desk import PART, Desk, ms
+
+
+def clock(instant_ms: int) -> str:
+    return f"{dt.datetime.fromtimestamp(instant_ms // 1000, dt.UTC):%d %H:%M}"
+
+
+def happen(desk: Desk, step: str) -> None:
+    """One step: counts, closes the latest ended period of a type, snapshots the running one."""
+    moment, verb, *words = step.split()
+    now_ms = ms(moment)
+    match verb, words:
+        case "counts", events:
+            pairs = [event.split("=") for event in events]
+            desk.append(now_ms, [(name, Decimal(value)) for name, value in pairs])
+        case "close", kinds:
+            for kind in map(PeriodType, kinds):
+                desk.close(period_at(kind, period_at(kind, now_ms).start_ms - 1), now_ms)
+        case "snapshot", kinds:
+            for kind in map(PeriodType, kinds):
+                desk.snapshot(period_at(kind, now_ms), now_ms)
+        case "configure", pairs:
+            operations = dict(pair.split("=") for pair in pairs)
+            desk.rules = msgspec.structs.replace(
+                desk.rules,
+                operations={name: Operation(value) for name, value in operations.items()},
+            )
+        case "publish", kinds:
+            desk.rules = msgspec.structs.replace(
+                desk.rules, published=frozenset(map(PeriodType, kinds))
+            )
+        case "endpoints", ids:
+            desk.rules = msgspec.structs.replace(desk.rules, endpoints=tuple(ids))
+        case "commit", []:
+            desk.commit()
+        case _:
+            raise AssertionError(step)
+
+
+def told(change: Change | None) -> list[str]:
+    if change is None:
+        return []
+    lines = ["introduces"] if change.introduces else []
+    for block in change.blocks:
+        values = " ".join(str(placed.event.value) for placed in block.events)
+        lines.append(f"block {clock(block.stamp.received_ms)} {block.event_type} {values}")
+    for period, totals in sorted(change.totals.items()):
+        sums = " ".join(
+            f"{name}={found.sum}/{found.count}" for name, found in totals.by_type.items()
+        )
+        lines.append(f"{period.type} {period.key} {state(totals.closed)} {sums}")
+    for period, made in sorted(change.aggregations.items()):
+        results = " ".join(
+            f"{name}={found.value}/{found.count}" for name, found in made.figures.items()
+        )
+        times = f"created {clock(made.created_ms)} computed {clock(made.computed_ms)}"
+        assert made.period == period
+        lines.append(f"{made.id} {state(made.closed)} {results} {times}")
+    for sent in change.deliveries:
+        key = period_at(sent.period_type, sent.start_ms).key
+        lines.append(f"to {sent.endpoint_id}: {key} at {clock(sent.next_attempt_ms)}")
+    return lines
+
+
+def state(closed: bool) -> str:
+    return "closed" if closed else "open"
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(("steps", "change"), CHANGES.values(), ids=CHANGES)
+def test_steps_make_this_change(steps: str, change: str) -> None:
+    """The change not yet taken holds these lines and no others; and after it there is none."""
+    desk = Desk()
+    for step in lines_of(steps):
+        happen(desk, step)
+    assert told(desk.account.take_change()) == lines_of(change)
+    assert desk.account.take_change() is None
+
+
+def after(*steps: str) -> Desk:
+    desk = Desk()
+    for step in steps:
+        happen(desk, step)
+    return desk
+
+
+def change_of(desk: Desk) -> Change:
+    change = desk.account.take_change()
+    assert change is not None
+    return change
+
+
+FIVE = "2026-01-14T15:10 counts api=5"
+DAY = period_at(PeriodType.DAILY, ms("2026-01-14T00:00"))
+HOUR = period_at(PeriodType.HOURLY, ms("2026-01-14T15:00"))
+
+
+def test_closing_says_what_it_published_and_only_the_first_time() -> None:
+    """The aggregation that is returned is the one in the change; the second call returns None."""
+    desk = after(FIVE)
+    closed = desk.close(HOUR, HOUR.end_ms)
+    assert closed is not None
+    assert desk.close(HOUR, HOUR.end_ms) is None
+    change = change_of(desk)
+    assert change.aggregations == {HOUR: closed}
+    assert (change.customer_id, closed.customer_id) == ("acme", "acme")
+
+
+def test_a_delivery_carries_the_frozen_body_under_its_id() -> None:
+    """Due at once, with the bytes of the closed aggregation."""
+    desk = after(FIVE)
+    closed = desk.close(HOUR, HOUR.end_ms + 300_000)
+    assert closed is not None
+    (delivery,) = change_of(desk).deliveries
+    assert delivery.id == delivery_id("billing", "acme_hourly_2026011415", 1)
+    assert delivery.body == completed_body(closed)
+    assert (delivery.created_ms, delivery.next_attempt_ms) == (HOUR.end_ms + 300_000,) * 2
+
+
+def test_a_snapshot_says_whether_it_is_the_first() -> None:
+    """On disk or not yet: there is only one first, and none of what is closed or empty."""
+    desk = after(FIVE)
+
+    def taken(minute: int) -> Snapshot:
+        snapshot = desk.snapshot(HOUR, HOUR.start_ms + minute * 60_000)
+        assert snapshot is not None
+        return snapshot
+
+    assert [taken(20).is_first, taken(21).is_first] == [True, False]
+    desk.commit()
+    assert not taken(22).is_first
+    desk.restart()
+    assert not taken(23).is_first
+    desk.close(HOUR, HOUR.end_ms)
+    assert desk.snapshot(HOUR, HOUR.end_ms) is None
+    assert desk.snapshot(period_at(PeriodType.HOURLY, HOUR.end_ms), HOUR.end_ms) is None
+
+
+def test_positions_follow_the_order_of_the_array() -> None:
+    """``first`` and ``last`` of a batch are those of the array, by the ids its events are given."""
+    desk = after("2026-01-14T15:10 counts api=5 disk=1 api=9 api=7")
+    at_ms = ms("2026-01-14T15:10")
+    found = change_of(desk).totals[HOUR].by_type["api"]
+    assert (found.first, found.last) == (Decimal(5), Decimal(7))
+    stamp = Stamp(at_ms, 0, 7)
+    assert found.first_at == position(at_ms, stamp.id(0, PART))
+    assert found.last_at == position(at_ms, stamp.id(3, PART))
+    assert found.read(Operation.MAX) == 9
+
+
+@pytest.mark.parametrize(
+    ("steps", "step"),
+    [
+        ([FIVE, "2026-01-14T16:05 close hourly"], "2026-01-14T15:59 counts api=1"),
+        (
+            [FIVE, "2026-01-14T16:05 close hourly", "2026-01-15T00:05 close daily"],
+            "2026-01-14T23:59 counts api=1\n2026-01-15T00:06 close hourly",
+        ),
+    ],
+    ids=["an event for a closed hour", "a day closed before one of its hours"],
+)
+def test_what_would_change_final_totals_is_our_own_mistake(steps: list[str], step: str) -> None:
+    """It fails at once, and the totals stay final."""
+    desk = after(*steps)
+    with pytest.raises(AssertionError, match="acme"):
+        for line in step.splitlines():
+            happen(desk, line)
+
+
+def test_only_open_hours_stay_in_hand() -> None:
+    """A customer's memory is bounded: what is on disk and done with is let go."""
+    desk = after(FIVE, "2026-01-14T15:11 snapshot daily", "2026-01-14T15:12 commit")
+    assert not desk.account.lacks(HOUR)
+    assert desk.account.lacks(DAY)
+    happen(desk, "2026-01-14T16:05 close hourly")
+    assert not desk.account.lacks(DAY)
+    desk.commit()
+    assert desk.account.lacks(HOUR)
+    assert desk.account.lacks(DAY)
+
+
+def test_what_is_decided_while_a_change_is_written_stays_in_hand() -> None:
+    """Until it is on disk too: the disk would give back less than was decided."""
+    desk = after(FIVE, "2026-01-14T15:20 snapshot hourly")
+    first = change_of(desk)
+    happen(desk, "2026-01-14T15:30 counts api=7")
+    happen(desk, "2026-01-14T16:05 close hourly")
+    desk.write(first)
+    assert desk.totals[HOUR].by_type["api"].sum == 5
+    assert not desk.account.lacks(HOUR)
+    assert not desk.account.lacks(DAY)
+    second = change_of(desk)
+    happen(desk, "2026-01-14T16:10 counts api=100")
+    happen(desk, "2026-01-14T17:05 close hourly")
+    desk.write(second)
+    desk.commit()
+    assert desk.totals[HOUR].by_type["api"].sum == 12
+    assert desk.totals[DAY].by_type["api"].sum == 112
+    assert desk.aggregations[HOUR].created_ms == ms("2026-01-14T15:20")
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken_over_by", "parts_at_ten"),
+    [
+        ("hourly", ["20260114"], []),
+        ("daily", ["202603", "202601", "2026"], ["2026011410"]),
+        ("weekly", [], ["2026011410", "20260114"]),
+        ("monthly", [], ["2026011410", "20260114"]),
+        ("yearly", [], ["2026011410", "20260114"]),
+    ],
+)
+def test_who_hands_up_to_whom(kind: str, taken_over_by: list[str], parts_at_ten: list[str]) -> None:
+    """Weeks do not fit into months, so days are what all longer periods are made of."""
+    ten_ms = DAY.start_ms + 10 * HOUR_MS
+    period = period_at(PeriodType(kind), ten_ms)
+    assert [taker.key for taker in takers(period)] == taken_over_by
+    assert [part.key for part in open_parts(period, ten_ms)] == parts_at_ten
