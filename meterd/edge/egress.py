@@ -138,7 +138,7 @@ async def open_sender(
         keepalive_expiry=_KEEP_ALIVE_S,
         network_backend=guard,
     )
-    # trust_env would let HTTP_PROXY and .netrc decide where a delivery goes, and as whom.
+    # HTTP_PROXY and the like are for people's tools: a delivery goes to its receiver.
     async with httpx.AsyncClient(
         transport=_Transport(pool),
         trust_env=False,

@@ -196,7 +196,7 @@ def closed(http: httpx.Client) -> bool:
     """Whether every customer's hour is closed."""
     asked = {"period": "hourly", "limit": str(2 * CLOSING_CUSTOMERS)}
     found = http.get("/aggregations", params=asked).json()
-    return sum(a["customerId"].startswith("to-close") for a in found) == CLOSING_CUSTOMERS
+    return bool(sum(a["customerId"].startswith("to-close") for a in found) == CLOSING_CUSTOMERS)
 
 
 @click.command()

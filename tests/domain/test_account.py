@@ -1,7 +1,7 @@
 """What an account decides, by the table of ``account_changes.py``: events, closings, snapshots.
 
-A step is a moment and what happens then. A change is told line by line: whether it may introduce the
-customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count`` with
+A step is a moment and what happens then. A change is told line by line: whether it may introduce
+the customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count`` with
 when they were created and computed, deliveries. Days are told without their month.
 """
 

@@ -1,7 +1,7 @@
 """An account against plain books in fractions, with commits in flight and restarts among the steps.
 
-The books are every event ever counted and how far closing has come. Time begins on a Friday so that the
-hours soon reach a day's, a week's, a month's and a year's end, all at one midnight.
+The books are every event ever counted and how far closing has come. Time begins on a Friday so that
+the hours soon reach a day's, a week's, a month's and a year's end, all at one midnight.
 """
 
 from __future__ import annotations
@@ -168,9 +168,11 @@ class AccountMachine(RuleBasedStateMachine):
         if change is not None:
             self.desk.write(change)
 
-    @rule()
-    def restart(self) -> None:
-        """What was not on disk is lost, whether it was being written or not."""
+    @rule(landed=st.booleans())
+    def restart(self, landed: bool) -> None:
+        """What is not on disk is lost; what was being written may have landed there."""
+        if self.in_flight is not None and landed:
+            self.commit()
         self.desk.restart()
         self.in_flight = None
         self.books = self.durable

@@ -76,6 +76,18 @@ async def test_one_connection_serves_the_next_post_and_carries_no_cookie() -> No
     assert requests[0] == requests[1]
 
 
+async def test_the_limit_is_that_of_one_answer() -> None:
+    """A kept connection may carry more than one answer may be long."""
+    length = ANSWER_BYTES_MAX * 2 // 3
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, b"a" * length)
+    async with listening(answering(*[answer] * 3)) as receiver:
+        async with open_sender(LOOPBACK, TRUSTING_NOBODY) as sender:
+            for _ in range(3):
+                url = f"http://127.0.0.1:{receiver.port}/"
+                assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert receiver.connections == 1
+
+
 async def test_no_more_connections_than_allowed() -> None:
     """Posts beyond the limit wait for a connection and are sent then."""
     open_now, most = 0, 0
@@ -140,7 +152,7 @@ STATUSES = {
         "HTTP 301: Moved Permanently",
     ),
     "redirect to nonsense": (
-        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://[\r\n\r\n",
+        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://a:b/\r\n\r\n",
         "HTTP 307: Temporary Redirect",
     ),
     "an upgrade nobody asked for": (

@@ -293,6 +293,25 @@ async def test_a_pinned_address_keeps_the_name(
     assert b"\r\nHost: billing.test:%d\r\n" % receiver.port in requests[0]
 
 
+async def test_the_limits_hold_under_tls(authority: trustme.CA, trusting: ssl.SSLContext) -> None:
+    """A flood is cut, and an exemption that is gone is obeyed, whatever the encryption."""
+    flood = b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000
+    handler = answering(OK, OK, flood)
+    async with (
+        listening(handler, server_context(authority, "127.0.0.1")) as receiver,
+        open_sender(LOOPBACK, trusting) as sender,
+    ):
+        url = f"https://127.0.0.1:{receiver.port}/"
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert await sender.post(url, HEADERS, BODY) == Outcome("Parse Error: Header overflow")
+        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        sender.update(NOWHERE)
+        refused = await sender.post(url, HEADERS, BODY)
+        assert refused.error is not None
+        assert "is private (loopback)" in refused.error
+
+
 async def test_certificates_that_do_not_hold_are_refused(
     authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:

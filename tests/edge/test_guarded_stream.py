@@ -18,7 +18,7 @@ from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.limits import MIB, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -36,13 +36,14 @@ class Pair:
         self.ended = False
         self.refusals: list[Refusal] = []
 
-    async def receive(self) -> None:
+    async def serve(self, application: Callable[[], Awaitable[None]]) -> None:
         with self.stream.scope:
             while True:
                 try:
                     self.received.append(await self.stream.receive_some())
                 except trio.ClosedResourceError:
                     break
+            await application()
         self.ended = True
 
     async def client_sends(self, data: bytes) -> None:
@@ -56,7 +57,9 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[Pair]:
+async def pair(
+    application: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+) -> AsyncIterator[Pair]:
     ours, theirs = socket.socketpair()
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
@@ -64,10 +67,12 @@ async def pair() -> AsyncIterator[Pair]:
     held = Pair(GuardedStream(transport, Limits(), on_refusal=refusals.append), client)
     held.refusals = refusals
     async with transport, client, trio.open_nursery() as nursery:
-        nursery.start_soon(held.receive)
+        nursery.start_soon(held.serve, application)
         await wait_all_tasks_blocked()
-        yield held
-        nursery.cancel_scope.cancel()
+        try:
+            yield held
+        finally:
+            held.stream.cut()
 
 
 async def pass_time(clock: MockClock, seconds: float) -> None:
@@ -166,6 +171,7 @@ async def test_client_that_does_not_read_is_cut(mock_clock: MockClock) -> None:
         await pass_time(mock_clock, 29.9)
         assert not failed.is_set()
         await held.client.receive_some(MIB)
+        await wait_all_tasks_blocked()
         await pass_time(mock_clock, 29.9)
         assert not failed.is_set()
         await pass_time(mock_clock, 0.2)
@@ -216,15 +222,13 @@ async def test_expired_stream_gives_what_had_arrived() -> None:
 
 async def test_end_reaches_a_waiting_application(mock_clock: MockClock) -> None:
     """What is still running 2 s after the end of its connection is cancelled."""
-    async with pair() as held:
+    async with pair(application=trio.sleep_forever) as held:
         await held.client_sends(GET)
-        with held.stream.scope as scope:
-            await held.stream.aclose()
-            await pass_time(mock_clock, 1.9)
-            assert not scope.cancel_called
-            await pass_time(mock_clock, 0.2)
-            await trio.sleep_forever()
-        assert scope.cancelled_caught
+        await held.stream.aclose()
+        await pass_time(mock_clock, 1.9)
+        assert not held.ended
+        await pass_time(mock_clock, 0.2)
+        assert held.ended
 
 
 async def test_lingering_lets_the_client_finish(mock_clock: MockClock) -> None:

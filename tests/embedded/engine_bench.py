@@ -34,14 +34,15 @@ async def inline(work: Callable[[], T]) -> T:
 class WriterHop:
     """Where the committer's transactions pass: counted, held back, or cut off.
 
-    ``cut_after`` is how many more transactions are committed before the power goes off, in the
-    middle of the next; ``None`` keeps it on. ``may_pass`` holds transactions back until it is set;
-    ``committed`` is called behind each.
+    ``cut_after`` is how many more transactions are committed before the power goes off, in front of
+    the next commit, or behind it if ``commits_unheard``; ``None`` keeps it on. ``may_pass`` holds
+    transactions back until it is set; ``committed`` is called behind each.
     """
 
     def __init__(self) -> None:
         self.transactions = 0
         self.cut_after: int | None = None
+        self.commits_unheard = False
         self.may_pass = trio.Event()
         self.may_pass.set()
         self.committed: Callable[[], None] = lambda: None
@@ -50,6 +51,8 @@ class WriterHop:
         await trio.lowlevel.checkpoint()
         await self.may_pass.wait()
         if self.cut_after == 0:
+            if self.commits_unheard:
+                work()
             raise PowerCutError
         if self.cut_after is not None:
             self.cut_after -= 1

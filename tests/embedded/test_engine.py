@@ -16,7 +16,6 @@ from meterd.ledger import Recorded
 from tests.embedded.engine_bench import EngineBench
 from tests.ledger_bench import (
     START_MS,
-    SettableClock,
     append_at,
     at,
     close_ended,
@@ -239,19 +238,10 @@ async def test_a_close_that_is_cut_off_is_finished_later(
 # Who is awake
 
 
-@pytest.fixture
-async def idle_bench(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[EngineBench]:
-    """As ``bench``, and time passes while all wait."""
-    async with trio.open_nursery() as nursery:
-        running = EngineBench(tmp_path / "data", nursery, SettableClock(START_MS))
-        await running.start()
-        yield running
-        await running.stop()
-
-
-async def test_idle_customers_retire_and_their_totals_go_on(idle_bench: EngineBench) -> None:
+async def test_idle_customers_retire_and_their_totals_go_on(
+    bench: EngineBench, autojump_clock: MockClock
+) -> None:
     """A minute later nobody is in memory, and what was counted is counted on."""
-    bench = idle_bench
     await bench.ledger.append([event(customer) for customer in MANY])
     assert len(bench.ledger._registry) == len(MANY)
     await trio.sleep(29)
@@ -264,9 +254,10 @@ async def test_idle_customers_retire_and_their_totals_go_on(idle_bench: EngineBe
     assert await figures(bench, "c1_hourly_2026011411") == {"sum": "101"}
 
 
-async def test_closing_leaves_nobody_awake_who_was_not(idle_bench: EngineBench) -> None:
+async def test_closing_leaves_nobody_awake_who_was_not(
+    bench: EngineBench, autojump_clock: MockClock
+) -> None:
     """Customers woken for the end of a period retire behind it, not at the next sweep."""
-    bench = idle_bench
     await bench.ledger.append([event(customer) for customer in MANY])
     await trio.sleep(61)
     await append_at(bench, "2026-01-14T12:00", "awake")

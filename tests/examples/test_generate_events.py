@@ -48,8 +48,10 @@ def shares(output: str, title: str) -> dict[str, tuple[int, str]]:
 
 
 def test_every_event_is_stored_and_has_its_line(daemon: DaemonProcess) -> None:
-    """What the lines and the summary say is what meterd holds; a pipe gets no terminal codes."""
-    done = run(NAME, BASE_URL=daemon.url, API_KEY=daemon.key, EVENT_COUNT="40")
+    """What the lines and the summary say is what meterd holds; a pipe gets no terminal codes,
+    even where FORCE_COLOR, as in many CI systems, makes rich take it for a terminal.
+    """
+    done = run(NAME, BASE_URL=daemon.url, API_KEY=daemon.key, EVENT_COUNT="40", FORCE_COLOR="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(header(daemon, 40))
     assert "\x1b" not in done.stdout
