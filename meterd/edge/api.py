@@ -172,7 +172,7 @@ def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest) -> None:
     @app.post("/usagebatch")
     @_needs(Scope.INGEST, access)
     async def usagebatch() -> Response:
-        lenient = is_lenient(request.headers.get("Prefer", ""))
+        lenient = is_lenient(",".join(request.headers.getlist("Prefer")))
         return _response(await ingest.batch(await _body(), lenient=lenient))
 
 

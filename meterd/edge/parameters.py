@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 100_000
 _EVENT_ID_BYTES: Final = 16
+_INSTANT_LIMIT_MS: Final = 1 << 48  # what an event's id has room for, beyond the year 10,000
 
 
 class UnfitParameterError(Exception):
@@ -77,9 +78,12 @@ class Parameters:
         if place is None:
             return None
         try:
-            return msgspec.msgpack.decode(place, type=AggregationPlace)
+            found = msgspec.msgpack.decode(place, type=AggregationPlace)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _unfit_cursor() from None
+        if not 0 <= found.start_ms < _INSTANT_LIMIT_MS:
+            raise _unfit_cursor()
+        return found
 
     def _cursor(self) -> bytes | None:
         text = self.text("cursor")

@@ -53,12 +53,14 @@ class Closer:
         """Until cancelled. ``caught_up`` is set when all that became overdue before is closed."""
         while True:
             reconfigured = self._reconfigured
+            # Before looking: an end that passes meanwhile may have been overlooked.
+            next_end_ms = self._next_end_ms()
             await self._close_ended(self._config().grace_ms)
             self.caught_up.set()
             with trio.CancelScope() as waiting:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_cancel_when, reconfigured, waiting)
-                    await self._clock.wait_until(self._next_end_ms())
+                    await self._clock.wait_until(next_end_ms)
                     nursery.cancel_scope.cancel()
 
     def now(self) -> str:

@@ -127,33 +127,38 @@ class _Worker:
         self._user_agent = user_agent
         self._free = SLOTS
         self._freed = trio.lowlevel.ParkingLot()
-        self._claiming = trio.CancelScope()
+        self._retired = False
+        self._pause = trio.CancelScope()
 
     async def run(self, open_sender: OpenSender) -> None:
         async with (
             open_sender(self.endpoint, connections_max=SLOTS) as sender,
             trio.open_nursery() as nursery,
         ):
-            with self._claiming:
-                while True:
-                    await self._claim(sender, nursery)
+            while not self._retired:
+                await self._claim(sender, nursery)
 
     def retire(self) -> None:
         """Claims no more; ``run`` returns when the attempts in the air have been settled."""
-        self._claiming.cancel()
+        self._retired = True
+        self._pause.cancel()
 
     async def _claim(self, sender: Sender, nursery: trio.Nursery) -> None:
-        while not self._free:
-            await self._freed.park()
+        """Begins what is due, and waits until it may be worth while to claim again."""
+        # Cancelled before it is entered, it ends the wait to come.
+        pause = self._pause = trio.CancelScope()
         made = self._ledger.deliveries_made()
-        # A claim that was begun must be sent: what is claimed comes due again only after its lease.
-        with trio.CancelScope(shield=True):
-            claim = await self._ledger.claim(self.endpoint.id, limit=self._free)
-            for delivery in claim.deliveries:
-                self._free -= 1
-                nursery.start_soon(self._attempt, sender, delivery)
-        if not claim.deliveries:
-            await self._wait(made, claim.next_due_ms)
+        # ``retire`` does not cut it: what is claimed must be sent, or it comes due again only after
+        # its lease. No shield, because a ledger that has failed never answers.
+        claim = await self._ledger.claim(self.endpoint.id, limit=self._free)
+        for delivery in claim.deliveries:
+            self._free -= 1
+            nursery.start_soon(self._attempt, sender, delivery)
+        with pause:
+            if not self._free:
+                await self._freed.park()
+            elif not claim.deliveries:
+                await self._wait(made, claim.next_due_ms)
 
     async def _wait(self, made: int, next_due_ms: int | None) -> None:
         """Returns when there are new deliveries, or the next one comes due."""

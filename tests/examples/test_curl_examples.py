@@ -35,7 +35,7 @@ def test_every_step_succeeds(daemon: DaemonProcess) -> None:
     assert daemon.key not in done.stdout
     for status in (400, 401, 404, 405, 413, 422):
         assert f" → {status}\n" in done.stdout
-    # 20 + 5 + 10 and 2 of the batch; 15 and 2 of the batches.
+    # 20 + 5 + 10 and 1 of a batch; 15 and 3 of the batches.
     for customer, count in (("cust_acme", 36), ("cust_globex", 18)):
         assert len(daemon.request("GET", f"/events?customerId={customer}").json()) == count
         assert daemon.request("GET", f"/aggregations?customerId={customer}").json()
