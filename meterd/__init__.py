@@ -10,7 +10,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       operations       the seven operations
       totals           one event type's totals: adding, merging, reading an operation
       event_ids        ids whose order is the order of storing
-      events           decodes and bounds usage events; every refusal string of the contract
+      event_fields     what each field of an event takes, and what is wrong with it
+      events           decodes usage events, or says why there are none
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks
       source_text      TOML and JSON text, and on which line a key stands

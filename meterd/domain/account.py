@@ -11,6 +11,8 @@ An account is pure: it decides on totals that it is given (``restore``) and says
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,7 +25,7 @@ from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.totals import NOTHING, PeriodTotals, merge, merge_types, totals_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 # Whom a closed period hands its totals to. Weeks do not fit into months, so days are what all
 # longer periods are made of.
@@ -48,7 +50,7 @@ class EventBlock(msgspec.Struct, frozen=True, gc=False):
 
     stamp: Stamp
     event_type: str
-    events: tuple[PlacedEvent, ...]
+    events: Sequence[PlacedEvent]
 
 
 class Change(msgspec.Struct):
@@ -92,29 +94,26 @@ class Account:
         self._totals[period] = totals or NOTHING
 
     def append(self, stamp: Stamp, events: Sequence[PlacedEvent]) -> None:
-        """Counts events in the hour of the stamp's moment, which must not be closed."""
+        """Counts events, given in their order, in the stamp's hour, which must not be closed."""
         hour = period_at(PeriodType.HOURLY, stamp.received_ms)
         before = self._totals[hour]
         assert not before.closed, (
             f"{self.customer_id}: an event came for the closed hour {hour.key}"
         )
-        self._change.introduces |= not before.by_type
-        by_type: dict[str, list[PlacedEvent]] = {}
-        for placed in events:
-            by_type.setdefault(placed.event.event_type, []).append(placed)
+        if not before.by_type:
+            self._change.introduces = True
         after = dict(before.by_type)
-        for event_type, placed_events in by_type.items():
-            added = totals_of(
-                [placed.event.value for placed in placed_events],
-                [
-                    position(stamp.received_ms, stamp.id(placed.offset, self._part))
-                    for placed in placed_events
-                ],
-            )
+        for event_type, of_type in _by_type(events).items():
+            first_at = self._position(stamp, of_type[0])
+            last_at = first_at if len(of_type) == 1 else self._position(stamp, of_type[-1])
+            added = totals_of([placed.event.value for placed in of_type], first_at, last_at)
             known = after.get(event_type)
             after[event_type] = added if known is None else merge(known, added)
-            self._change.blocks.append(EventBlock(stamp, event_type, tuple(placed_events)))
+            self._change.blocks.append(EventBlock(stamp, event_type, of_type))
         self._put(hour, PeriodTotals(closed=False, by_type=after))
+
+    def _position(self, stamp: Stamp, placed: PlacedEvent) -> bytes:
+        return position(stamp.received_ms, stamp.id(placed.offset, self._part))
 
     def close(
         self, period: Period, rules: ClosingRules, now_ms: int, stored: Aggregation | None
@@ -177,7 +176,7 @@ class Account:
             is_open_hour = period.type is PeriodType.HOURLY and not totals.closed
             if period not in decided and not is_open_hour:
                 del self._totals[period]
-        for period in change.aggregations.keys() - decided:
+        for period in change.aggregations.keys() - self._change.aggregations.keys():
             del self._aggregations[period]
 
     def _aggregate(
@@ -210,6 +209,15 @@ class Account:
 
     def _nothing_changed(self) -> Change:
         return Change(self.customer_id, False, [], {}, {}, [])
+
+
+def _by_type(events: Sequence[PlacedEvent]) -> Mapping[str, Sequence[PlacedEvent]]:
+    if len(events) == 1:
+        return {events[0].event.event_type: events}
+    found: defaultdict[str, list[PlacedEvent]] = defaultdict(list)
+    for placed in events:
+        found[placed.event.event_type].append(placed)
+    return found
 
 
 def takers(period: Period) -> tuple[Period, ...]:

@@ -14,7 +14,8 @@ from typing import Final
 # A date alone, or a date and time that says its offset: a local time would mean another instant on
 # every machine, so it is not accepted.
 _ISO: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9}))?([Zz]|[+-]\d\d:?\d\d))?",
+    r"(\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)[.,](\d{1,9}))?([Zz]|[+-]\d\d:?[0-5]\d))?",
     re.ASCII,
 )
 EXPECTED: Final = (

@@ -66,20 +66,19 @@ class Totals(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.last
 
 
-def totals_of(values: Sequence[Decimal], positions: Sequence[bytes]) -> Totals:
-    """The totals of at least one event; ``positions[i]`` belongs to ``values[i]``, in any order."""
+def totals_of(values: Sequence[Decimal], first_at: bytes, last_at: bytes) -> Totals:
+    """The totals of at least one event, given in their order with the first and last position."""
+    first = values[0]
     if len(values) == 1:
-        value, at = values[0], positions[0]
-        return Totals(1, value, value, value, value, at, value, at)
-    first_at, last_at = min(positions), max(positions)
+        return Totals(1, first, first, first, first, first_at, first, last_at)
     return Totals(
         len(values),
         reduce(EXACT.add, values),
         min(values),
         max(values),
-        values[positions.index(first_at)],
+        first,
         first_at,
-        values[positions.index(last_at)],
+        values[-1],
         last_at,
     )
 

@@ -5,8 +5,9 @@ An answer of 201 or 207 is given only when the events are on disk.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.events import Batch, Refusal, decode_batch, decode_event
@@ -78,9 +79,14 @@ def _captured(batch: Batch) -> Answer:
     )
 
 
+# One element of the list: commas within quoted strings (RFC 9110, 5.6.4) do not end it.
+_PREFERENCE: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+
+
 def is_lenient(prefer: str) -> bool:
     """Whether a Prefer header (RFC 7240) says ``handling=lenient``; the first one counts."""
-    for preference in prefer.lower().split(","):
+    preferences: list[str] = _PREFERENCE.findall(prefer.lower())
+    for preference in preferences:
         token, _, value = preference.split(";")[0].partition("=")
         if token.strip() == "handling":
             return value.strip().strip('"') == "lenient"

@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from meterd.domain.deliveries import DeliveryStatus, Outcome, settle_attempt
+from meterd.domain.endpoints import masked_url
 from meterd.domain.signatures import sign
 
 if TYPE_CHECKING:
@@ -126,7 +127,6 @@ class _Worker:
         self._config = config
         self._user_agent = user_agent
         self._free = SLOTS
-        self._freed = trio.lowlevel.ParkingLot()
         self._retired = False
         self._pause = trio.CancelScope()
 
@@ -144,8 +144,8 @@ class _Worker:
         self._pause.cancel()
 
     async def _claim(self, sender: Sender, nursery: trio.Nursery) -> None:
-        """Begins what is due, and waits until it may be worth while to claim again."""
-        # Cancelled before it is entered, it ends the wait to come.
+        """Begins what is due, and waits until there may be more to begin."""
+        # Whoever has news cancels it: before it is entered, too, since a claim takes its time.
         pause = self._pause = trio.CancelScope()
         made = self._ledger.deliveries_made()
         # ``retire`` does not cut it: what is claimed must be sent, or it comes due again only after
@@ -156,7 +156,7 @@ class _Worker:
             nursery.start_soon(self._attempt, sender, delivery)
         with pause:
             if not self._free:
-                await self._freed.park()
+                await trio.sleep_forever()
             elif not claim.deliveries:
                 await self._wait(made, claim.next_due_ms)
 
@@ -179,7 +179,8 @@ class _Worker:
         settled = settle_attempt(delivery, outcome, self._clock.now_ms(), jitter)
         await self._ledger.settle([settled])
         self._free += 1
-        self._freed.unpark()
+        # A slot is free; and after a failure the delivery comes due before its lease ends.
+        self._pause.cancel()
         _tell(settled, outcome)
 
     async def _send(self, sender: Sender, delivery: Delivery) -> Outcome:
@@ -199,7 +200,7 @@ class _Worker:
             return await sender.post(self.endpoint.url, headers, delivery.body)
         _log.info(
             "dry run: this would be sent",
-            url=self.endpoint.url,
+            url=masked_url(self.endpoint.url),
             headers=headers,
             payload=delivery.body.decode(),
         )

@@ -172,6 +172,15 @@ CHANGES: dict[str, tuple[str, str]] = {
         acme_yearly_2026 open api=321/3 created 14 16:08 computed 14 16:08
         """,
     ),
+    "a clock that steps back into a closed hour counts nothing twice": (
+        """
+        2026-01-14T15:10 counts api=5
+        2026-01-14T16:05 close hourly
+        2026-01-14T16:05 commit
+        2026-01-14T15:59 snapshot daily
+        """,
+        "acme_daily_20260114 open api=5/1 created 14 15:59 computed 14 15:59",
+    ),
     "a later snapshot keeps when the first was created": (
         """
         2026-01-14T15:10 counts api=5

@@ -1,8 +1,8 @@
 """What an account decides, by the table of ``account_changes.py``: events, closings, snapshots.
 
 A step is a moment and what happens then. A change is told line by line: whether it may introduce
-the customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count`` with
-when they were created and computed, deliveries. Days are told without their month.
+the customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count``
+with when they were created and computed, deliveries. Days are told without their month.
 """
 
 from __future__ import annotations
@@ -222,6 +222,29 @@ def test_what_is_decided_while_a_change_is_written_stays_in_hand() -> None:
     assert desk.totals[HOUR].by_type["api"].sum == 12
     assert desk.totals[DAY].by_type["api"].sum == 112
     assert desk.aggregations[HOUR].created_ms == ms("2026-01-14T15:20")
+
+
+def test_a_snapshot_taken_while_another_is_written_is_written_too() -> None:
+    """The later one is on disk in the end, created when the first was."""
+    desk = after(FIVE, "2026-01-14T15:20 snapshot daily")
+    first = change_of(desk)
+    happen(desk, "2026-01-14T15:30 snapshot daily")
+    desk.write(first)
+    desk.commit()
+    on_disk = desk.aggregations[DAY]
+    times = (ms("2026-01-14T15:20"), ms("2026-01-14T15:30"))
+    assert (on_disk.created_ms, on_disk.computed_ms) == times
+
+
+def test_a_snapshot_on_disk_is_let_go_though_events_came_meanwhile() -> None:
+    """Whatever order things come in, nothing but open hours is left in memory."""
+    desk = after(FIVE, "2026-01-14T15:20 snapshot hourly")
+    first = change_of(desk)
+    happen(desk, "2026-01-14T15:30 counts api=7")
+    desk.write(first)
+    desk.commit()
+    assert list(desk.account._totals) == [HOUR]
+    assert not desk.account._aggregations
 
 
 @pytest.mark.parametrize(

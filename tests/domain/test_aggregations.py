@@ -36,7 +36,7 @@ def totals(**values: str) -> PeriodTotals:
     by_type = {}
     for event_type, text in values.items():
         numbers = [Decimal(value) for value in text.split()]
-        by_type[event_type] = totals_of(numbers, [bytes([place]) for place in range(len(numbers))])
+        by_type[event_type] = totals_of(numbers, bytes([0]), bytes([len(numbers) - 1]))
     return PeriodTotals(closed=False, by_type=by_type)
 
 

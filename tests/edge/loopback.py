@@ -78,7 +78,7 @@ class App:
         return bytes(LARGE_BYTES)
 
     async def _client(self) -> dict[str, object]:
-        return {"client": list(request.scope["client"]), "remote": request.remote_addr}
+        return {"client": request.scope["client"], "remote": request.remote_addr}
 
 
 class Door:

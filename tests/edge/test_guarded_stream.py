@@ -33,7 +33,7 @@ class Pair:
         self.stream = stream
         self.client = client
         self.received: list[bytes] = []
-        self.ended = False
+        self._ended = False
         self.refusals: list[Refusal] = []
 
     async def serve(self, application: Callable[[], Awaitable[None]]) -> None:
@@ -44,7 +44,10 @@ class Pair:
                 except trio.ClosedResourceError:
                     break
             await application()
-        self.ended = True
+        self._ended = True
+
+    def has_ended(self) -> bool:
+        return self._ended
 
     async def client_sends(self, data: bytes) -> None:
         await self.client.send_all(data)
@@ -52,7 +55,7 @@ class Pair:
 
     async def refused_with(self) -> int:
         await wait_all_tasks_blocked()
-        assert self.ended
+        assert self.has_ended()
         return int((await self.client.receive_some()).split()[1])
 
 
@@ -84,10 +87,10 @@ async def test_silent_connection_ends(mock_clock: MockClock) -> None:
     """Without a first byte it ends after 75 s, and nobody is told why: nobody asked."""
     async with pair() as held:
         await pass_time(mock_clock, 74.9)
-        assert not held.ended
+        assert not held.has_ended()
         assert held.stream.between_requests
         await pass_time(mock_clock, 0.2)
-        assert held.ended
+        assert held.has_ended()
         assert held.refusals == []
 
 
@@ -98,7 +101,7 @@ async def test_slow_head_is_refused(mock_clock: MockClock) -> None:
         for byte in GET[:5]:
             await held.client_sends(bytes([byte]))
             await pass_time(mock_clock, 0.99)
-        assert not held.ended
+        assert not held.has_ended()
         await held.client_sends(GET[5:6])
         await pass_time(mock_clock, 0.1)
         assert await held.refused_with() == 408
@@ -112,7 +115,7 @@ async def test_slow_later_head_is_refused(mock_clock: MockClock) -> None:
         await pass_time(mock_clock, 1000)
         held.stream.begin_next_request()
         await pass_time(mock_clock, 4.9)
-        assert not held.ended
+        assert not held.has_ended()
         await pass_time(mock_clock, 0.2)
         assert await held.refused_with() == 408
 
@@ -122,12 +125,12 @@ async def test_answer_may_take_its_time(mock_clock: MockClock) -> None:
     async with pair() as held:
         await held.client_sends(GET)
         await pass_time(mock_clock, 1000)
-        assert not held.ended
+        assert not held.has_ended()
         held.stream.begin_next_request()
         await pass_time(mock_clock, 74.9)
-        assert not held.ended
+        assert not held.has_ended()
         await pass_time(mock_clock, 0.2)
-        assert held.ended
+        assert held.has_ended()
 
 
 async def test_stalled_body_is_refused(mock_clock: MockClock) -> None:
@@ -137,7 +140,7 @@ async def test_stalled_body_is_refused(mock_clock: MockClock) -> None:
         for _ in range(9):
             await pass_time(mock_clock, 1)
             await held.client_sends(b"x")
-        assert not held.ended
+        assert not held.has_ended()
         await pass_time(mock_clock, 1.1)
         assert await held.refused_with() == 408
 
@@ -149,7 +152,7 @@ async def test_steady_body_may_be_slow(mock_clock: MockClock) -> None:
         for _ in range(100):
             await pass_time(mock_clock, 1)
             await held.client_sends(b"x" * 4096)
-        assert not held.ended
+        assert not held.has_ended()
         assert sum(map(len, held.received)) == len(POST) + 100 * 4096
 
 
@@ -176,7 +179,7 @@ async def test_client_that_does_not_read_is_cut(mock_clock: MockClock) -> None:
         assert not failed.is_set()
         await pass_time(mock_clock, 0.2)
         await failed.wait()
-        assert held.ended
+        assert held.has_ended()
 
 
 async def test_what_is_sent_ahead_is_bounded() -> None:
@@ -197,7 +200,7 @@ async def test_refusal_does_not_mix_with_an_answer() -> None:
         )
         await held.stream.send_all(b"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\nhe")
         await held.client_sends(b"x\r\n")
-        assert held.ended
+        assert held.has_ended()
         assert (await held.client.receive_some()).endswith(b"he")
         with pytest.raises(trio.BrokenResourceError):
             await held.stream.send_all(b"llo")
@@ -212,11 +215,11 @@ async def test_expired_stream_gives_what_had_arrived() -> None:
         held.stream.expire()
         await wait_all_tasks_blocked()
         assert held.received == [GET]
-        assert not held.ended
+        assert not held.has_ended()
         await held.stream.send_all(b"HTTP/1.1 200 \r\n\r\n")
         held.stream.begin_next_request()
         await wait_all_tasks_blocked()
-        assert held.ended
+        assert held.has_ended()
         assert held.refusals == []
 
 
@@ -226,9 +229,9 @@ async def test_end_reaches_a_waiting_application(mock_clock: MockClock) -> None:
         await held.client_sends(GET)
         await held.stream.aclose()
         await pass_time(mock_clock, 1.9)
-        assert not held.ended
+        assert not held.has_ended()
         await pass_time(mock_clock, 0.2)
-        assert held.ended
+        assert held.has_ended()
 
 
 async def test_lingering_lets_the_client_finish(mock_clock: MockClock) -> None:
@@ -254,7 +257,7 @@ async def test_cut_needs_no_client() -> None:
         await wait_all_tasks_blocked()
         held.stream.cut()
         held.stream.cut()
-        assert held.ended
+        assert held.has_ended()
 
 
 async def test_http2_passes_without_requests_being_counted(mock_clock: MockClock) -> None:
@@ -266,6 +269,6 @@ async def test_http2_passes_without_requests_being_counted(mock_clock: MockClock
         await held.client_sends(b"frame")
         assert held.received[-1] == b"frame"
         await pass_time(mock_clock, 74)
-        assert not held.ended
+        assert not held.has_ended()
         await pass_time(mock_clock, 1.1)
-        assert held.ended
+        assert held.has_ended()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import h2.connection
 import trio
@@ -38,6 +38,13 @@ class Wire:
         self.client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         self.calls: list[str] = []
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+        await self.stream.aclose()
+
     async def receive_some(self, max_bytes: int) -> bytes:
         self.calls.append("receive_some")
         data = await self.stream.receive_some(max_bytes)
@@ -67,6 +74,8 @@ class Heard(TrioSingleTask):
 
     async def restart(self, task_group: Any, action: Callable[..., Any]) -> None:
         self.told.append("restart")
+        for _ in range(10):  # a few steps, so that others may get ahead
+            await trio.lowlevel.checkpoint()
 
     async def stop(self) -> None:
         self.told.append("stop")
@@ -98,7 +107,7 @@ async def test_idle_task_hears_when_the_next_request_may_come() -> None:
     wire = Wire()
     server = make_server(wire)
     heard = cast("Heard", server.idle_task)
-    async with trio.open_nursery() as nursery, wire.client:
+    async with wire, trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await wait_all_tasks_blocked()
         assert heard.told == ["restart"]
@@ -115,20 +124,21 @@ async def test_idle_task_hears_when_the_next_request_may_come() -> None:
 async def test_only_these_methods_of_the_stream_are_used() -> None:
     """ClosedResourceError ends the reading, then the stream is closed by send_eof and aclose."""
     wire = Wire()
-    async with trio.open_nursery() as nursery, wire.client:
+    async with wire, trio.open_nursery() as nursery:
         nursery.start_soon(make_server(wire).run)
         await wire.client.send_all(GET)
         await wait_all_tasks_blocked()
-        assert wire.calls == ["receive_some", "receive_some", "send_all"]
+        assert set(wire.calls) == {"receive_some", "send_all"}
+        wire.calls.clear()
         await wire.client.send_eof()
         await wait_all_tasks_blocked()
-        assert wire.calls[3:] == ["send_eof", "aclose"]
+        assert wire.calls == ["send_eof", "aclose"]
 
 
 async def test_100_continue_begins_as_we_tell_it_from_an_answer() -> None:
     """The interim answer is sent by itself, in these bytes."""
     wire = Wire()
-    async with trio.open_nursery() as nursery, wire.client:
+    async with wire, trio.open_nursery() as nursery:
         nursery.start_soon(make_server(wire).run)
         await wire.client.send_all(
             b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
@@ -143,15 +153,15 @@ async def test_http2_protocol_keeps_a_buffer_for_each_unfinished_answer() -> Non
     """The protocol in use is found where we look, and its buffers go with END_STREAM."""
     wire = Wire()
     server = make_server(wire)
-    async with trio.open_nursery() as nursery, wire.client:
+    async with wire, trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await wait_all_tasks_blocked()
-        assert isinstance(server.protocol.protocol, H11Protocol)
+        assert type(server.protocol.protocol) is H11Protocol
         client = h2.connection.H2Connection()
         client.initiate_connection()
         await wire.client.send_all(client.data_to_send())
         await wait_all_tasks_blocked()
-        protocol = server.protocol.protocol
+        protocol = cast("object", server.protocol.protocol)
         assert isinstance(protocol, H2Protocol)
         assert protocol.stream_buffers == {}
         fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
@@ -207,7 +217,7 @@ async def test_disconnect_still_comes_from_inside_the_last_send() -> None:
     wire = Wire()
     server = make_server(wire)
     server.app = ASGIWrapper(listening)
-    async with trio.open_nursery() as nursery, wire.client:
+    async with wire, trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await wire.client.send_all(GET)
         await wait_all_tasks_blocked()

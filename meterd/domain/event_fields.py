@@ -1,0 +1,148 @@
+"""The fields of a usage event, each by itself: what it takes, and what is wrong with it.
+
+Also reads JSON as JavaScript does, without types and with numbers exact, which is what lets every
+field be judged when some are not what they should be. ``events`` puts the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow, Subnormal
+from typing import Any, Final
+
+import msgspec
+
+CUSTOMER_ID_MAX_BYTES: Final = 256  # LMDB keys hold 511 bytes: customer, event type, time and id
+METADATA_MAX_BYTES: Final = 16 * 1024
+DIGITS_MAX: Final = 64
+_EXPONENT_MAX: Final = 400  # so that an exact sum over all doubles has a bounded length
+
+# One call converts and bounds: more digits would be inexact, a smaller number too.
+_VALUE: Final = Context(
+    prec=DIGITS_MAX,
+    Emin=-_EXPONENT_MAX,
+    Emax=_EXPONENT_MAX,
+    traps=[Inexact, InvalidOperation, Overflow, Subnormal],
+)
+# From here on a number rounds to infinity as an IEEE 754 double: the greatest double and half a
+# unit.
+_TOO_GREAT: Final = 2**1024 - 2**970
+_CERTAINLY_FINITE_DIGITS: Final = 308
+
+
+class MalformedJsonError(Exception):
+    """A body is not JSON."""
+
+
+ABSENT: Final = object()  # no such field, or no body at all
+
+
+def is_missing(value: Any) -> bool:
+    """What JavaScript's ``!value`` holds for, as far as JSON can say it; arrays and objects are
+    there.
+    """
+    if value is ABSENT or value is None:
+        return True
+    return isinstance(value, str | bool | int | Decimal) and not value
+
+
+def customer_id_fault(customer_id: str) -> str | None:
+    if customer_id.isascii():
+        size, clean = len(customer_id), customer_id.isprintable()
+    else:
+        if any("\ud800" <= letter <= "\udfff" for letter in customer_id):
+            return "customerId must not contain lone surrogates"
+        size = len(customer_id.encode())
+        clean = all(unicodedata.category(letter) != "Cc" for letter in customer_id)
+    if not clean:
+        return "customerId must not contain control characters"
+    if size > CUSTOMER_ID_MAX_BYTES:
+        return f"customerId must be at most {CUSTOMER_ID_MAX_BYTES} bytes of UTF-8"
+    return None
+
+
+def bounded_value(value: Any) -> Decimal | str:
+    """The value as an exact decimal, or what is wrong with it."""
+    if value is ABSENT or value is None:
+        return "value is required"
+    if type(value) is not int and not isinstance(value, Decimal):
+        return "value must be a finite number"
+    try:
+        number = _VALUE.plus(value)
+    except Overflow:
+        return "value must be a finite number"
+    except (Inexact, Subnormal):
+        if Decimal(value).copy_abs() >= _TOO_GREAT:
+            return "value must be a finite number"
+        if isinstance(value, Decimal) and _VALUE.is_subnormal(value):
+            return f"value must be 0 or at least 1e-{_EXPONENT_MAX} in size"
+        return f"value must have at most {DIGITS_MAX} significant digits"
+    if number.adjusted() >= _CERTAINLY_FINITE_DIGITS and number.copy_abs() >= _TOO_GREAT:
+        return "value must be a finite number"
+    return number
+
+
+def metadata_text(metadata: Any) -> bytes | str:
+    if metadata is ABSENT:
+        return b"{}"
+    if not isinstance(metadata, dict):
+        return "metadata must be an object if provided"
+    try:
+        text = _METADATA.encode(metadata)
+    except UnicodeEncodeError:
+        return "metadata must not contain lone surrogates"
+    except RecursionError:
+        return "metadata must not be nested that deep"
+    if len(text) > METADATA_MAX_BYTES:
+        return f"metadata must be at most {METADATA_MAX_BYTES} bytes of JSON"
+    return text
+
+
+class _Written(Decimal):
+    """A number with point or exponent, and its text: metadata is stored as it was sent."""
+
+    text: str
+
+
+_METADATA: Final = msgspec.json.Encoder(
+    decimal_format="number", enc_hook=lambda number: msgspec.Raw(number.text.encode())
+)
+
+
+def read_json(body: bytes) -> Any:
+    """The JSON value of a body as ``JSON.parse`` reads it, numbers exact; ``ABSENT`` for none at
+    all.
+
+    The standard library's reader, because unlike msgspec's it takes lone surrogates, which
+    JavaScript's takes too, and a fault in one field must not hide the others.
+    """
+    try:
+        text = body.decode()
+        if not text.strip(" \t\r\n"):
+            return ABSENT
+        return json.loads(
+            text, parse_float=_read_float, parse_int=_read_int, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as fault:
+        raise MalformedJsonError from fault
+
+
+def _read_int(digits: str) -> int | Decimal:
+    # int() takes quadratic time and refuses 4,300 digits; nothing of over 400 is a finite double.
+    return int(digits) if len(digits) <= _EXPONENT_MAX else Decimal(digits)
+
+
+def _read_float(text: str) -> Decimal:
+    try:
+        number = _Written(text)
+    except InvalidOperation:  # an exponent of over 18 digits
+        mantissa, exponent = text.lower().split("e")
+        far = "1E-99999" if exponent.startswith("-") else "1E+99999"
+        number = _Written(far if Decimal(mantissa) else 0)
+    number.text = text
+    return number
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)

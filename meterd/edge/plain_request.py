@@ -1,0 +1,111 @@
+"""Recognises a plain ingest request by its head: the only ones that the fast lane interprets.
+
+A whitelist, in its order: a request line of one of two forms, header fields that are known to
+change nothing about framing, each at most once, every byte printable. Whatever else a head says,
+however harmless, makes it foreign, and a foreign request is left to the lane that knows all of
+HTTP.
+
+Pure: bytes in, a PlainHead or None out. The parse of a head is remembered by its bytes, since a
+client repeats it; what it means, and whether its key is let in, is decided for every request.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+# What every plain request begins with; a shorter beginning may still become one.
+BEGINNING: Final = b"POST /usage"
+END_OF_HEAD: Final = b"\r\n\r\n"
+# Heads over this size are foreign: they would make the memory of parsed heads large.
+HEAD_MAX: Final = 1024
+_REMEMBERED: Final = 4096  # at most 4 MiB of heads
+
+# Event types that need no percent-encoding; one with other characters comes by the other lane.
+_REQUEST_LINE: Final = re.compile(
+    rb"POST /(?:usage/([A-Za-z0-9._~-]{1,100})|usagebatch) HTTP/1\.1", re.ASCII
+)
+_FIELD: Final = re.compile(rb"([A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
+_HOST: Final = re.compile(rb"[A-Za-z0-9.:\[\]_-]+")
+_LENGTH: Final = re.compile(rb"(?:0|[1-9][0-9]{0,7})")
+# Fields that say nothing about where a request ends or what must be done with it.
+_KNOWN: Final = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"authorization",
+        b"cache-control",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"dnt",
+        b"forwarded",
+        b"host",
+        b"origin",
+        b"pragma",
+        b"prefer",
+        b"priority",
+        b"referer",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"traceparent",
+        b"tracestate",
+        b"user-agent",
+        b"via",
+        b"x-apikey",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-request-id",
+    )
+)
+
+
+class PlainHead(msgspec.Struct, frozen=True):
+    """What a plain request's head says. ``event_type`` is None for a batch."""
+
+    event_type: str | None
+    body_bytes: int
+    apikey: str | None
+    authorization: str
+    prefer: str
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def parse_plain_head(head: bytes) -> PlainHead | None:
+    """The head, given without the empty line that ends it; None if the request is foreign."""
+    request_line, *lines = head.split(b"\r\n")
+    matched = _REQUEST_LINE.fullmatch(request_line)
+    if matched is None:
+        return None
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            return None
+        name = field[1].lower()
+        if name not in _KNOWN or name in fields:
+            return None
+        fields[name] = field[2]
+    if not _HOST.fullmatch(fields.get(b"host", b"")):
+        return None
+    if fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    length = fields.get(b"content-length", b"")
+    if not _LENGTH.fullmatch(length):
+        return None
+    apikey = fields.get(b"x-apikey")
+    return PlainHead(
+        None if matched[1] is None else matched[1].decode(),
+        int(length),
+        None if apikey is None else apikey.decode(),
+        fields.get(b"authorization", b"").decode(),
+        fields.get(b"prefer", b"").decode(),
+    )

@@ -1,0 +1,63 @@
+"""Each outcome has one status, and its answer is JSON to the byte."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import pytest
+
+from meterd.domain.events import Reason, Refusal
+from meterd.edge import problems
+from meterd.edge.problems import STATUS_OF_REASON, Answer
+
+
+def test_every_reason_has_its_status() -> None:
+    """Contract, sections 1 to 3; a new reason cannot be forgotten."""
+    assert {reason: int(status) for reason, status in STATUS_OF_REASON.items()} == {
+        Reason.MALFORMED_JSON: 400,
+        Reason.BODY_UNFIT: 400,
+        Reason.UNKNOWN_EVENT_TYPE: 400,
+        Reason.TOO_MANY_EVENTS: 413,
+        Reason.INVALID: 422,
+        Reason.NO_EVENT_TYPES: 503,
+    }
+    assert STATUS_OF_REASON.keys() == set(Reason)
+
+
+def test_a_refusal_is_answered_with_its_own_words() -> None:
+    """Unescaped UTF-8, keys in their order."""
+    refusal = Refusal(Reason.INVALID, {"error": "Validation failed", "details": ["é is no number"]})
+    assert problems.refused(refusal) == Answer(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        '{"error":"Validation failed","details":["é is no number"]}'.encode(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "body"),
+    [
+        (problems.UNAUTHORIZED, 401, b'{"error":"Unauthorized"}'),
+        (problems.FORBIDDEN, 403, b'{"error":"Forbidden"}'),
+        (problems.NOT_FOUND, 404, b'{"error":"Not found"}'),
+    ],
+)
+def test_the_answers_that_are_the_same_everywhere(made: Answer, status: int, body: bytes) -> None:
+    """Contract, section 1."""
+    assert (made.status, made.body, made.headers) == (status, body, ())
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (problems.overloaded("the queue is full"), "Overloaded: the queue is full"),
+        (
+            problems.UNKNOWN_OUTCOME,
+            "Stopped before the outcome was known: repeat the request",
+        ),
+    ],
+)
+def test_who_may_repeat_is_told_when(made: Answer, error: str) -> None:
+    """Whole seconds, as RFC 9110 has them in Retry-After."""
+    assert made.status == 503
+    assert made.body == f'{{"error":"{error}"}}'.encode()
+    assert made.headers == (("Retry-After", "1"),)

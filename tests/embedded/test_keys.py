@@ -1,0 +1,82 @@
+"""Keys sort as they are to be read, and say what was put into them."""
+
+from __future__ import annotations
+
+import pytest
+
+from meterd.domain.config import EVENT_TYPE_NAME_MAX
+from meterd.domain.event_ids import Stamp
+from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.periods import HOUR_MS, PeriodType, period_at
+from meterd.embedded import keys
+from tests.ledger_bench import START_MS, at
+
+LMDB_KEY_MAX = 511
+ENDPOINT_ID_MAX = 64
+
+
+@pytest.mark.parametrize(
+    ("customer_id", "part"), [("acme", 0), ("b", 9), ("Ærø", 0), ("cus_1", 6), ("", 0)]
+)
+def test_a_customer_stays_in_its_part(customer_id: str, part: int) -> None:
+    """The values of crc32 modulo 16, written down: another version must find what this one wrote."""
+    assert keys.part_of(customer_id, 16) == part
+
+
+def test_names_that_begin_alike_are_apart() -> None:
+    """One customer's keys never stand in another's range, nor one type's in another's."""
+    stamp = Stamp(START_MS, 0, 0).id()
+    for longer in ("acme2", "acme ", "acmé"):
+        assert not keys.events_prefix(0, longer, "api").startswith(keys.customer_prefix(0, "acme"))
+        assert not (keys.event_times_prefix(0, longer) + stamp).startswith(
+            keys.event_times_prefix(0, "acme")
+        )
+        assert not keys.outbox_key(longer, 0, "msg").startswith(keys.outbox_prefix("acme"))
+
+
+def test_all_keys_of_a_type_stand_before_the_bound_behind_it() -> None:
+    """``AFTER_END`` leads from any stamp of one event type to the next type."""
+    prefix = keys.customer_prefix(0, "acme")
+    latest = keys.events_prefix(0, "acme", "api") + b"\xff" * keys.STAMP_BYTES
+    assert latest < prefix + b"api" + keys.AFTER_END < keys.events_prefix(0, "acme", "api.calls")
+
+
+def test_newest_first_reverses_the_hours() -> None:
+    """A later hour is a smaller key; and the hour is read back from it."""
+    hours = [0, HOUR_MS, START_MS // HOUR_MS * HOUR_MS, at("2026-02-01T00:00"), at("2199-01-01T00:00")]
+    complements = [keys.newest_first(hour) for hour in hours]
+    assert complements == sorted(complements, reverse=True)
+    assert [keys.start_of(complement) for complement in complements] == hours
+
+
+@pytest.mark.parametrize("kind", PeriodType)
+def test_totals_stand_in_the_order_of_time_then_customer(kind: PeriodType) -> None:
+    """And a key says which period of which customer it is of."""
+    periods = [period_at(kind, instant) for instant in (START_MS, at("2027-03-01T00:00"))]
+    found = [keys.totals_key(3, period, name) for period in periods for name in ("a", "b", "Ærø")]
+    assert found == sorted(found)
+    assert [keys.totals_period(key) for key in found] == [one for one in periods for _ in range(3)]
+    assert [keys.totals_customer(key) for key in found[:3]] == ["a", "b", "Ærø"]
+
+
+def test_the_outbox_stands_in_the_order_of_coming_due() -> None:
+    """Within one endpoint; and a key says when and what."""
+    due = [keys.outbox_key("crm", at_ms, "msg_1") for at_ms in (0, 255, 256, START_MS, 1 << 41)]
+    assert due == sorted(due)
+    assert keys.outbox_due("crm", due[3]) == (START_MS, "msg_1")
+
+
+def test_the_longest_names_fit_into_a_key() -> None:
+    """LMDB's limit is 511 bytes; what the domain lets in must never meet it."""
+    customer, event_type = "c" * CUSTOMER_ID_MAX_BYTES, "e" * EVENT_TYPE_NAME_MAX
+    stamp = bytes(keys.STAMP_BYTES)
+    period = period_at(PeriodType.YEARLY, START_MS)
+    longest = [
+        keys.events_prefix(0, customer, event_type) + stamp,
+        keys.event_times_prefix(0, event_type) + stamp + customer.encode(),
+        keys.totals_key(0, period, customer),
+        keys.aggregation_key(0, period.type, period.start_ms, customer),
+        keys.customer_periods_prefix(0, customer, period.type) + keys.newest_first(START_MS),
+        keys.outbox_key("o" * ENDPOINT_ID_MAX, START_MS, "msg_" + "f" * 32),
+    ]
+    assert max(map(len, longest)) <= LMDB_KEY_MAX

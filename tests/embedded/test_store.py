@@ -1,0 +1,312 @@
+"""The store is opened safely, grows, notices damage, and keeps what it has committed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import msgspec
+import pytest
+
+from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
+from meterd.embedded import store as store_module
+from meterd.embedded.store import PARTS, Meta, Store, Transaction, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    opened = Store(folder)
+    yield opened
+    opened.close()
+
+
+def put(store: Store, key: bytes, payload: bytes = b"", table: str = "meta") -> None:
+    store.write(lambda txn: txn.put(table, key, payload))
+
+
+def get(store: Store, key: bytes, table: str = "meta") -> bytes | None:
+    with store.read() as txn:
+        return txn.get(table, key)
+
+
+# Opening
+
+
+def test_what_is_committed_is_there_when_opened_again(folder: Path) -> None:
+    """And the parts are those of the creation; each opening counts."""
+    store = Store(folder)
+    put(store, b"a", b"1")
+    assert store.meta == Meta(1, PARTS, 1)
+    store.close()
+    store = Store(folder)
+    assert get(store, b"a") == b"1"
+    assert store.meta == Meta(1, PARTS, 2)
+    store.close()
+
+
+def test_only_the_owner_may_look(folder: Path) -> None:
+    """Folders 0700 and files 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        Store(folder).close()
+    finally:
+        os.umask(before)
+    modes = {
+        str(path.relative_to(folder.parent)): stat.S_IMODE(path.stat().st_mode)
+        for path in [folder, *folder.rglob("*")]
+    }
+    assert modes == {
+        "data": 0o700,
+        "data/lock": 0o600,
+        "data/store": 0o700,
+        "data/store/data.mdb": 0o600,
+        "data/store/lock.mdb": 0o600,
+    }
+
+
+def test_a_folder_is_open_once(folder: Path, store: Store) -> None:
+    """The second is refused, and the first goes on; closed, it may be opened again."""
+    with pytest.raises(StoreError, match="another meterd"):
+        Store(folder)
+    put(store, b"a", b"1")
+    store.close()
+    again = Store(folder)
+    assert get(again, b"a") == b"1"
+    again.close()
+
+
+def test_another_format_is_refused(folder: Path) -> None:
+    """With both versions named, nothing changed, and the folder not left locked."""
+    store = Store(folder)
+    put(store, b"meta", msgspec.msgpack.encode(Meta(7, PARTS, 1)))
+    store.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="format 7.* 1"):
+            Store(folder)
+
+
+def a_file_instead_of_the_folder(folder: Path) -> None:
+    folder.write_text("")
+
+
+def a_store_that_is_not_lmdb(folder: Path) -> None:
+    (folder / "store").mkdir(parents=True)
+    (folder / "store" / "data.mdb").write_bytes(b"x" * 100_000)
+
+
+def a_store_without_its_data(folder: Path) -> None:
+    (folder / "store").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [a_file_instead_of_the_folder, a_store_that_is_not_lmdb, a_store_without_its_data],
+)
+def test_a_folder_that_cannot_be_used_is_named(
+    folder: Path, damage: Callable[[Path], None]
+) -> None:
+    """StoreError with the folder's name, which is what the operator is shown."""
+    damage(folder)
+    with pytest.raises(StoreError, match=str(folder)):
+        Store(folder)
+
+
+def test_half_a_creation_is_begun_again(folder: Path) -> None:
+    """What a crash left of an earlier creation is not taken for a store."""
+    half = folder / "store.new"
+    half.mkdir(parents=True)
+    (half / "data.mdb").write_bytes(b"half")
+    store = Store(folder)
+    put(store, b"a", b"1")
+    store.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "store"]
+
+
+def test_a_creation_that_fails_leaves_no_store(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until all of it is synced it does not stand in its place."""
+
+    def full(path: Path) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "_sync", full)
+        with pytest.raises(StoreError, match="No space left"):
+            Store(folder)
+    assert not (folder / "store").exists()
+    Store(folder).close()
+
+
+@pytest.mark.parametrize(
+    "weaker",
+    [{"sync": False}, {"metasync": False}, {"writemap": True}, {"map_async": True, "writemap": True}],
+    ids=str,
+)
+def test_weaker_durability_is_our_own_mistake(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, weaker: dict[str, bool]
+) -> None:
+    """An environment that would not keep what it commits is never used."""
+    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, **weaker))
+    with pytest.raises(AssertionError):
+        Store(folder)
+
+
+# Reading and writing
+
+
+def test_a_reader_sees_one_moment(store: Store) -> None:
+    """What is committed meanwhile shows in the next snapshot."""
+    put(store, b"a", b"1")
+    with store.read() as txn:
+        put(store, b"a", b"2")
+        assert txn.get("meta", b"a") == b"1"
+    assert get(store, b"a") == b"2"
+
+
+def test_ranges_go_both_ways(store: Store) -> None:
+    """Forward from a key that counts in, backward from one that does not, within a prefix."""
+    for key in (b"a9", b"b1", b"b2", b"b3", b"c0"):
+        put(store, key, key.upper(), "totals")
+    with store.read() as txn:
+        assert [*txn.forward("totals", b"b2", b"b")] == [(b"b2", b"B2"), (b"b3", b"B3")]
+        assert [*txn.keys_forward("totals", b"b", b"b")] == [b"b1", b"b2", b"b3"]
+        assert [*txn.backward("totals", b"b3", b"b")] == [(b"b2", b"B2"), (b"b1", b"B1")]
+        assert [*txn.backward("totals", b"d", b"c")] == [(b"c0", b"C0")]
+        assert txn.first_key("totals", b"b4") == b"c0"
+        assert txn.first_key("totals", b"c1") is None
+        assert txn.count("totals") == 5
+
+
+def test_put_new_and_delete_say_what_they_did(store: Store) -> None:
+    """The first value stays; a second deletion finds nothing."""
+
+    def work(txn: Transaction) -> list[bool]:
+        return [
+            txn.put_new("meta", b"a", b"1"),
+            txn.put_new("meta", b"a", b"2"),
+            txn.delete("meta", b"b"),
+        ]
+
+    assert store.write(work) == [True, False, False]
+    assert get(store, b"a") == b"1"
+    assert store.write(lambda txn: txn.delete("meta", b"a"))
+    assert get(store, b"a") is None
+
+
+def test_work_that_fails_changes_nothing(store: Store) -> None:
+    """Our own mistakes pass through; what LMDB reports is a commit whose outcome is unknown."""
+
+    def work(failure: Exception, txn: Transaction) -> None:
+        txn.put("meta", b"a", b"1")
+        raise failure
+
+    for failure, raised in (
+        (ValueError("ours"), ValueError),
+        (lmdb.DiskError("input/output error"), CommitFailedError),
+        (OSError("No space left on device"), CommitFailedError),
+    ):
+        with pytest.raises(raised):
+            store.write(partial(work, failure))
+        assert get(store, b"a") is None
+
+
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
+    """From 1 MiB to over 8, in small transactions and in one; readers always see whole ones."""
+    store = Store(folder, map_size=MEBIBYTE)
+    written, faults = threading.Event(), []
+
+    def read() -> None:
+        try:
+            while not written.is_set():
+                with store.read() as txn:
+                    found = [key for key, _ in txn.forward("events", b"", b"")]
+                    assert len(found) % at_once == 0
+        except BaseException as fault:  # noqa: BLE001 - shown by the test's own thread
+            faults.append(fault)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    payload = os.urandom(200_000)
+    for first in range(0, 40, at_once):
+
+        def work(txn: Transaction, first: int = first) -> None:
+            for number in range(first, first + at_once):
+                txn.put("events", bytes((number,)), payload)
+
+        store.write(work)
+    written.set()
+    for reader in readers:
+        reader.join()
+    assert faults == []
+    assert store.size_bytes() > 8 * MEBIBYTE
+    store.close()
+    again = Store(folder, map_size=MEBIBYTE)
+    with again.read() as txn:
+        assert [record for _, record in txn.forward("events", b"", b"")] == [payload] * 40
+    again.close()
+
+
+# Damage
+
+
+def overwrite(store: Store, key: bytes, record: bytes) -> None:
+    store.write(lambda txn: txn._txn.put(key, record, db=txn._tables["totals"]))
+
+
+def test_a_flipped_bit_is_noticed(store: Store) -> None:
+    """Whichever it is, and whichever way the record is read."""
+    whole = seal(b"key", b"payload")
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        overwrite(store, b"key", bytes(damaged))
+        with store.read() as txn:
+            reads: list[Callable[[], Any]] = [
+                partial(txn.get, "totals", b"key"),
+                partial(list, txn.forward("totals", b"", b"")),
+                partial(list, txn.backward("totals", b"z", b"")),
+            ]
+            for read in reads:
+                with pytest.raises(CorruptRecordError, match="totals"):
+                    read()
+
+
+@pytest.mark.parametrize("record", [b"", b"short", seal(b"other", b"payload")])
+def test_a_record_that_is_not_this_keys_is_noticed(store: Store, record: bytes) -> None:
+    """Cut short, or put under another key."""
+    overwrite(store, b"key", record)
+    with pytest.raises(CorruptRecordError, match=b"key".hex()):
+        get(store, b"key", "totals")
+
+
+def test_a_copy_of_a_running_store_opens(folder: Path, store: Store, tmp_path: Path) -> None:
+    """What a crash leaves is a store: with all that was committed and nothing that was not."""
+    put(store, b"a", b"1")
+
+    def copied(txn: Transaction) -> None:
+        txn.put("meta", b"a", b"2")
+        shutil.copytree(folder / "store", tmp_path / "copy" / "store")
+
+    store.write(copied)
+    found = Store(tmp_path / "copy")
+    assert get(found, b"a") == b"1"
+    found.close()

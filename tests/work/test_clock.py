@@ -1,0 +1,80 @@
+"""Waiting for a time of day that is set while one waits."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+
+from meterd.work.clock import NAP_SECONDS, WallClock
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+START_MS = 1_773_136_680_000
+HOUR_S = 3600
+
+
+class TimeOfDay:
+    """Goes with trio's clock, and can be set."""
+
+    def __init__(self) -> None:
+        self._ahead_ns = START_MS * 1_000_000
+
+    def time_ns(self) -> int:
+        return self._ahead_ns + round(trio.current_time() * 1e9)
+
+    async def step(self, by_s: int, *, after_s: float) -> None:
+        await trio.sleep(after_s)
+        self._ahead_ns += by_s * 1_000_000_000
+
+
+@pytest.fixture
+def time_of_day(monkeypatch: pytest.MonkeyPatch) -> TimeOfDay:
+    machine = TimeOfDay()
+    monkeypatch.setattr(time, "time_ns", machine.time_ns)
+    return machine
+
+
+def test_now_is_whole_milliseconds_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instant never moves into the future by being read."""
+    monkeypatch.setattr(time, "time_ns", lambda: 1_773_136_680_123_999_999)
+    assert WallClock().now_ms() == 1_773_136_680_123
+
+
+async def test_it_waits_to_the_millisecond(
+    time_of_day: TimeOfDay, autojump_clock: MockClock
+) -> None:
+    """Naps do not add up to more."""
+    await WallClock().wait_until(START_MS + 40_123)
+    assert trio.current_time() == pytest.approx(40.123, abs=1e-6)
+
+
+async def test_what_has_passed_is_not_waited_for(
+    time_of_day: TimeOfDay, autojump_clock: MockClock
+) -> None:
+    """And yet others get their turn, so that a loop around it can be cancelled."""
+    with assert_checkpoints():
+        await WallClock().wait_until(START_MS - 1)
+
+
+async def test_a_step_forward_is_noticed_within_a_nap(
+    time_of_day: TimeOfDay, autojump_clock: MockClock
+) -> None:
+    """A machine that slept, or whose clock was put right, is not late by what it skipped."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(time_of_day.step, HOUR_S, after_s=20))
+        await WallClock().wait_until(START_MS + HOUR_S * 1000)
+    assert trio.current_time() == pytest.approx(2 * NAP_SECONDS)
+
+
+async def test_a_step_back_is_waited_out(time_of_day: TimeOfDay, autojump_clock: MockClock) -> None:
+    """What was to happen at a time of day does not happen before it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(time_of_day.step, -HOUR_S, after_s=5))
+        await WallClock().wait_until(START_MS + 10_000)
+    assert trio.current_time() == pytest.approx(HOUR_S + 10)

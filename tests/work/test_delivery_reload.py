@@ -1,0 +1,137 @@
+"""Endpoints that are taken out, put back and changed while their deliveries are on their way."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.deliveries import DeliveryStatus, Outcome
+from tests.work.outbox_bench import BILLING, CRM, OutboxBench, failing, hanging
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from meterd.domain.endpoints import Endpoint
+
+
+@pytest.mark.parametrize(
+    "rest", [(), (msgspec.structs.replace(BILLING, enabled=False),)], ids=["removed", "disabled"]
+)
+async def test_an_endpoint_taken_out_ends_in_peace_and_goes_on_when_put_back(
+    autojump_clock: MockClock, rest: tuple[Endpoint, ...]
+) -> None:
+    """Attempts in the air are settled, the connections closed; what is left waits in the ledger."""
+    bench = OutboxBench()
+    may_end = trio.Event()
+
+    async def answer_when_told() -> Outcome:
+        await may_end.wait()
+        return Outcome()
+
+    bench.receivers.answers["billing"] = answer_when_told
+    await bench.close_hour(*(f"c{number}" for number in range(10)))
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        bench.reload(*rest)
+        await wait_all_tasks_blocked()
+        assert bench.receivers.in_air == 4
+        may_end.set()
+        await trio.sleep(3600)
+        states = [delivery.status for delivery in await bench.deliveries()]
+        assert states.count(DeliveryStatus.DELIVERED) == 4
+        assert states.count(DeliveryStatus.PENDING) == 6
+        assert bench.receivers.open == []
+        bench.reload(BILLING)
+        await wait_all_tasks_blocked()
+    deliveries = await bench.deliveries()
+    assert {delivery.status for delivery in deliveries} == {DeliveryStatus.DELIVERED}
+    assert {delivery.attempts for delivery in deliveries} == {1}
+    assert len(bench.receivers.attempts) == 10
+
+
+async def test_an_endpoint_taken_out_with_a_long_queue_claims_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    """However fast its receiver is: what was claimed is sent, and no more."""
+    bench = OutboxBench()
+    await bench.close_hour(*(f"c{number:03d}" for number in range(100)))
+
+    async def take_out() -> Outcome:
+        if bench.config.webhooks:
+            bench.reload()
+        return Outcome()
+
+    bench.receivers.answers["billing"] = take_out
+    async with bench.running():
+        await trio.sleep(3600)
+    assert len(bench.receivers.attempts) <= 8
+    delivered = [d for d in await bench.deliveries() if d.status is DeliveryStatus.DELIVERED]
+    assert len(delivered) == len(bench.receivers.attempts)
+
+
+async def test_an_endpoint_put_back_while_its_last_attempts_are_in_the_air(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing is sent twice, nothing waits for the hanging ones."""
+    bench = OutboxBench()
+    bench.receivers.answers["billing"] = hanging
+    await bench.close_hour(*(f"c{number}" for number in range(10)))
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        bench.reload()
+        del bench.receivers.answers["billing"]
+        bench.reload(BILLING)
+        await wait_all_tasks_blocked()
+        sent = [attempt.headers["webhook-id"] for attempt in bench.receivers.attempts]
+        assert len(sent) == len(set(sent)) == 10
+
+
+async def test_a_changed_endpoint_is_used_by_the_next_attempt(autojump_clock: MockClock) -> None:
+    """URL and secret, over the connections that are open; the id and the body stay."""
+    bench = OutboxBench()
+    bench.receivers.answers["billing"] = failing
+    await bench.close_hour("c")
+    moved = msgspec.structs.replace(BILLING, url="http://new.test/", secrets=("whsec_second",))
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        bench.reload(moved)
+        await trio.sleep(60)
+        assert bench.receivers.ever_opened == ["billing"]
+    before, after = bench.receivers.attempts
+    assert (before.url, after.url) == (BILLING.url, moved.url)
+    stamp = after.headers["X-Webhook-Timestamp"].encode()
+    signature = hmac.new(b"whsec_second", stamp + b"." + after.body, hashlib.sha256).hexdigest()
+    assert after.headers["X-Webhook-Signature"] == f"v1={signature}"
+    assert before.headers["webhook-id"] == after.headers["webhook-id"]
+    assert before.body == after.body
+
+
+async def test_a_new_endpoint_is_served_at_once(autojump_clock: MockClock) -> None:
+    """And gets what closes from then on."""
+    bench = OutboxBench()
+    async with bench.running():
+        bench.reload(BILLING, CRM)
+        await bench.close_hour("c")
+        await wait_all_tasks_blocked()
+    reached = {attempt.endpoint_id for attempt in bench.receivers.attempts}
+    assert reached == {"billing", "crm"}
+
+
+async def test_dry_run_may_be_switched_while_deliveries_wait(autojump_clock: MockClock) -> None:
+    """The next attempt obeys."""
+    bench = OutboxBench()
+    bench.receivers.answers["billing"] = failing
+    await bench.close_hour("c")
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        bench.reload(BILLING, dry_run=True)
+        await trio.sleep(60)
+    assert len(bench.receivers.attempts) == 1
+    [delivery] = await bench.deliveries()
+    assert (delivery.status, delivery.attempts) == (DeliveryStatus.DELIVERED, 2)
