@@ -1,4 +1,4 @@
-"""What every engine must keep: deliveries, from the close that makes them until they are settled."""
+"""What every engine must keep: deliveries, from the close that makes them to their settling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the conformance suite asks of an engine's test bench, and the words its tests are written in."""
+"""What the conformance suite asks of an engine's test bench, and the words its tests use."""
 
 from __future__ import annotations
 

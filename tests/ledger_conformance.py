@@ -221,7 +221,7 @@ class EventsConformance:
         assert sum(map(attrgetter("value"), totals)) == sum(sent)
 
     async def test_a_restart_keeps_the_log_and_its_order(self, bench: Bench) -> None:
-        """Events of one millisecond stand in the order of storing, whichever process stored them."""
+        """Events of one millisecond stand in the order of storing, whoever stored them."""
         events = await appended(bench)
         await bench.restart()
         await bench.ledger.append([event(value=100), event(value=101)])

@@ -1,4 +1,4 @@
-"""A Ledger in plain lists and dictionaries: what the engines' answers must be, recomputed each time.
+"""A Ledger in plain lists and dictionaries: what engines must answer, recomputed each time.
 
 It keeps the events, what has been closed, what has been published and what is to be delivered, and
 nothing derived: every total is counted again from the events, in fractions.

@@ -71,6 +71,12 @@ def make_app(
     _add_read_routes(app, access, ledger)
     _add_admin_routes(app, access, closer)
 
+    @app.before_request
+    async def refuse_leading_slashes() -> Response | None:
+        # request.path has one of them, however many were sent.
+        doubled = request.scope["path"].startswith("//")
+        return _response(problems.NOT_FOUND) if doubled else None
+
     @app.after_request
     async def finish(response: Response) -> Response:
         response.headers["Cache-Control"] = "no-store"

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 LARGE_BYTES = 16 * MIB
 
 GET = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n"
+HELD = b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n"
+LARGE = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+UPGRADE = (
+    b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 def post(body: bytes, *fields: bytes, path: bytes = b"/echo") -> bytes:

@@ -63,7 +63,7 @@ class WriterHop:
 
 
 class EngineBench:
-    """See ``ledger_bench.Bench``. The engine lives in a task of its own, as it does in the daemon."""
+    """See ``ledger_bench.Bench``. The engine lives in a task of its own, as in the daemon."""
 
     def __init__(
         self, folder: Path, nursery: trio.Nursery, clock: SettableClock | None = None

@@ -78,9 +78,7 @@ async def test_an_append_of_many_customers_is_one_transaction(bench: EngineBench
 async def test_of_an_append_that_is_cut_off_nothing_is_stored(bench: EngineBench) -> None:
     """Neither events nor totals nor customers: the power went off before the commit."""
     await bench.ledger.append([event("before")])
-    await cut_off(
-        bench, 0, partial(bench.ledger.append, [event(customer) for customer in MANY])
-    )
+    await cut_off(bench, 0, partial(bench.ledger.append, [event(customer) for customer in MANY]))
     await bench.restart()
     assert [one.event.customer_id for one in await stored(bench)] == ["before"]
     assert (await bench.ledger.snapshot(rules())).customers == 1
@@ -153,7 +151,7 @@ async def test_nothing_is_answered_before_it_is_on_disk(bench: EngineBench) -> N
 
 @pytest.mark.parametrize("callers_give_up", [False, True])
 async def test_events_in_flight_are_bounded(bench: EngineBench, *, callers_give_up: bool) -> None:
-    """While the disk stands still: also where callers go away, since what they sent is still held."""
+    """While the disk stands still: also where callers go away, since what they sent is held."""
     bench.hop.may_pass = trio.Event()
     batch = [event()] * 1000
     async with trio.open_nursery() as nursery:

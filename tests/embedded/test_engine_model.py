@@ -126,7 +126,7 @@ class EngineAndModel(RuleBasedStateMachine):
         claim = self.both(lambda ledger: ledger.claim(endpoint, limit=limit))
         self.claimed |= {delivery.id: delivery for delivery in claim.deliveries}
 
-    @precondition(lambda self: getattr(self, "claimed", None))
+    @precondition(lambda self: bool(getattr(self, "claimed", None)))
     @rule(outcome=OUTCOMES, jitter=st.sampled_from([Fraction(-1), Fraction(0), Fraction(1, 3)]))
     def settle(self, outcome: Outcome, jitter: Fraction) -> None:
         now_ms = self.clock.now_ms
@@ -144,7 +144,7 @@ class EngineAndModel(RuleBasedStateMachine):
         limit=LIMITS,
         skipped=st.integers(0, 30),
     )
-    def read_events(  # noqa: PLR0917
+    def read_events(
         self,
         customer: str | None,
         event_type: str | None,
@@ -173,7 +173,7 @@ class EngineAndModel(RuleBasedStateMachine):
         limit=LIMITS,
         skipped=st.integers(0, 30),
     )
-    def read_aggregations(  # noqa: PLR0917
+    def read_aggregations(
         self,
         customer: str | None,
         kind: PeriodType | None,
@@ -239,7 +239,7 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @rule(events=EVENTS, commits=st.booleans())
     def crash_in_an_append(self, events: list[UsageEvent], *, commits: bool) -> None:
-        """Nobody is answered. What was committed before the cut is stored, else nothing of it is."""
+        """Nobody is answered. Cut behind the commit, all of it is stored, else nothing."""
         work = partial(self.bench.ledger.append, events)
         self.loop.call(self.run_until_cut, work, 0, commits)
         if commits:

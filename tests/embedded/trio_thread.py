@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class TrioThread:
-    """Runs one call after another. Its clock moves only when told; ``nursery`` is open till the end."""
+    """Runs one call after another; its clock moves only when told."""
 
     def __init__(self) -> None:
         self.clock = trio.testing.MockClock()
@@ -29,7 +29,7 @@ class TrioThread:
         self._ready.wait()
 
     def call(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """The result of ``await work(*arguments)`` in the loop; a fault of the loop ends the test."""
+        """The result of ``await work(*arguments)``; a fault of the loop ends the test."""
         try:
             return trio.from_thread.run(work, *arguments, trio_token=self._token)
         except (trio.Cancelled, trio.RunFinishedError):

@@ -1,0 +1,119 @@
+"""The whole API on a loopback port, over a ledger in memory and a clock that tests set."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.config import Config, EventType
+from meterd.domain.credentials import ALL_SCOPES, ApiKey, Keyring, Scope, hash_of
+from meterd.domain.endpoints import Endpoint
+from meterd.domain.events import UsageEvent
+from meterd.domain.operations import Operation
+from meterd.domain.periods import PeriodType
+from meterd.edge.api import Access, make_app
+from meterd.edge.ingest import Ingest
+from meterd.edge.limits import KIB
+from meterd.work.closer import Closer
+from tests.edge.loopback import open_door
+from tests.edge.receivers import TRUSTING_NOBODY
+from tests.fake_clock import FakeClock
+from tests.model_ledger import ModelLedger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import trio
+
+    from tests.edge.loopback import Client, Door
+
+NOW: Final = "2026-03-10T09:58:00Z"
+BODY_BYTES_MAX: Final = 300 * KIB
+# One key for each scope, named after it, and one for all.
+KEYS: Final = {scope.value: frozenset((scope,)) for scope in Scope} | {"all": ALL_SCOPES}
+CONFIG: Final = Config(
+    periods=(PeriodType.HOURLY, PeriodType.DAILY),
+    events={
+        "api.calls": EventType(Operation.SUM, "Calls"),
+        "a/b": EventType(Operation.MAX),
+        "é": EventType(Operation.LAST),
+    },
+    webhooks=(Endpoint("billing", "http://b.test/?token=t0ps3cret", ("whsec_of_some_length",)),),
+    keys=tuple(ApiKey(name, hash_of(f"key-{name}"), scopes) for name, scopes in KEYS.items()),
+)
+
+
+class Api:
+    """``http`` has the key of all scopes; ``config`` may be replaced; nothing closes by itself."""
+
+    def __init__(self, ledger: ModelLedger | None) -> None:
+        self.config = CONFIG
+        self.clock = FakeClock(NOW)
+        self.ledger = ledger or ModelLedger(self.clock.now_ms)
+        self.closer = Closer(self.ledger, self.clock, lambda: self.config)
+        self.http: httpx.AsyncClient
+        self.door: Door
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Any request; what every answer carries is checked."""
+        answer = await self.http.request(method, path, **options)
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Server" not in answer.headers
+        return answer
+
+    async def raw(self, request_line: str, *fields: str, body: bytes = b"") -> tuple[int, Any]:
+        """Status and content of an answer to a request whose path is sent as it stands."""
+        head = [
+            f"{request_line} HTTP/1.1",
+            "Host: a",
+            "x-apikey: key-all",
+            f"Content-Length: {len(body)}",
+            *fields,
+        ]
+        client: Client
+        async with await self.door.connect() as client:
+            given = await client.ask("\r\n".join([*head, "", ""]).encode() + body)
+            return given.status, given.json
+
+    async def store(self, *customers: str, event_type: str = "api.calls") -> None:
+        await self.ledger.append(
+            [
+                UsageEvent(customer, event_type, Decimal(value), b"{}")
+                for value, customer in enumerate(customers)
+            ]
+        )
+
+    async def close_hour(self) -> None:
+        """Time goes on to the next hour, and the last one closes."""
+        self.clock.advance(hours=1)
+        await self.closer.trigger()
+
+
+@asynccontextmanager
+async def serving(ledger: ModelLedger | None = None) -> AsyncIterator[Api]:
+    api = Api(ledger)
+    app = make_app(
+        Access(lambda: api.config, lambda: Keyring(api.config.keys), "1.2.3"),
+        Ingest(api.ledger, lambda: api.config),
+        api.ledger,
+        api.closer,
+        body_bytes_max=BODY_BYTES_MAX,
+    )
+    async with open_door(app) as api.door:
+        address = f"http://127.0.0.1:{api.door.port}"
+        async with httpx.AsyncClient(
+            base_url=address, headers={"x-apikey": "key-all"}, verify=TRUSTING_NOBODY
+        ) as api.http:
+            yield api
+
+
+async def catch_up(api: Api, nursery: trio.Nursery) -> None:
+    """Starts the closer, and returns when it has nothing left to do."""
+    nursery.start_soon(api.closer.run)
+    await wait_all_tasks_blocked()

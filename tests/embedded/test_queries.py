@@ -1,0 +1,235 @@
+"""What a query costs: in proportion to what it returns, however much is stored.
+
+That the answers are right is the conformance suite's business; here each cursor step and each
+look-up in LMDB is counted, in a store and in one ten times as large.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import pytest
+
+from meterd.domain.account import Change, EventBlock, PlacedEvent
+from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
+from meterd.domain.deliveries import first_attempt
+from meterd.domain.event_ids import Stamp
+from meterd.domain.operations import Operation
+from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.totals import PeriodTotals, totals_of
+from meterd.embedded import journal, outbox, queries
+from meterd.embedded.store import PARTS, Store, Transaction
+from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
+from tests.ledger_bench import START_MS, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SMALL, LARGE = 2_000, 20_000
+TYPES: Final = ("api.calls", "storage", "seats")
+LIMIT: Final = 20
+MINUTE_MS: Final = 60_000
+# In the middle of the smaller store.
+SOME_MS: Final = START_MS + SMALL // 2 * MINUTE_MS
+SOME_HOUR_MS: Final = period_at(PeriodType.HOURLY, SOME_MS).start_ms
+SOME_ID: Final = Stamp(SOME_MS, 0, 0).id()
+SOME_PLACE: Final = AggregationPlace(SOME_HOUR_MS, "c7", PeriodType.HOURLY)
+
+
+def customer_of(number: int, events: int) -> str:
+    return f"c{number % (events // 40)}"
+
+
+def change_of(number: int, events: int) -> Change:
+    """An event each minute, from customers in turn; its hour's totals, aggregation and delivery."""
+    customer, event_type = customer_of(number, events), TYPES[number % 3]
+    received_ms = START_MS + number * MINUTE_MS
+    sent = event(customer, event_type, number)
+    at = received_ms.to_bytes(8, "big")
+    totals = totals_of([sent.value], at, at)
+    hour = period_at(PeriodType.HOURLY, received_ms)
+    figures = {event_type: Figure(Operation.SUM, sent.value, 1)}
+    times = hour.start_ms, FIRST_REVISION, True, hour.end_ms, hour.end_ms
+    aggregation = Aggregation(customer, hour.type, *times, figures, ("billing",))
+    return Change(
+        customer,
+        introduces=True,
+        blocks=[EventBlock(Stamp(received_ms, 0, 0), event_type, (PlacedEvent(0, sent),))],
+        totals={hour: PeriodTotals(closed=False, by_type={event_type: totals})},
+        aggregations={hour: aggregation},
+        deliveries=[first_attempt(aggregation, "billing", b"{}", hour.end_ms)],
+    )
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Store]]:
+    made = {}
+    for events in (SMALL, LARGE):
+        store = Store(tmp_path_factory.mktemp("queries") / "data")
+        changes = [change_of(number, events) for number in range(events)]
+        store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
+        made[events] = store
+    yield made
+    for store in made.values():
+        store.close()
+
+
+class Counted:
+    """Stands in for an LMDB transaction and counts what is asked of it and of its cursors."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+        self.steps = 0
+
+    def cursor(self, db: Any) -> Any:
+        return CountedCursor(self._txn.cursor(db), self)
+
+    def get(self, key: bytes, db: Any) -> Any:
+        self.steps += 1
+        return self._txn.get(key, db=db)
+
+    def __getattr__(self, name: str) -> Any:
+        self.steps += 1
+        return getattr(self._txn, name)
+
+
+class CountedCursor:
+    """Each move is a step; reading where it stands is not."""
+
+    def __init__(self, cursor: Any, counted: Counted) -> None:
+        self._cursor = cursor
+        self._counted = counted
+        self.key, self.value = cursor.key, cursor.value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cursor.close()
+
+    def __getattr__(self, name: str) -> Any:
+        self._counted.steps += 1
+        return getattr(self._cursor, name)
+
+
+def cost(store: Store, ask: Callable[[Transaction], Any]) -> tuple[int, Any]:
+    """How many steps the question takes, and its answer."""
+    with store.read() as txn:
+        counted: Any = Counted(txn._txn)
+        answer = ask(Transaction(counted, txn._tables))
+        return counted.steps, answer
+
+
+EVENT_QUERIES = {
+    "all": EventQuery(),
+    "customer": EventQuery(customer_id="c7"),
+    "type": EventQuery(event_type="storage"),
+    "customer and type": EventQuery("c7", "storage"),
+    "unknown customer": EventQuery(customer_id="nobody"),
+    "unknown type": EventQuery(event_type="nothing"),
+    "window": EventQuery(from_ms=SOME_MS - HOUR_MS // 10, to_ms=SOME_MS),
+    "window of a type": EventQuery(None, "seats", SOME_MS - HOUR_MS // 10, SOME_MS),
+    "since": EventQuery(from_ms=SOME_MS),
+    "until": EventQuery(to_ms=SOME_MS),
+    "the future": EventQuery(from_ms=START_MS * 2),
+    "customer in a window": EventQuery("c7", None, SOME_MS, SOME_MS + HOUR_MS),
+}
+AGGREGATION_QUERIES = {
+    "all": AggregationQuery(),
+    "customer": AggregationQuery(customer_id="c7"),
+    "period": AggregationQuery(period_type=PeriodType.HOURLY),
+    "another period": AggregationQuery(period_type=PeriodType.YEARLY),
+    "customer and period": AggregationQuery("c7", PeriodType.HOURLY),
+    "unknown customer": AggregationQuery(customer_id="nobody"),
+    "window": AggregationQuery(from_ms=SOME_HOUR_MS, to_ms=SOME_HOUR_MS),
+    "until": AggregationQuery(to_ms=SOME_HOUR_MS),
+    "since the future": AggregationQuery(from_ms=START_MS * 2),
+}
+
+
+def must_not_grow(stores: dict[int, Store], ask: Callable[[Transaction], Any]) -> None:
+    """A few more for other customers in other parts, but nothing like ten times as many."""
+    small, large = (cost(stores[events], ask) for events in (SMALL, LARGE))
+    assert large[0] <= 1.2 * small[0] + 10, (small, large)
+
+
+@pytest.mark.parametrize("before", [None, SOME_ID], ids=["newest", "deep"])
+@pytest.mark.parametrize("query", EVENT_QUERIES.values(), ids=EVENT_QUERIES.keys())
+def test_events_cost_what_they_return(
+    stores: dict[int, Store], query: EventQuery, before: bytes | None
+) -> None:
+    """A page, and where it ends, for every shape of query, at the top and deep in the log."""
+    must_not_grow(stores, lambda txn: queries.read_events(txn, PARTS, query, LIMIT, before))
+    must_not_grow(stores, lambda txn: queries.page_end(txn, PARTS, query, LIMIT, before))
+
+
+@pytest.mark.parametrize("after", [None, SOME_PLACE], ids=["newest", "deep"])
+@pytest.mark.parametrize("query", AGGREGATION_QUERIES.values(), ids=AGGREGATION_QUERIES.keys())
+def test_aggregations_cost_what_they_return(
+    stores: dict[int, Store], query: AggregationQuery, after: AggregationPlace | None
+) -> None:
+    """As for events."""
+    must_not_grow(stores, lambda txn: queries.read_aggregations(txn, PARTS, query, LIMIT, after))
+    must_not_grow(
+        stores, lambda txn: queries.aggregations_page_end(txn, PARTS, query, LIMIT, after)
+    )
+
+
+def customers_of_an_hour(txn: Transaction) -> list[str]:
+    return journal.customers_in(txn, 3, period_at(PeriodType.HOURLY, SOME_MS), None, LIMIT)
+
+
+def next_to_close(txn: Transaction) -> Period | None:
+    return journal.next_to_close(txn, PARTS)
+
+
+def next_due(txn: Transaction) -> int | None:
+    return outbox.next_due_ms(txn, "billing")
+
+
+def known(txn: Transaction) -> tuple[int, int]:
+    return txn.count("customers"), journal.count_events(txn)
+
+
+@pytest.mark.parametrize("ask", [customers_of_an_hour, next_to_close, next_due, known])
+def test_what_actors_ask_costs_little(
+    stores: dict[int, Store], ask: Callable[[Transaction], Any]
+) -> None:
+    """What is next, who is in a period, and how much there is."""
+    must_not_grow(stores, ask)
+
+
+def test_a_claim_costs_what_it_takes(stores: dict[int, Store]) -> None:
+    """The queue behind it is not looked at."""
+    costs = []
+    for store in stores.values():
+
+        def claim(txn: Transaction) -> None:
+            counted: Any = Counted(txn._txn)
+            due = outbox.claim(Transaction(counted, txn._tables), "billing", LIMIT, START_MS * 2)
+            assert len(due.deliveries) == LIMIT
+            costs.append(counted.steps)
+
+        store.write(claim)
+    assert costs[1] <= costs[0]
+
+
+def test_the_counter_counts(stores: dict[int, Store]) -> None:
+    """Reading all of a store ten times as large takes ten times as many steps."""
+    whole = [
+        cost(store, lambda txn: queries.read_events(txn, PARTS, EventQuery(), LARGE, None))
+        for store in stores.values()
+    ]
+    assert [len(events) for _, events in whole] == [SMALL, LARGE]
+    assert whole[1][0] > 9 * whole[0][0]
+
+
+def test_pages_hold_no_more_than_asked_for(stores: dict[int, Store]) -> None:
+    """A customer's events come from its own range alone: two steps each, and one for each type."""
+    steps, events = cost(
+        stores[LARGE],
+        lambda txn: queries.read_events(txn, PARTS, EventQuery(customer_id="c7"), LIMIT, None),
+    )
+    assert len(events) == LIMIT
+    assert steps <= 2 * LIMIT + 4 * len(TYPES)

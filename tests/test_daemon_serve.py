@@ -1,0 +1,190 @@
+"""The daemon as a process runs it: signals, exit codes, what is printed and what is logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+import trio
+
+from meterd import daemon as daemon_module
+from meterd.daemon import EXIT_BROKEN, _url, running, serve, set_log_level, set_up_logging
+from meterd.domain.config import Config, LogLevel
+from meterd.domain.errors import MeterdError
+from meterd.embedded import journal, outbox
+from meterd.source import ConfigSource
+from meterd.work.closer import Closer
+from tests.daemon_bench import TEXT, WEBHOOK, client_of, clock, configured, no_disk, post, source_in
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from meterd.daemon import Daemon
+    from meterd.work.clock import Clock
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """What a daemon sets for its whole process is set back."""
+    umask = os.umask(0)
+    os.umask(umask)
+    yield
+    os.umask(umask)
+    structlog.reset_defaults()
+
+
+def log_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+# -- broken ---------------------------------------------------------------------------------------
+
+
+async def leave_an_event(folder: Path) -> None:
+    async with running(configured(folder), clock()) as daemon, client_of(daemon) as http:
+        assert await post(http) == 201
+
+
+@pytest.mark.parametrize("broken", [(journal, "write_closed"), (outbox, "claim")])
+def test_the_process_of_a_failed_commit_ends_with_70(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: tuple[Any, str],
+) -> None:
+    """Whoever waits for that commit: a supervisor starts it again, and it recovers."""
+    trio.run(leave_an_event, tmp_path)
+    monkeypatch.setattr(*broken, no_disk)
+    assert serve(source_in(tmp_path, WEBHOOK.format(port=9))) == EXIT_BROKEN == 70
+    [entry] = [one for one in log_of(capsys) if one["level"] == "critical"]
+    assert entry["event"] == "a write did not reach the disk: start meterd again"
+    assert "no space left on device" in entry["exception"]
+
+
+def test_a_mistake_of_ours_ends_the_process_with_70(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed assertion in an actor is no reason to go on with wrong totals."""
+
+    async def mistaken(_: object) -> None:
+        raise AssertionError("the closer is mistaken")
+
+    monkeypatch.setattr(Closer, "run", mistaken)
+    assert serve(source_in(tmp_path)) == 70
+    [entry] = [one for one in log_of(capsys) if one["level"] == "critical"]
+    assert entry["event"] == "meterd is broken: start it again, and report this"
+    assert "the closer is mistaken" in entry["exception"]
+
+
+# -- serving --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: signal.Signals,
+) -> None:
+    """SIGHUP reads the file again, bad ones change nothing; the stop is an orderly one."""
+    source = source_in(tmp_path)
+    in_force: list[Config] = []
+
+    @asynccontextmanager
+    async def told_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
+        async with running(config, now) as daemon:
+            source.path.write_text(TEXT.format(grace="7m", more="").replace("warning", "info"))
+            signal.raise_signal(signal.SIGHUP)
+            reconfigure = daemon.reconfigure
+
+            def reconfigured(config: Config) -> None:
+                reconfigure(config)
+                in_force.append(config)
+                source.path.write_text("grace = 'soon'")
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(stop)
+
+            monkeypatch.setattr(daemon, "reconfigure", reconfigured)
+            yield daemon
+
+    monkeypatch.setattr(daemon_module, "running", told_at_once)
+    assert serve(source) == 0
+    assert [config.grace_ms for config in in_force] == [7 * 60_000]
+    log = log_of(capsys)
+    assert [entry["event"] for entry in log] == [
+        "configuration reloaded",  # the level was "warning" before
+        "configuration not reloaded: the old one stays",
+        "stopping",
+        "stopped",
+    ]
+    assert "grace" in log[1]["faults"][0]
+    assert log[2]["signal"] == stop.name
+
+
+def test_an_address_in_use_is_one_failure(tmp_path: Path) -> None:
+    """With its address, and not as a group of groups."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        source = source_in(tmp_path)
+        taken_too = ConfigSource(source.path, {**source.environ, "METERD_BIND": bind})
+        with pytest.raises(MeterdError, match=f"^cannot listen on {bind}: Address already in use$"):
+            serve(taken_too)
+
+
+def test_the_first_start_prints_a_key_that_lets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; the second start has it in its folder, by its hash."""
+    source = source_in(tmp_path)
+    keyless = ConfigSource(
+        source.path, {name: text for name, text in source.environ.items() if "KEY" not in name}
+    )
+    known: list[bool] = []
+    printed: list[str] = []
+
+    @asynccontextmanager
+    async def stopped_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
+        async with running(config, now) as daemon:
+            printed.extend(line.strip() for line in capsys.readouterr().out.splitlines())
+            known.append(daemon.settings.keyring().authenticate(printed[2]) is not None)
+            signal.raise_signal(signal.SIGTERM)
+            yield daemon
+
+    monkeypatch.setattr(daemon_module, "running", stopped_at_once)
+    assert [serve(keyless), serve(keyless)] == [0, 0]
+    assert known == [True, True]
+    assert [line.startswith("mk_") for line in printed if line] == [False, True]
+
+
+def test_log_levels(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is under the configured level is not said."""
+    set_up_logging()
+    for level in LogLevel:
+        set_log_level(Config(log_level=level))
+        for said in LogLevel:
+            number = logging.getLevelNamesMapping()[said.upper()]
+            structlog.get_logger().log(number, f"{level} {said}")
+    said_at = [entry["event"].split() for entry in log_of(capsys)]
+    order = list(LogLevel)
+    assert said_at == [
+        [level.value, said.value] for level in order for said in order[order.index(level) :]
+    ]
+
+
+def test_urls_of_both_families() -> None:
+    """An IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
+
+    def listener(*name: object) -> Any:
+        return SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: name))
+
+    assert _url(listener("127.0.0.1", 8080)) == "http://127.0.0.1:8080"
+    assert _url(listener("::1", 8080, 0, 0)) == "http://[::1]:8080"

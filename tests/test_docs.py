@@ -1,0 +1,305 @@
+"""What the documents say is so: routes, commands, configurations, links, and what curl answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import pytest
+
+from meterd.cli import main
+from meterd.domain.config import decode
+from meterd.domain.credentials import Scope
+from meterd.edge.problems import STATUS_OF_REASON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.daemon_process import DaemonProcess
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [
+    README,
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "examples" / "README.md",
+]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`([^`\n]+)`")
+# Where the documents say that meterd listens.
+BASE_URL = "http://127.0.0.1:8080"
+
+
+class Block(NamedTuple):
+    """A block of code."""
+
+    document: Path
+    language: str
+    text: str
+
+
+def blocks(document: Path) -> list[Block]:
+    return [
+        Block(document, language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE))
+        for indent, language, text in BLOCK.findall(document.read_text())
+    ]
+
+
+def all_blocks(language: str) -> list[Block]:
+    return [
+        block for document in DOCUMENTS for block in blocks(document) if block.language == language
+    ]
+
+
+def commands(block: Block) -> Iterator[str]:
+    """Each command of a shell block, without comments; what a backslash goes on with is one."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command = line.split(" #", 1)[0].strip()
+        if command and not command.startswith("#"):
+            yield command
+
+
+def named(block: Block) -> str:
+    return f"{block.document.relative_to(ROOT)}: {block.text[:40]!r}"
+
+
+def test_there_is_something_to_test() -> None:
+    """The patterns above find what the documents hold."""
+    assert len(all_blocks("bash")) >= 15
+    assert len(all_blocks("json")) >= 1
+    assert len(all_blocks("toml")) >= 2
+    assert len(curl_commands()) >= 6
+
+
+# -- the API --------------------------------------------------------------------------------------
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the README's table that begins with that heading."""
+    lines = iter(README.read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"| {heading} |"):
+            break
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def routes() -> list[tuple[str, str]]:
+    found = []
+    for request, *_ in table("request"):
+        method = ""
+        for code in CODE.findall(request):
+            words = code.split()
+            method = words[0] if len(words) > 1 else method
+            found.append((method, words[-1]))
+    return found
+
+
+def test_every_route_of_the_table_is_there(daemon: DaemonProcess) -> None:
+    """By its method and path; and those said to need no key need none."""
+    found = routes()
+    assert len(found) >= 10
+    for method, path in found:
+        answer = daemon.request(method, path.replace("{eventType}", "api.calls"))
+        assert answer.status_code not in (401, 403, 404, 405), f"{method} {path}"
+    [open_routes] = [row[0] for row in table("request") if "no key" in row[1]]
+    for path in CODE.findall(open_routes):
+        answer = daemon.request("GET", path.split()[-1], headers={"x-apikey": "none"})
+        assert answer.status_code == 200, path
+
+
+def test_every_route_that_is_there_is_in_the_table(daemon: DaemonProcess) -> None:
+    """As far as meterd itself names them."""
+    documented = {f"{method} {path}" for method, path in routes()}
+    endpoints = daemon.request("GET", "/").json()["endpoints"]
+    assert endpoint_texts(endpoints) <= documented
+
+
+def endpoint_texts(endpoints: dict[str, Any]) -> set[str]:
+    found: set[str] = set()
+    for value in endpoints.values():
+        found |= endpoint_texts(value) if isinstance(value, dict) else {value}
+    return found
+
+
+def test_every_status_of_a_refused_event_is_in_the_table() -> None:
+    """Whoever meets one finds it explained."""
+    documented = {int(code) for codes, _ in table("code") for code in codes.split(", ")}
+    assert {int(status) for status in STATUS_OF_REASON.values()} <= documented
+    assert {201, 202, 207, 401, 403} <= documented
+
+
+def test_scopes_and_variables_are_those_that_there_are() -> None:
+    """The README names each scope; each variable that it names is one."""
+    text = README.read_text()
+    assert all(f"`{scope}`" in text for scope in Scope)
+    variables = set(re.findall(r"`(METERD_\w+|DRY_RUN)`", text))
+    assert variables == {
+        "METERD_CONFIG",
+        "METERD_BIND",
+        "METERD_DATA_DIR",
+        "METERD_API_KEY",
+        "DRY_RUN",
+    }
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def meterd_commands() -> list[str]:
+    """Every ``meterd ...`` that a document shows, in a block or between backticks."""
+    shown = [command for block in all_blocks("bash") for command in commands(block)]
+    for document in DOCUMENTS:
+        prose = BLOCK.sub("", document.read_text())
+        shown += CODE.findall(prose)
+    return sorted(
+        {
+            matched[1]
+            for command in shown
+            if (matched := re.match(r"(?:\S*/)?meterd((?: [^&|]+)+)", command))
+            and not matched[1].startswith(" <")
+        }
+    )
+
+
+@pytest.mark.parametrize("arguments", meterd_commands())
+def test_meterd_takes_the_commands_that_are_shown(arguments: str) -> None:
+    """Subcommands, options and the values that they take."""
+    given = shlex.split(arguments)
+    command: click.Command = main
+    context = main.make_context("meterd", list(given), resilient_parsing=False)
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
+        assert found is not None, f"meterd has no {name}"
+        command = found
+        context = command.make_context(name, list(rest), parent=context)
+
+
+def test_meterd_commands_are_shown() -> None:
+    """The README tells of each."""
+    shown = " ".join(meterd_commands())
+    for name in ("check", "keys create", "keys list"):
+        assert f" {name}" in shown
+
+
+def test_make_has_the_targets_that_are_shown() -> None:
+    """And the Makefile says of each what it does."""
+    makefile = (ROOT / "Makefile").read_text()
+    shown = {
+        matched[1]
+        for block in all_blocks("bash")
+        for command in commands(block)
+        if (matched := re.match(r"(?:\w+=\S+ )*make (\w+)", command))
+    }
+    assert shown >= {"run", "test"}
+    for target in shown:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert f"# make {target} " in makefile, target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_are_there(document: Path) -> None:
+    """What a document links to, and what its commands run."""
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = document.parent / path if path else document
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings
+            }
+    for block in blocks(document):
+        for path in re.findall(r"(?<![\w/])examples/[\w./-]+", block.text):
+            assert (ROOT / path).is_file(), path
+
+
+# -- configurations -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", all_blocks("toml"), ids=named)
+def test_configurations_are_valid(block: Block) -> None:
+    """As they stand."""
+    decode(block.text.encode(), form="toml", environ={})
+
+
+OPTIONS_SHOWN = re.findall(r"`((?:periods|grace|dry_run) = [^`]+)`", README.read_text())
+
+
+@pytest.mark.parametrize("shown", OPTIONS_SHOWN)
+def test_options_in_the_text_are_valid(shown: str) -> None:
+    """Those that the reader is told to set."""
+    decode(shown.encode(), form="toml", environ={})
+
+
+def test_the_event_in_the_table_is_one(daemon: DaemonProcess) -> None:
+    """It is captured as it stands."""
+    [[_, what]] = [row for row in table("request") if "/usage/{eventType}" in row[0]]
+    [body] = CODE.findall(what)
+    assert daemon.request("POST", "/usage/api.calls", content=body).status_code == 201
+
+
+# -- curl -----------------------------------------------------------------------------------------
+
+
+class Curl(NamedTuple):
+    command: str
+    answer: Any  # what the document shows as its answer, or None
+
+
+def curl_commands() -> list[Curl]:
+    """Every curl command of the documents, and the JSON block that follows its own, if one does."""
+    found = []
+    for document in DOCUMENTS:
+        known = blocks(document)
+        for place, block in enumerate(known):
+            if block.language != "bash":
+                continue
+            curls = [command for command in commands(block) if command.startswith("curl ")]
+            follows = known[place + 1 : place + 2]
+            shown = (
+                json.loads(follows[0].text) if follows and follows[0].language == "json" else None
+            )
+            found += [Curl(command, None) for command in curls[:-1]]
+            found += [Curl(command, shown) for command in curls[-1:]]
+    return found
+
+
+def test_curl_commands_do_what_is_shown(daemon: DaemonProcess) -> None:
+    """In the order of the documents, against one daemon: each succeeds, with the answer shown."""
+    environ = {**os.environ, "BASE_URL": daemon.url, "API_KEY": daemon.key}
+    shown = 0
+    for curl in curl_commands():
+        command = curl.command.replace(BASE_URL, daemon.url)
+        assert "://" not in command.replace(daemon.url, ""), f"{command} leaves this machine"
+        done = subprocess.run(
+            ["bash", "-c", f"{command} --silent --show-error --fail-with-body"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environ,
+        )
+        assert done.returncode == 0, f"{curl.command}: {done.stdout}{done.stderr}"
+        answer = json.loads(done.stdout)
+        if curl.answer is not None:
+            assert answer == curl.answer
+            shown += 1
+    assert shown >= 1
+    assert daemon.request("GET", "/aggregations?customerId=customer_1").json()
