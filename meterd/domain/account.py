@@ -144,17 +144,23 @@ class Account:
         return closed
 
     def snapshot(
-        self, period: Period, rules: ClosingRules, now_ms: int, stored: Aggregation | None
+        self,
+        period: Period,
+        parts: Sequence[Period],
+        rules: ClosingRules,
+        now_ms: int,
+        stored: Aggregation | None,
     ) -> Snapshot | None:
         """The open period's aggregation as of now, or None where there is nothing to show.
 
-        Its ``open_parts`` must be in hand. A snapshot changes no totals and delivers nothing.
+        ``parts`` are the hours and days in it that may still be open; they must be in hand. A
+        snapshot changes no totals and delivers nothing.
         """
         totals = self._totals[period]
         if totals.closed:
             return None
         by_type = totals.by_type
-        for part in open_parts(period, now_ms):
+        for part in parts:
             if not self._totals[part].closed:
                 by_type = merge_types(by_type, self._totals[part].by_type)
         earlier = self._aggregations.get(period, stored)
@@ -225,12 +231,12 @@ def takers(period: Period) -> tuple[Period, ...]:
     return tuple(period_at(kind, period.start_ms) for kind in HANDS_UP_TO[period.type])
 
 
-def open_parts(period: Period, now_ms: int) -> tuple[Period, ...]:
-    """The periods that contain this moment and have not yet handed up to this one."""
-    match period.type:
-        case PeriodType.HOURLY:
-            return ()
-        case PeriodType.DAILY:
-            return (period_at(PeriodType.HOURLY, now_ms),)
-        case _:
-            return (period_at(PeriodType.HOURLY, now_ms), period_at(PeriodType.DAILY, now_ms))
+def parts_of(period: Period, candidates: Sequence[Period]) -> tuple[Period, ...]:
+    """Those of the candidates that hand their totals up to this period, or to a day of it."""
+    return tuple(
+        part
+        for part in candidates
+        if part.rank < period.rank
+        and HANDS_UP_TO[part.type]
+        and period_at(period.type, part.start_ms) == period
+    )

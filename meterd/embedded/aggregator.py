@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
-from meterd.domain.account import Account, PlacedEvent, open_parts, takers
+from meterd.domain.account import Account, PlacedEvent, parts_of, takers
 from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import Period, PeriodType, period_at
@@ -47,9 +47,10 @@ class Close(msgspec.Struct, frozen=True):
 
 
 class TakeSnapshot(msgspec.Struct, frozen=True):
-    """Write an open aggregation of each of these periods, which run now."""
+    """Write open aggregations of these periods; ``open`` are hours and days not closed."""
 
     periods: tuple[Period, ...]
+    open: tuple[Period, ...]
     rules: ClosingRules
     now_ms: int
     made: list[bool]
@@ -113,11 +114,12 @@ class Aggregator:
                 closed = self._account.close(period, rules, now_ms, stored)
                 if closed is not None:
                     made.append(closed)
-            case TakeSnapshot(periods, rules, now_ms, made):
+            case TakeSnapshot(periods, open_periods, rules, now_ms, made):
                 for period in periods:
-                    self._take_in_hand(period, *open_parts(period, now_ms))
+                    parts = parts_of(period, open_periods)
+                    self._take_in_hand(period, *parts)
                     stored = self._stored_aggregation(period)
-                    snapshot = self._account.snapshot(period, rules, now_ms, stored)
+                    snapshot = self._account.snapshot(period, parts, rules, now_ms, stored)
                     if snapshot is not None:
                         made.append(snapshot.is_first)
             case _:

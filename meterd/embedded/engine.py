@@ -23,7 +23,7 @@ from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.embedded import journal, outbox, queries
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
 from meterd.embedded.committer import Committer
-from meterd.embedded.mailbox import Gate, Reply
+from meterd.embedded.mailbox import Gate, InFlight, Reply
 from meterd.embedded.registry import Registry
 from meterd.ledger import (
     AggregationPlace,
@@ -70,13 +70,14 @@ class EmbeddedLedger:
         self._gate = Gate()
         self._committer = Committer(store, self._gate, hop)
         self._registry = Registry(store, self._committer, self._gate)
-        self._counter = 0
-        self._events_in_flight = 0
+        self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._closing = trio.Lock()
         self._deliveries_made = 0
         self._deliveries_waited_for = trio.lowlevel.ParkingLot()
         with store.read() as txn:
-            self._closed_until_ms = journal.closed_until_ms(txn, PeriodType.HOURLY)
+            self._floor_ms = journal.floor_ms(txn)
+            # Goes on where the last process stopped, so that ids of one millisecond stay in order.
+            self._counter = journal.count_events(txn) % COUNTER_LIMIT
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -88,14 +89,16 @@ class EmbeddedLedger:
             nursery.cancel_scope.cancel()
 
     def now_ms(self) -> int:
-        """The time of day, but never before the end of a closed hour."""
-        return max(self._clock_ms(), self._closed_until_ms)
+        """The time of day, but never before the end of a period that was closed."""
+        return max(self._clock_ms(), self._floor_ms)
 
     async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
         """See ``Ledger.append``."""
-        if self._events_in_flight + len(events) > EVENTS_IN_FLIGHT_MAX:
+        if not events:
+            return []
+        if not self._in_flight.take(len(events)):
             raise OverloadedError("too many events are waiting to be written")
-        self._events_in_flight += len(events)
+        reply: Reply | None = None
         try:
             await self._gate.wait_open()
             by_customer: dict[str, list[PlacedEvent]] = {}
@@ -103,12 +106,13 @@ class EmbeddedLedger:
                 by_customer.setdefault(event.customer_id, []).append(PlacedEvent(offset, event))
             self._registry.require_room(by_customer)
             stamp = self._stamp(len(events))
-            reply = Reply(len(by_customer))
+            reply = Reply(len(by_customer), self._in_flight, len(events))
             for customer_id, placed in by_customer.items():
                 self._registry.send(customer_id, Append(stamp, placed, reply))
-            await reply.wait()
         finally:
-            self._events_in_flight -= len(events)
+            if reply is None:
+                self._in_flight.give_back(len(events))
+        await reply.wait()
         return [Recorded.RECORDED] * len(events)
 
     async def events(
@@ -152,10 +156,10 @@ class EmbeddedLedger:
         async with self._closing:
             now_ms = self.now_ms()
             assert period.end_ms <= now_ms, f"{period.key} was to be closed before its end"
-            self._closed_until_ms = max(self._closed_until_ms, period.end_ms)
-            # From here on no event is dated within the period. Those that were are on their way:
-            # behind this transaction they are all on disk, and their customers are found.
-            await self._committer.execute(lambda _: None)
+            floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
+            # From here on no event is dated within the period, also after a crash. Those that were
+            # are on their way: behind this transaction they are on disk, their customers are found.
+            await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
             snapshots: Counter[bool] = Counter()
             for part in range(self._store.parts):
                 after: str | None = None
@@ -179,15 +183,19 @@ class EmbeddedLedger:
             await self._committer.execute(lambda _: None)
             running = tuple(period_at(kind, now_ms) for kind in PeriodType)
             published = tuple(period for period in running if period.type in rules.published)
+            # More than the hour and the day that run: a clock may have stepped back out of others.
+            open_parts = await self._read(lambda txn: journal.open_parts(txn, self._store.parts))
+            periods = tuple(sorted({*running, *open_parts}))
             made: Counter[bool] = Counter()
             for part in range(self._store.parts):
                 after: str | None = None
-                while customers := await self._customers_in_any(part, running, after):
+                while customers := await self._customers_in_any(part, periods, after):
                     first: list[bool] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
                         self._registry.send(
-                            customer_id, TakeSnapshot(published, rules, now_ms, first, reply)
+                            customer_id,
+                            TakeSnapshot(published, open_parts, rules, now_ms, first, reply),
                         )
                     await reply.wait()
                     self._registry.retire(customers)

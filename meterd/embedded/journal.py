@@ -63,7 +63,18 @@ def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) ->
 
 def write_closed(txn: Transaction, period: Period) -> None:
     """Every customer's totals of that period, and of earlier ones of its type, are closed."""
-    txn.put("meta", keys.closed_key(period.type), records.number(period.end_ms))
+    until_ms = max(period.end_ms, closed_until_ms(txn, period.type))
+    txn.put("meta", keys.closed_key(period.type), records.number(until_ms))
+
+
+def write_floor(txn: Transaction, floor_ms: int) -> None:
+    """No event is dated before this moment from now on: a period that ends then is being closed."""
+    txn.put("meta", keys.FLOOR, records.number(floor_ms))
+
+
+def floor_ms(txn: Transaction) -> int:
+    """What was written last."""
+    return records.read_number(txn.get("meta", keys.FLOOR))
 
 
 def read_totals(
@@ -102,6 +113,20 @@ def next_to_close(txn: Transaction, parts: int) -> Period | None:
             if key is not None and key.startswith(prefix):
                 found.append(keys.totals_period(key))
     return min(found, default=None)
+
+
+def open_parts(txn: Transaction, parts: int) -> tuple[Period, ...]:
+    """The hours and days that may have totals not yet handed up, in the order of closing."""
+    found: set[Period] = set()
+    for kind in (PeriodType.HOURLY, PeriodType.DAILY):
+        for part in range(parts):
+            prefix = keys.period_type_prefix(part, kind)
+            start = prefix + keys.hour(closed_until_ms(txn, kind))
+            while (key := txn.first_key("totals", start)) is not None and key.startswith(prefix):
+                period = keys.totals_period(key)
+                found.add(period)
+                start = prefix + keys.hour(period.end_ms)
+    return tuple(sorted(found))
 
 
 def customers_in(

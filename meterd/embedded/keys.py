@@ -26,12 +26,22 @@ AFTER_END: Final = b"\x01"  # the first byte string greater than any key continu
 STAMP_BYTES: Final = 16
 HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,000
 EVENTS: Final = b"events"
+FLOOR: Final = b"floor"
 _TYPES: Final = tuple(PeriodType)
 
 
 def part_of(customer_id: str, parts: int) -> int:
     """Which part a customer lies in: the same on every machine and in every version."""
     return zlib.crc32(customer_id.encode()) % parts
+
+
+def may_be_stored(name: str, bytes_max: int) -> bool:
+    """Whether a name that a reader asks for can stand in a key at all."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return False
+    return 0 < len(encoded) <= bytes_max and END not in encoded
 
 
 def customer_prefix(part: int, customer_id: str) -> bytes:

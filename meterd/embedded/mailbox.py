@@ -51,17 +51,42 @@ class Mailbox(Generic[T]):
         return self._messages.popleft()
 
 
-class Reply:
-    """What a caller waits on who has sent messages to several actors."""
+class InFlight:
+    """How many events are on their way to the disk, and how many may be."""
 
-    def __init__(self, messages: int) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._events = 0
+
+    def take(self, events: int) -> bool:
+        """Whether they still fit in; then they count until they are given back."""
+        if self._events + events > self._limit:
+            return False
+        self._events += events
+        return True
+
+    def give_back(self, events: int) -> None:
+        self._events -= events
+
+
+class Reply:
+    """What a caller waits on who has sent messages to several actors.
+
+    The events that were sent stay in flight until all are durable, also where the caller has gone.
+    """
+
+    def __init__(self, messages: int, in_flight: InFlight | None = None, events: int = 0) -> None:
         self._outstanding = messages
+        self._in_flight = in_flight
+        self._events = events
         self._all_durable = trio.Event()
 
     def durable(self) -> None:
         """One of the messages has been acted on, and what it changed is on disk."""
         self._outstanding -= 1
         if self._outstanding == 0:
+            if self._in_flight is not None:
+                self._in_flight.give_back(self._events)
             self._all_durable.set()
 
     async def wait(self) -> None:

@@ -11,7 +11,9 @@ from heapq import merge
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
+from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
 from meterd.embedded import keys, records
 from meterd.ledger import (
@@ -96,6 +98,8 @@ def _blocks(
     txn: Transaction, parts: int, query: EventQuery, before: bytes | None
 ) -> Iterator[_Block]:
     """The blocks that may hold events of the query, newest first."""
+    if not _may_find(query.customer_id, query.event_type):
+        return iter(())
     end = _LATEST_STAMP if query.to_ms is None else _stamp_at(query.to_ms + 1)
     if before is not None:
         end = min(end, before)
@@ -114,6 +118,13 @@ def _blocks(
             for event_type in _types(txn, "event_times", bytes((part,)), query.event_type)
         ]
     return merge(*ranges, key=lambda block: block.stamp, reverse=True)
+
+
+def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:
+    """Whether there may be anything under these names; None names everything."""
+    return (customer_id is None or keys.may_be_stored(customer_id, CUSTOMER_ID_MAX_BYTES)) and (
+        event_type is None or keys.may_be_stored(event_type, EVENT_TYPE_NAME_MAX)
+    )
 
 
 def _types(txn: Transaction, table: str, prefix: bytes, only: str | None) -> Iterator[str]:
@@ -205,7 +216,7 @@ def _places(
     """Where the query's aggregations stand, and their keys, in the order of reading."""
     kinds = tuple(PeriodType) if query.period_type is None else (query.period_type,)
     newest = min(query.to_ms if query.to_ms is not None else _LATEST_HOUR_MS, _LATEST_HOUR_MS)
-    if newest < 0:
+    if newest < 0 or not _may_find(query.customer_id):
         return
     if query.customer_id is not None:
         part = keys.part_of(query.customer_id, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from meterd.domain.account import Account, PlacedEvent, open_parts, takers
+from meterd.domain.account import Account, PlacedEvent, parts_of, takers
 from meterd.domain.aggregations import ClosingRules
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
@@ -53,8 +53,11 @@ class Desk:
         return self.account.close(period, self.rules, now_ms, self.aggregations.get(period))
 
     def snapshot(self, period: Period, now_ms: int) -> Snapshot | None:
-        self._take_in_hand(period, *open_parts(period, now_ms))
-        return self.account.snapshot(period, self.rules, now_ms, self.aggregations.get(period))
+        now = [period_at(kind, now_ms) for kind in (PeriodType.HOURLY, PeriodType.DAILY)]
+        parts = parts_of(period, now)
+        self._take_in_hand(period, *parts)
+        stored = self.aggregations.get(period)
+        return self.account.snapshot(period, parts, self.rules, now_ms, stored)
 
     def write(self, change: Change) -> None:
         """The change reaches the disk, and the account is told."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from meterd.domain.account import Change, Snapshot, open_parts, takers
+from meterd.domain.account import Change, Snapshot, parts_of, takers
 from meterd.domain.aggregations import completed_body
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_ids import Stamp, position
@@ -262,4 +262,5 @@ def test_who_hands_up_to_whom(kind: str, taken_over_by: list[str], parts_at_ten:
     ten_ms = DAY.start_ms + 10 * HOUR_MS
     period = period_at(PeriodType(kind), ten_ms)
     assert [taker.key for taker in takers(period)] == taken_over_by
-    assert [part.key for part in open_parts(period, ten_ms)] == parts_at_ten
+    running = [period_at(each, ten_ms) for each in PeriodType]
+    assert [part.key for part in parts_of(period, running)] == parts_at_ten

@@ -1,7 +1,7 @@
 """An embedded engine under test: started, restarted, cut off, with its work run inline.
 
-Inline, because a worker thread's turn comes when the machine likes: so tests decide what happens
-between two transactions, and a mock clock may be used.
+Inline unless told, because a worker thread's turn comes when the machine likes: so tests decide
+what happens between two transactions, and a mock clock may be used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.ledger_bench import START_MS, SettableClock
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from meterd.embedded.committer import Hop
 
 T = TypeVar("T")
 
@@ -39,7 +41,8 @@ class WriterHop:
     transactions back until it is set; ``committed`` is called behind each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hop: Hop = inline) -> None:
+        self.hop = hop
         self.transactions = 0
         self.cut_after: int | None = None
         self.commits_unheard = False
@@ -52,12 +55,12 @@ class WriterHop:
         await self.may_pass.wait()
         if self.cut_after == 0:
             if self.commits_unheard:
-                work()
+                await self.hop(work)
             raise PowerCutError
         if self.cut_after is not None:
             self.cut_after -= 1
         self.transactions += 1
-        result = work()
+        result = await self.hop(work)
         self.committed()
         return result
 
@@ -66,15 +69,22 @@ class EngineBench:
     """See ``ledger_bench.Bench``. The engine lives in a task of its own, as in the daemon."""
 
     def __init__(
-        self, folder: Path, nursery: trio.Nursery, clock: SettableClock | None = None
+        self,
+        folder: Path,
+        nursery: trio.Nursery,
+        clock: SettableClock | None = None,
+        *,
+        hop: Hop = inline,
+        read_hop: Hop = inline,
     ) -> None:
         self.folder = folder
         self.clock = clock or SettableClock(START_MS)
         self.too_many = EVENTS_IN_FLIGHT_MAX + 1
-        self.hop = WriterHop()
+        self.hop = WriterHop(hop)
         self.store: Store
         self.ledger: EmbeddedLedger
         self.stopped = trio.Event()
+        self._read_hop = read_hop
         self._starts = 0
         self._nursery = nursery
         self._running = trio.CancelScope()
@@ -90,7 +100,7 @@ class EngineBench:
     async def restart(self) -> None:
         """See ``Bench``. After a power cut, on what was on disk at that moment."""
         await self.stop()
-        self.hop = WriterHop()
+        self.hop = WriterHop(self.hop.hop)
         await self.start()
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -99,7 +109,11 @@ class EngineBench:
         self.store = Store(self.folder)
         try:
             self.ledger = EmbeddedLedger(
-                self.store, now_ms=self.clock, nonce=self._starts, hop=self.hop, read_hop=inline
+                self.store,
+                now_ms=self.clock,
+                nonce=self._starts,
+                hop=self.hop,
+                read_hop=self._read_hop,
             )
             with self._running:
                 async with self.ledger.running():

@@ -233,6 +233,39 @@ async def test_a_close_that_is_cut_off_is_finished_later(
         assert txn.count("deliveries") == txn.count("outbox") == len(found)
 
 
+# Threads
+
+
+async def test_in_worker_threads_nothing_is_lost(tmp_path: Path) -> None:
+    """As the daemon runs it: one thread writes, others read whole appends, and an hour closes."""
+    limits = trio.CapacityLimiter(1), trio.CapacityLimiter(4)
+    hop, read_hop = (partial(trio.to_thread.run_sync, limiter=limit) for limit in limits)
+    async with trio.open_nursery() as engines:
+        bench = EngineBench(tmp_path / "data", engines, hop=hop, read_hop=read_hop)
+        await bench.start()
+
+        async def append(caller: int) -> None:
+            for number in range(10):
+                await bench.ledger.append([event(f"c{(caller + n) % 9}") for n in range(5)])
+                if caller == number == 5:
+                    await close_ended(bench, rules(), clock_ms=START_MS + HOUR_MS)
+
+        async def read() -> None:
+            while len(seen := await stored(bench)) < 20 * 10 * 5:
+                assert len(seen) % 5 == 0
+
+        async with trio.open_nursery() as nursery:
+            for caller in range(20):
+                nursery.start_soon(append, caller)
+            for _ in range(3):
+                nursery.start_soon(read)
+        await close_ended(bench, rules(PeriodType.YEARLY), clock_ms=NEXT_YEAR_MS)
+        totals = [one.aggregation for one in await published(bench)]
+        yearly = [one for one in totals if one.period_type is PeriodType.YEARLY]
+        assert sum(one.event_count for one in yearly) == 20 * 10 * 5
+        await bench.stop()
+
+
 # Who is awake
 
 

@@ -7,6 +7,7 @@ import shutil
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +240,6 @@ def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
     """From 1 MiB to over 8, in small transactions and in one, though there is always a reader: one
     that comes while the map grows waits, and all see whole transactions.
     """
-    store = Store(folder, map_size=MEBIBYTE)
     payload = os.urandom(250_000)
     finished = threading.Event()
 
@@ -249,15 +249,15 @@ def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
 
     def write() -> None:
         for first in range(0, 40, at_once):
-            store.write(partial(fill, first))
+            growing.write(partial(fill, first))
 
     def read() -> None:
         while not finished.is_set():
-            with store.read() as txn:
+            with growing.read() as txn:
                 assert txn.count("events") % at_once == 0
                 finished.wait(0.002)  # so that one begins before the other ends
 
-    with ThreadPoolExecutor() as threads:
+    with closing(Store(folder, map_size=MEBIBYTE)) as growing, ThreadPoolExecutor() as threads:
         reading = [threads.submit(read) for _ in range(3)]
         writing = threads.submit(write)
         try:
@@ -266,12 +266,9 @@ def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
             finished.set()
         for reader in reading:
             reader.result()
-    assert store.size_bytes() > 8 * MEBIBYTE
-    store.close()
-    again = Store(folder, map_size=MEBIBYTE)
-    with again.read() as txn:
+        assert growing.size_bytes() > 8 * MEBIBYTE
+    with closing(Store(folder, map_size=MEBIBYTE)) as again, again.read() as txn:
         assert [record for _, record in txn.forward("events", b"", b"")] == [payload] * 40
-    again.close()
 
 
 # Damage
