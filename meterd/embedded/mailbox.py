@@ -80,6 +80,8 @@ class Reply:
         self._in_flight = in_flight
         self._events = events
         self._all_durable = trio.Event()
+        if not messages:
+            self._all_durable.set()
 
     def durable(self) -> None:
         """One of the messages has been acted on, and what it changed is on disk."""

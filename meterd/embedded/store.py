@@ -141,12 +141,13 @@ class Store:
         cannot be used. Commits a boot record before it returns, so that a store which cannot be
         written to is found out before anything is served.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._readers = 0
+        self._growing = False
         self._may_read = threading.Condition()
         with ExitStack() as undo:
-            undo.callback(_lock(folder).close)
             try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                undo.callback(os.close, _lock(folder))
                 place = folder / "store"
                 _create(place, map_size)
                 self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
@@ -182,6 +183,7 @@ class Store:
     def read(self) -> Iterator[Transaction]:
         """A snapshot to read from; keep it for milliseconds."""
         with self._may_read:
+            self._may_read.wait_for(lambda: not self._growing)
             self._readers += 1
         try:
             with self._env.begin(buffers=False) as txn:
@@ -200,24 +202,28 @@ class Store:
         self._open.close()
 
     def _grow(self) -> None:
-        # mdb_env_set_mapsize: no transaction of this process may be open. New readers wait on the
-        # condition's lock, which is held throughout.
+        # mdb_env_set_mapsize: no transaction of this process may be open. New readers wait, or ever
+        # new ones would keep the writer waiting.
         with self._may_read:
+            self._growing = True
             self._may_read.wait_for(lambda: self._readers == 0)
             self._map_size *= 2
             self._env.set_mapsize(self._map_size)
+            self._growing = False
+            self._may_read.notify_all()
 
 
-def _lock(folder: Path) -> Any:
-    lock_file = (folder / "lock").open("a")
+def _lock(folder: Path) -> int:
+    """The descriptor that holds the folder until it is closed, or the process ends."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
-        lock_file.close()
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as fault:
+        os.close(descriptor)
         raise StoreError(
             f"another meterd has {folder} open: stop it, or set another storage.path"
         ) from fault
-    return lock_file
+    return descriptor
 
 
 def _create(place: Path, map_size: int) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.periods import Period
 
 HOUR = period_at(PeriodType.HOURLY, START_MS)
 PART = part_of("acme", PARTS)
@@ -40,16 +41,16 @@ class Actor:
         self.committer = Committer(self.store, self.gate, self.hop)
         self.aggregator = Aggregator("acme", PART, self.store, self.committer, self.gate)
 
-    def send(self, number: int) -> Reply:
+    def send(self, number: int, at_ms: int = START_MS) -> Reply:
         reply = Reply(1)
-        stamp = Stamp(START_MS, number, 0)
+        stamp = Stamp(at_ms, number, 0)
         self.gate.sent()
         self.aggregator.mailbox.put(Append(stamp, [PlacedEvent(0, event(value=number))], reply))
         return reply
 
-    def total(self) -> tuple[int, str]:
+    def total(self, period: Period = HOUR) -> tuple[int, str]:
         with self.store.read() as txn:
-            totals = journal.read_totals(txn, PART, HOUR, "acme")
+            totals = journal.read_totals(txn, PART, period, "acme")
         return (
             (0, "0")
             if totals is None
@@ -99,6 +100,23 @@ async def test_what_is_decided_during_a_commit_stands_on_what_is_in_flight(actor
         await reply.wait()
     assert actor.total() == (4, "10")
     assert actor.hop.transactions == 2
+
+
+async def test_closes_during_a_commit_hand_up_to_what_is_in_flight(actor: Actor) -> None:
+    """Two hours that close one behind the other are both in their day."""
+    hours = HOUR, period_at(PeriodType.HOURLY, HOUR.end_ms)
+    for place, hour in enumerate(hours):
+        await actor.send(place + 1, at_ms=hour.start_ms).wait()
+    actor.hop.may_pass = trio.Event()
+    replies = [Reply(1) for _ in hours]
+    for hour, reply in zip(hours, replies, strict=True):
+        actor.gate.sent()
+        actor.aggregator.mailbox.put(Close(hour, rules(), hours[1].end_ms, [], reply))
+        await wait_all_tasks_blocked()
+    actor.hop.may_pass.set()
+    for reply in replies:
+        await reply.wait()
+    assert actor.total(period_at(PeriodType.DAILY, START_MS)) == (2, "3")
 
 
 async def test_a_successor_goes_on_from_the_disk(actor: Actor) -> None:

@@ -38,7 +38,8 @@ SOME_PLACE: Final = AggregationPlace(SOME_HOUR_MS, "c7", PeriodType.HOURLY)
 
 
 def customer_of(number: int, events: int) -> str:
-    return f"c{number % (events // 40)}"
+    """Every other event is of one of a few, whose logs grow with the store; the rest of many."""
+    return f"c{number % 16}" if number % 2 else f"d{number % (events // 40)}"
 
 
 def change_of(number: int, events: int) -> Change:

@@ -254,8 +254,10 @@ def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
     def read() -> None:
         while not finished.is_set():
             with growing.read() as txn:
+                mapped = growing._env.info()["map_size"]
                 assert txn.count("events") % at_once == 0
                 finished.wait(0.002)  # so that one begins before the other ends
+                assert growing._env.info()["map_size"] == mapped, "grown under a reader"
 
     with closing(Store(folder, map_size=MEBIBYTE)) as growing, ThreadPoolExecutor() as threads:
         reading = [threads.submit(read) for _ in range(3)]
