@@ -43,14 +43,17 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery         one queue and one client for each endpoint
     edge/            HTTP in and out
       limits           every limit of the serving side
+      problems         which status each outcome has
+      access           who may do what
+      ingest           the one way in for events
+      plain_request    recognises a plain ingest request by its head
+      plain_lane       the fast lane: serves plain ingest requests itself
       framing          the strict check of HTTP/1 requests
       guarded_stream   a connection's bytes, checked, timed and bounded
       hypercorn_lane   one connection in hypercorn's hands
       front_door       accepts connections and ends them
-      problems         which status each outcome has
       documents        events and aggregations as the API shows them
       parameters       query parameters
-      ingest           the one way in for events
       api              Quart routes
       egress           webhooks out, through the address guard
     keyfile          API keys in the data folder

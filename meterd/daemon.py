@@ -26,11 +26,13 @@ from meterd.domain.config import changes_needing_restart
 from meterd.domain.credentials import KEY_BYTES, Keyring
 from meterd.domain.errors import CommitFailedError, ConfigError, MeterdError
 from meterd.domain.event_ids import NONCE_LIMIT
-from meterd.edge.api import Access, make_app
+from meterd.edge.access import Access
+from meterd.edge.api import make_app
 from meterd.edge.egress import open_sender
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import Limits
+from meterd.edge.plain_lane import PlainLane
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.keyfile import ensure_key
@@ -113,14 +115,18 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         senders = partial(open_sender, tls=ssl.create_default_context())
         delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
         limits = Limits()
+        access = Access(settings.keyring)
+        ingest = Ingest(ledger, settings.config)
         app = make_app(
-            Access(settings.config, settings.keyring, __version__),
-            Ingest(ledger, settings.config),
+            access,
+            settings.config,
+            ingest,
             ledger,
             closer,
             body_bytes_max=limits.body_bytes_max,
         )
-        daemon = Daemon(settings, FrontDoor(app, limits, _log), closer, delivery)
+        plain = PlainLane(ingest, access, limits, clock.now_ms)
+        daemon = Daemon(settings, FrontDoor(app, limits, _log, plain=plain), closer, delivery)
         await work.start(delivery.run)
         closing = trio.CancelScope()
         work.start_soon(_within, closing, closer.run)

@@ -16,6 +16,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from meterd import __version__
 from meterd.domain.config import public_config
 from meterd.domain.credentials import Scope
 from meterd.edge import problems
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from meterd.domain.config import Config
-    from meterd.domain.credentials import Keyring
+    from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.ledger import Ledger
     from meterd.work.closer import Closer
@@ -47,29 +48,24 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 
 
-class Access:
-    """What a route may look at besides the request."""
-
-    def __init__(
-        self, config: Callable[[], Config], keyring: Callable[[], Keyring], version: str
-    ) -> None:
-        self.config = config
-        self.keyring = keyring
-        self.version = version
-
-
-def make_app(
-    access: Access, ingest: Ingest, ledger: Ledger, closer: Closer, *, body_bytes_max: int
+def make_app(  # every part that a route speaks to
+    access: Access,
+    config: Callable[[], Config],
+    ingest: Ingest,
+    ledger: Ledger,
+    closer: Closer,
+    *,
+    body_bytes_max: int,
 ) -> QuartTrio:
     """The application; it owns nothing and starts nothing."""
     app = QuartTrio("meterd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
-    _add_open_routes(app, access, closer)
+    _add_open_routes(app, closer)
     _add_ingest_routes(app, access, ingest)
-    _add_read_routes(app, access, ledger)
-    _add_admin_routes(app, access, closer)
+    _add_read_routes(app, access, config, ledger)
+    _add_admin_routes(app, access, config, closer)
 
     @app.before_request
     async def refuse_leading_slashes() -> Response | None:
@@ -124,30 +120,19 @@ def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
     def guard(route: Route) -> Route:
         @wraps(route)
         async def guarded(**values: Any) -> Response:
-            key = access.keyring().authenticate(_presented_key())
-            if key is None:
-                return _response(problems.UNAUTHORIZED)
-            if scope not in key.scopes:
-                return _response(problems.FORBIDDEN)
-            return await route(**values)
+            given = request.headers
+            refused = access.refusal(scope, given.get("x-apikey"), given.get("Authorization", ""))
+            return await route(**values) if refused is None else _response(refused)
 
         return guarded
 
     return guard
 
 
-def _presented_key() -> str:
-    found = request.headers.get("x-apikey")
-    if found is not None:
-        return found
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _add_open_routes(app: QuartTrio, access: Access, closer: Closer) -> None:
+def _add_open_routes(app: QuartTrio, closer: Closer) -> None:
     @app.get("/")
     async def about() -> Response:
-        return _response(answer(HTTPStatus.OK, _about(access)))
+        return _response(answer(HTTPStatus.OK, _about()))
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -188,11 +173,13 @@ async def _body() -> bytes:
     return body
 
 
-def _add_read_routes(app: QuartTrio, access: Access, ledger: Ledger) -> None:
+def _add_read_routes(
+    app: QuartTrio, access: Access, config: Callable[[], Config], ledger: Ledger
+) -> None:
     @app.get("/config")
     @_needs(Scope.READ, access)
-    async def config() -> Response:
-        return _response(answer(HTTPStatus.OK, public_config(access.config())))
+    async def configuration() -> Response:
+        return _response(answer(HTTPStatus.OK, public_config(config())))
 
     @app.get("/events")
     @_needs(Scope.READ, access)
@@ -256,11 +243,13 @@ def _array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:
     return response
 
 
-def _add_admin_routes(app: QuartTrio, access: Access, closer: Closer) -> None:
+def _add_admin_routes(
+    app: QuartTrio, access: Access, config: Callable[[], Config], closer: Closer
+) -> None:
     @app.post("/aggregations/trigger")
     @_needs(Scope.ADMIN, access)
     async def trigger() -> Response:
-        periods = len(access.config().periods)
+        periods = len(config().periods)
         if not periods:
             return _response(
                 problems.problem(
@@ -288,11 +277,11 @@ def _add_admin_routes(app: QuartTrio, access: Access, closer: Closer) -> None:
         )
 
 
-def _about(access: Access) -> dict[str, Any]:
+def _about() -> dict[str, Any]:
     return {
         "status": "ok",
         "service": "meterd",
-        "version": access.version,
+        "version": __version__,
         "description": "Usage metering: events in, exact totals kept, signed webhooks out",
         "features": [
             "Acknowledged events are on disk, counted once",

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
     from meterd.edge.hypercorn_lane import Application, HypercornSession
     from meterd.edge.limits import Limits
+    from meterd.edge.plain_lane import PlainLane
+
+# How late an idle connection may be ended.
+_IDLE_SWEEP_S = 1.0
 
 # While shutting down. No event tells when the last frame of an HTTP/2 answer is out.
 _SWEEP_S = 0.02
@@ -43,17 +47,34 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class _Connection:
-    def __init__(self, host: str, stream: GuardedStream, session: HypercornSession) -> None:
+    """``session`` is there from the first request on that the plain lane does not serve."""
+
+    def __init__(self, host: str, stream: GuardedStream) -> None:
         self.host = host
         self.stream = stream
-        self.session = session
+        self.session: HypercornSession | None = None
+
+    @property
+    def idle(self) -> bool:
+        if self.session is None:
+            return self.stream.between_requests
+        return self.session.idle
 
 
 class FrontDoor:
     """Serves one application on any number of listeners."""
 
-    def __init__(self, app: Application, limits: Limits, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        app: Application,
+        limits: Limits,
+        log: FilteringBoundLogger,
+        *,
+        plain: PlainLane | None = None,
+    ) -> None:
+        """Without ``plain`` every request is the application's."""
         self._lane = HypercornLane(app, limits, log)
+        self._plain = plain
         self._limits = limits
         self._log = log
         self._accepting = trio.CancelScope()
@@ -74,19 +95,34 @@ class FrontDoor:
 
         Cancelled, it ends every connection at once.
         """
-        async with self._lane.running(), trio.open_nursery() as handlers:
-            try:
-                with self._accepting:
-                    await trio.serve_listeners(
-                        self._handle,
-                        list(listeners),
-                        handler_nursery=handlers,
-                        task_status=task_status,
-                    )
-                await self._wind_up(handlers)
-            finally:
-                for connection in self._connections:
-                    connection.stream.cut()
+        async with self._lane.running(), trio.open_nursery() as watch:
+            watch.start_soon(self._expire_idle)
+            async with trio.open_nursery() as handlers:
+                try:
+                    with self._accepting:
+                        await trio.serve_listeners(
+                            self._handle,
+                            list(listeners),
+                            handler_nursery=handlers,
+                            task_status=task_status,
+                        )
+                    await self._wind_up(handlers)
+                finally:
+                    for connection in self._connections:
+                        connection.stream.cut()
+            watch.cancel_scope.cancel()
+
+    async def _expire_idle(self) -> None:
+        """Ends connections that were idle too long while the plain lane read them.
+
+        One task for all: a time limit round each read would cost twice what reading does.
+        """
+        while True:
+            await trio.sleep(min(_IDLE_SWEEP_S, self._limits.keep_alive_s / 4))
+            now = trio.current_time()
+            for connection in self._connections:
+                if connection.stream.idle_until <= now:
+                    connection.stream.expire()
 
     def begin_shutdown(self) -> None:
         """Stops accepting; idle connections end now, the others when they have their answer."""
@@ -95,7 +131,7 @@ class FrontDoor:
     def statistics(self) -> Statistics:
         return Statistics(
             open=len(self._connections),
-            idle=sum(connection.session.idle for connection in self._connections),
+            idle=sum(connection.idle for connection in self._connections),
             accepted=self._accepted,
             expired_for_room=self._expired_for_room,
             turned_away=self._turned_away,
@@ -108,7 +144,7 @@ class FrontDoor:
             # Not the connections: the last one accepted may not have come to be one of them yet.
             while handlers.child_tasks:
                 for connection in self._connections:
-                    if connection.session.idle:
+                    if connection.idle:
                         connection.stream.expire()
                 await trio.sleep(_SWEEP_S)
 
@@ -122,12 +158,16 @@ class FrontDoor:
             self._turned_away += 1
             await self._turn_away(transport)
             return
-        stream = GuardedStream(transport, self._limits, on_refusal=self._note_refusal)
-        connection = _Connection(host, stream, self._lane.session(stream))
+        stream = GuardedStream(
+            transport, self._limits, plain=self._plain, on_refusal=self._note_refusal
+        )
+        connection = _Connection(host, stream)
         self._connections.add(connection)
         try:
             with stream.scope:
-                await connection.session.run()
+                if await stream.wait_foreign():
+                    connection.session = self._lane.session(stream)
+                    await connection.session.run()
             await stream.linger()
         # The one place where any exception is only logged: what hypercorn and its parsers trip over
         # is the doing of one client, and must cost that client's connection and nothing else.
@@ -149,7 +189,7 @@ class FrontDoor:
         return True
 
     def _expire_longest_idle(self, held: list[_Connection]) -> bool:
-        idle = [connection for connection in held if connection.session.idle]
+        idle = [connection for connection in held if connection.idle]
         if not idle:
             return False
         min(idle, key=lambda connection: connection.stream.active_at).stream.expire()

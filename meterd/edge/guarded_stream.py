@@ -17,9 +17,12 @@ import trio
 
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+from meterd.edge.plain_lane import read_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from meterd.edge.plain_lane import PlainLane
 
 _CUT_SHORT = Refusal(400, "Request ended before it was complete")
 _SLOW_HEAD = Refusal(408, "Request head did not arrive in time")
@@ -34,6 +37,7 @@ class GuardedStream:
         transport: trio.SocketStream,
         limits: Limits,
         *,
+        plain: PlainLane | None = None,
         on_refusal: Callable[[Refusal], None] = lambda _: None,
     ) -> None:
         self.socket = transport.socket
@@ -42,6 +46,9 @@ class GuardedStream:
         self.active_at = trio.current_time()
         self._transport = transport
         self._limits = limits
+        self._plain = plain
+        # When an idle connection is to end, while the plain lane reads it.
+        self.idle_until = math.inf
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
         self._pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
@@ -62,12 +69,33 @@ class GuardedStream:
     @property
     def between_requests(self) -> bool:
         """HTTP/1: every request is answered, and no byte of another has come."""
-        return self._framer.phase is Phase.HEAD and not self._framer.buffered and not self.leaving
+        if self._framer.phase is not Phase.HEAD or self._framer.buffered or self.leaving:
+            return False
+        return self._plain is None or self.idle_until < math.inf
 
     @property
     def leaving(self) -> bool:
         """The connection is about to end."""
         return self._ended or self._expired
+
+    async def wait_foreign(self) -> bool:
+        """Whether there is a request for the server; plain ones are answered here meanwhile.
+
+        Until then no server is needed. False where the connection has ended without one.
+        """
+        while not (self._ended or self._framer.buffered):
+            await self._feed()
+        return not self._ended
+
+    def begin_wait(self) -> None:
+        """See ``Wire``."""
+        self.active_at = trio.current_time()
+        self.idle_until = self.active_at + self._limits.keep_alive_s
+
+    def end_wait(self) -> None:
+        """See ``Wire``."""
+        self.idle_until = math.inf
+        self.active_at = trio.current_time()
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         """The next bytes of the request under way or, once that is answered, of the next one.
@@ -105,6 +133,8 @@ class GuardedStream:
         self._reading.deadline = self._deadline()
         self._next_request.set()
         self._next_request = trio.Event()
+        if self._expired:
+            trio.lowlevel.notify_closing(self.socket)
 
     async def send_eof(self) -> None:
         await self._transport.send_eof()
@@ -116,9 +146,10 @@ class GuardedStream:
         await trio.lowlevel.checkpoint()
 
     def expire(self) -> None:
-        """Lets an idle connection end: a request that has already arrived is still served."""
+        """Ends an idle connection; a request that has arrived by now is served first."""
         self._expired = True
-        self._shutdown(socket.SHUT_RD)
+        # Wakes who waits for the socket, and leaves the socket as it is.
+        trio.lowlevel.notify_closing(self.socket)
 
     def cut(self) -> None:
         """Ends the connection now, whatever it is doing."""
@@ -156,8 +187,23 @@ class GuardedStream:
             if begun:
                 await self._refuse(_CUT_SHORT)
             self._end()
+        elif phase is Phase.HEAD and not self._framer.buffered and self._expired:
+            self._framer.feed(read_now(self.socket.fileno()) or b"")
+            self._received_all = not self._framer.buffered
+        elif self._plain is not None and phase is Phase.HEAD and not self._framer.buffered:
+            await self._receive_foreign(self._plain, b"")
         else:
             await self._receive()
+
+    async def _receive_foreign(self, plain: PlainLane, begun: bytes) -> None:
+        """Between requests: lets the plain lane answer what it can, and takes what it cannot."""
+        try:
+            data = await plain.serve(self, begun)
+        except trio.BrokenResourceError:
+            data = b""
+        self._received_all = not data
+        self._waiting_since = trio.current_time()
+        self._framer.feed(data)
 
     async def _receive(self) -> None:
         began_at = trio.current_time()
@@ -165,6 +211,8 @@ class GuardedStream:
         with trio.CancelScope(deadline=self._deadline()) as self._reading:
             try:
                 data = bytes(await self._transport.receive_some(PIECE_BYTES))
+            except trio.ClosedResourceError:  # by ``expire``
+                data = read_now(self.socket.fileno()) or b""
             except trio.BrokenResourceError:
                 self._received_all = True
                 self._end()
@@ -179,6 +227,9 @@ class GuardedStream:
             self._pace.record(self.active_at - began_at, len(data))
         elif self._framer.phase is Phase.HEAD and not self._framer.buffered:
             self._waiting_since = self.active_at
+            if data and self._plain is not None:
+                await self._receive_foreign(self._plain, data)
+                return
         self._framer.feed(data)
 
     def _deadline(self) -> float:

@@ -15,7 +15,8 @@ from meterd.domain.endpoints import Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType
-from meterd.edge.api import Access, make_app
+from meterd.edge.access import Access
+from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB
 from meterd.work.closer import Closer
@@ -99,7 +100,8 @@ class Api:
 async def serving(ledger: ModelLedger | None = None) -> AsyncIterator[Api]:
     api = Api(ledger)
     app = make_app(
-        Access(lambda: api.config, lambda: Keyring(api.config.keys), "1.2.3"),
+        Access(lambda: Keyring(api.config.keys)),
+        lambda: api.config,
         Ingest(api.ledger, lambda: api.config),
         api.ledger,
         api.closer,

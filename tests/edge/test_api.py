@@ -10,6 +10,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from meterd import __version__
 from meterd.domain.config import Config
 from meterd.ledger import EventQuery
 from tests.edge.api_bench import BODY_BYTES_MAX, CONFIG, KEYS, Api, catch_up, serving
@@ -115,7 +116,11 @@ async def test_about() -> None:
             "configuration",
             "documentation",
         ]
-        assert (about["status"], about["service"], about["version"]) == ("ok", "meterd", "1.2.3")
+        assert (about["status"], about["service"], about["version"]) == (
+            "ok",
+            "meterd",
+            __version__,
+        )
         named = about["endpoints"]
         for endpoint in [
             *(one for one in named.values() if isinstance(one, str)),

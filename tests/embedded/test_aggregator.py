@@ -102,21 +102,25 @@ async def test_what_is_decided_during_a_commit_stands_on_what_is_in_flight(actor
     assert actor.hop.transactions == 2
 
 
-async def test_closes_during_a_commit_hand_up_to_what_is_in_flight(actor: Actor) -> None:
-    """Two hours that close one behind the other are both in their day."""
-    hours = HOUR, period_at(PeriodType.HOURLY, HOUR.end_ms)
+async def test_closes_during_commits_hand_up_to_what_is_in_flight(actor: Actor) -> None:
+    """Three hours, each closed while the one before is being committed, are all in their day."""
+    hours = [period_at(PeriodType.HOURLY, START_MS + place * HOUR_MS) for place in range(3)]
     for place, hour in enumerate(hours):
         await actor.send(place + 1, at_ms=hour.start_ms).wait()
     actor.hop.may_pass = trio.Event()
     replies = [Reply(1) for _ in hours]
     for hour, reply in zip(hours, replies, strict=True):
         actor.gate.sent()
-        actor.aggregator.mailbox.put(Close(hour, rules(), hours[1].end_ms, [], reply))
+        actor.aggregator.mailbox.put(Close(hour, rules(), hours[-1].end_ms, [], reply))
         await wait_all_tasks_blocked()
+        committing, actor.hop.may_pass = actor.hop.may_pass, trio.Event()
+        if hour is not hours[0]:
+            committing.set()
+            await wait_all_tasks_blocked()
     actor.hop.may_pass.set()
     for reply in replies:
         await reply.wait()
-    assert actor.total(period_at(PeriodType.DAILY, START_MS)) == (2, "3")
+    assert actor.total(period_at(PeriodType.DAILY, START_MS)) == (3, "6")
 
 
 async def test_a_successor_goes_on_from_the_disk(actor: Actor) -> None:

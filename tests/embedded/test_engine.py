@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
 from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded import registry
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
 from meterd.ledger import Recorded
 from tests.embedded.engine_bench import EngineBench
@@ -171,6 +172,18 @@ async def test_events_in_flight_are_bounded(bench: EngineBench, *, callers_give_
             await wait_all_tasks_blocked()
     assert await bench.ledger.append([event()]) == [Recorded.RECORDED]
     assert len(await stored(bench)) == EVENTS_IN_FLIGHT_MAX + 1
+
+
+async def test_a_refused_append_takes_no_room(
+    bench: EngineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are refused because too many customers are active, the rest are served."""
+    monkeypatch.setattr(registry, "ACTIVE_MAX", 1)
+    for _ in range(EVENTS_IN_FLIGHT_MAX // 1000 + 1):
+        await bench.ledger.append([event("awake")])
+        with pytest.raises(OverloadedError):
+            await bench.ledger.append([event("awake"), *[event("asleep")] * 999])
+    assert {one.event.customer_id for one in await stored(bench)} == {"awake"}
 
 
 async def refused(bench: EngineBench) -> None:

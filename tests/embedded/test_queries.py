@@ -30,8 +30,8 @@ SMALL, LARGE = 2_000, 20_000
 TYPES: Final = ("api.calls", "storage", "seats")
 LIMIT: Final = 20
 MINUTE_MS: Final = 60_000
-# In the middle of the smaller store.
-SOME_MS: Final = START_MS + SMALL // 2 * MINUTE_MS
+# In the middle of both stores: the larger one has more before it and more behind it.
+SOME_MS: Final = START_MS
 SOME_HOUR_MS: Final = period_at(PeriodType.HOURLY, SOME_MS).start_ms
 SOME_ID: Final = Stamp(SOME_MS, 0, 0).id()
 SOME_PLACE: Final = AggregationPlace(SOME_HOUR_MS, "c7", PeriodType.HOURLY)
@@ -45,7 +45,7 @@ def customer_of(number: int, events: int) -> str:
 def change_of(number: int, events: int) -> Change:
     """An event each minute, from customers in turn; its hour's totals, aggregation and delivery."""
     customer, event_type = customer_of(number, events), TYPES[number % 3]
-    received_ms = START_MS + number * MINUTE_MS
+    received_ms = SOME_MS + (number - events // 2) * MINUTE_MS
     sent = event(customer, event_type, number)
     at = received_ms.to_bytes(8, "big")
     totals = totals_of([sent.value], at, at)

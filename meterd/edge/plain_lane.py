@@ -1,0 +1,182 @@
+"""The fast lane: serves plain ingest requests itself, between whatever else a connection says.
+
+It reads a connection while no other request is under way on it. What begins as a plain request and
+is one is answered here, by the same ``Ingest`` as in the other lane and with the same bytes;
+everything else is given back unread, from its first byte, and hypercorn serves it. So this file
+never refuses a request: what it is not sure of, a key that is not let in, a body that stops coming,
+are all foreign.
+
+Measured reasons for how it is written (docs/performance.md): the descriptor is read and written
+directly, a head's parse is remembered, and no cancel scope is opened while a connection is idle.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Protocol
+from wsgiref.handlers import format_date_time
+
+import trio
+
+from meterd.domain.credentials import Scope
+from meterd.edge.ingest import is_lenient
+from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+from meterd.edge.plain_request import (
+    BEGINNING,
+    END_OF_HEAD,
+    HEAD_MAX,
+    PlainHead,
+    parse_plain_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meterd.edge.access import Access
+    from meterd.edge.ingest import Ingest
+    from meterd.edge.problems import Answer
+
+_END_BYTES: Final = len(END_OF_HEAD)
+
+
+class Wire(Protocol):
+    """A connection while the plain lane has it."""
+
+    @property
+    def socket(self) -> trio.socket.SocketType: ...
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the connection is to end when it is idle."""
+
+    def begin_wait(self) -> None:
+        """The connection is idle from now on: it may be expired."""
+
+    def end_wait(self) -> None:
+        """Bytes have come: it is not idle any more."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Sends what the socket's buffer does not hold, within the limit for sends."""
+
+
+class PlainLane:
+    """Holds nothing of a connection: one serves them all."""
+
+    def __init__(
+        self, ingest: Ingest, access: Access, limits: Limits, now_ms: Callable[[], int]
+    ) -> None:
+        self._ingest = ingest
+        self._access = access
+        self._limits = limits
+        self._now_ms = now_ms
+
+    async def serve(self, wire: Wire, buffer: bytes) -> bytes:
+        """Answers plain requests until something else comes, and returns what has come of that.
+
+        ``buffer`` is what has been read already. Empty when the client has gone, or the connection
+        is to end. Raises trio.BrokenResourceError as sends do.
+        """
+        descriptor = wire.socket.fileno()
+        while True:
+            if not buffer:
+                if wire.leaving:
+                    return read_now(descriptor) or b""
+                buffer = await self._wait(wire, descriptor)
+            head_end = buffer.find(END_OF_HEAD, 0, HEAD_MAX)
+            head = None
+            if head_end > 0 and buffer.startswith(BEGINNING):
+                head = parse_plain_head(buffer[:head_end])
+            if head is None or not self._is_let_in(head):
+                return buffer
+            end = head_end + _END_BYTES + head.body_bytes
+            if len(buffer) < end:
+                buffer = await self._read_body(descriptor, buffer, end)
+                if len(buffer) < end:
+                    return buffer
+            answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
+            buffer = buffer[end:]
+            data = self._rendered(answer)
+            sent = _write(descriptor, data)
+            if sent < len(data):
+                await wire.send_all(data[sent:])
+
+    async def _wait(self, wire: Wire, descriptor: int) -> bytes:
+        """The next bytes; when told to end, those that are here already."""
+        wire.begin_wait()
+        data = None
+        try:
+            while data is None:
+                await trio.lowlevel.wait_readable(descriptor)
+                data = read_now(descriptor)
+        except trio.ClosedResourceError:
+            data = read_now(descriptor) or b""
+        wire.end_wait()
+        return data
+
+    async def _read_body(self, descriptor: int, begun: bytes, end: int) -> bytes:
+        """What has come when the body is whole, or will not be in time."""
+        pieces = [begun]
+        missing = end - len(begun)
+        pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
+        while missing > 0:
+            waiting_since = trio.current_time()
+            with trio.move_on_after(pace.left_s) as waiting:
+                await trio.lowlevel.wait_readable(descriptor)
+            data = None if waiting.cancelled_caught else read_now(descriptor)
+            if data:
+                pieces.append(data)
+                missing -= len(data)
+                pace.record(trio.current_time() - waiting_since, len(data))
+            elif data is not None or waiting.cancelled_caught:
+                break
+        return b"".join(pieces)
+
+    def _is_let_in(self, head: PlainHead) -> bool:
+        if head.body_bytes > self._limits.body_bytes_max:
+            return False
+        return self._access.refusal(Scope.INGEST, head.apikey, head.authorization) is None
+
+    async def _answer(self, head: PlainHead, body: bytes) -> Answer:
+        if head.event_type is None:
+            return await self._ingest.batch(body, lenient=is_lenient(head.prefer))
+        return await self._ingest.event(head.event_type, body)
+
+    def _rendered(self, answer: Answer) -> bytes:
+        """The answer as the other lane writes it, to the byte."""
+        more = "".join(f"{name.lower()}: {value}\r\n" for name, value in answer.headers)
+        return b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b" % (
+            answer.status,
+            len(answer.body),
+            more.encode(),
+            _last_fields(self._now_ms() // 1000),
+            answer.body,
+        )
+
+
+@lru_cache(maxsize=4)
+def _last_fields(second: int) -> bytes:
+    return (
+        "cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+        f"date: {format_date_time(second)}\r\n\r\n"
+    ).encode()
+
+
+def read_now(descriptor: int) -> bytes | None:
+    """What has come; empty when nothing more will; None if nothing is here yet."""
+    try:
+        return os.read(descriptor, PIECE_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""  # reset by the client
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    """How many of the bytes the socket took at once."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
+    except OSError as gone:
+        raise trio.BrokenResourceError from gone
