@@ -114,6 +114,10 @@ class RequestFramer:
             case Phase.HTTP2:
                 return self._take(len(self._buffer)) or None
 
+    def take_back(self) -> bytes:
+        """What was fed behind the last request, as if it never had been."""
+        return self._take(len(self._buffer))
+
     def next_request(self) -> None:
         """The request that passed is answered: the next one may pass."""
         assert self.phase is Phase.ANSWER

@@ -182,6 +182,8 @@ class GuardedStream:
         if phase is Phase.ANSWER and (self._framer.buffered or self._received_all):
             # Nothing to wait for but the answer. What was sent ahead fills one piece, no more.
             await self._next_request.wait()
+            if self._plain is not None and self._framer.phase is Phase.HEAD:
+                await self._receive_foreign(self._plain, self._framer.take_back())
         elif self._received_all:
             begun = phase is Phase.BODY or (phase is Phase.HEAD and self._framer.buffered)
             if begun:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIFramework
 
+    from meterd.edge.plain_lane import PlainLane
+
 # More than loopback's socket buffers hold, so a client that does not read blocks the sender.
 LARGE_BYTES = 16 * MIB
 
@@ -110,10 +112,12 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(app: ASGIFramework, limits: Limits | None = None) -> AsyncIterator[Door]:
+async def open_door(
+    app: ASGIFramework, limits: Limits | None = None, plain: PlainLane | None = None
+) -> AsyncIterator[Door]:
     capture = LogCapture()
     log = structlog.wrap_logger(None, processors=[capture])
-    front_door = FrontDoor(app, limits or Limits(), log)
+    front_door = FrontDoor(app, limits or Limits(), log, plain=plain)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     door = Door(front_door, listeners[0].socket.getsockname()[1], capture)
 

@@ -107,17 +107,16 @@ async def test_closes_during_commits_hand_up_to_what_is_in_flight(actor: Actor) 
     hours = [period_at(PeriodType.HOURLY, START_MS + place * HOUR_MS) for place in range(3)]
     for place, hour in enumerate(hours):
         await actor.send(place + 1, at_ms=hour.start_ms).wait()
-    actor.hop.may_pass = trio.Event()
-    replies = [Reply(1) for _ in hours]
-    for hour, reply in zip(hours, replies, strict=True):
+    replies, commits = [Reply(1) for _ in hours], [trio.Event() for _ in hours]
+    for place, hour in enumerate(hours):
+        actor.hop.may_pass = commits[place]
         actor.gate.sent()
-        actor.aggregator.mailbox.put(Close(hour, rules(), hours[-1].end_ms, [], reply))
+        actor.aggregator.mailbox.put(Close(hour, rules(), hours[-1].end_ms, [], replies[place]))
         await wait_all_tasks_blocked()
-        committing, actor.hop.may_pass = actor.hop.may_pass, trio.Event()
-        if hour is not hours[0]:
-            committing.set()
+        if place:
+            commits[place - 1].set()
             await wait_all_tasks_blocked()
-    actor.hop.may_pass.set()
+    commits[-1].set()
     for reply in replies:
         await reply.wait()
     assert actor.total(period_at(PeriodType.DAILY, START_MS)) == (3, "6")
