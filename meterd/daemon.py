@@ -13,7 +13,7 @@ import secrets
 import signal
 import ssl
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -35,6 +35,7 @@ from meterd.edge.limits import Limits
 from meterd.edge.plain_lane import PlainLane
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
+from meterd.embedded.writer_thread import WriterThread
 from meterd.keyfile import ensure_key
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -58,6 +59,10 @@ EXIT_BROKEN: Final = 70
 # How long attempts in the air may still take when everything else has stopped. What is left of the
 # 10 seconds that a stop may take; an attempt that is cut is made again when its lease is over.
 DELIVERY_STOP_S: Final = 1.5
+
+# How long the loop may keep the interpreter's lock from the writer, which needs it after each sync:
+# with the default of 5 ms, a busy loop learns of a commit that much later.
+SWITCH_SECONDS: Final = 0.0005
 
 _log = structlog.get_logger("meterd")
 
@@ -106,11 +111,11 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
     Raises StoreError and OSError where it cannot start, CommitFailedError where it cannot go on.
     """
     settings = Settings(config)
-    async with (
-        _open_store(config.storage.path) as store,
-        _ledger_over(store, clock).running() as ledger,
-        trio.open_nursery() as work,
-    ):
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(closing(Store(Path(config.storage.path))))
+        writer = stack.enter_context(WriterThread(store.filled))
+        ledger = await stack.enter_async_context(_ledger_over(store, writer, clock).running())
+        work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
         senders = partial(open_sender, tls=ssl.create_default_context())
         delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
@@ -128,8 +133,8 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         plain = PlainLane(ingest, access, limits, clock.now_ms)
         daemon = Daemon(settings, FrontDoor(app, limits, _log, plain=plain), closer, delivery)
         await work.start(delivery.run)
-        closing = trio.CancelScope()
-        work.start_soon(_within, closing, closer.run)
+        closer_scope = trio.CancelScope()
+        work.start_soon(_within, closer_scope, closer.run)
         async with trio.open_nursery() as serving:
             listeners = await _listen(config)
             daemon.urls = [_url(listener) for listener in listeners]
@@ -137,7 +142,7 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
             yield daemon
             delivery.begin_shutdown()
             daemon.front_door.begin_shutdown()
-        closing.cancel()
+        closer_scope.cancel()
         work.cancel_scope.deadline = trio.current_time() + DELIVERY_STOP_S
 
 
@@ -154,6 +159,7 @@ def serve(source: ConfigSource) -> int:
     if not __debug__:
         raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
     os.umask(0o077)
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = source.read()
     set_up_logging()
     set_log_level(config)
@@ -218,21 +224,12 @@ def _reload(source: ConfigSource, daemon: Daemon) -> None:
     _log.info("configuration reloaded")
 
 
-@asynccontextmanager
-async def _open_store(path: str) -> AsyncIterator[Store]:
-    store = Store(Path(path))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _ledger_over(store: Store, clock: Clock) -> EmbeddedLedger:
+def _ledger_over(store: Store, writer: Hop, clock: Clock) -> EmbeddedLedger:
     return EmbeddedLedger(
         store,
         now_ms=clock.now_ms,
         nonce=secrets.randbelow(NONCE_LIMIT),
-        hop=threads(1),
+        hop=writer,
         read_hop=threads(READERS_AT_ONCE),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from meterd import daemon as daemon_module
 from meterd.daemon import Settings, running, threads
@@ -65,7 +66,7 @@ async def test_a_reload_takes_effect_at_once(tmp_path: Path) -> None:
     with trio.fail_after(20):
         async with (
             listening(receive) as receiver,
-            running(configured(tmp_path, grace="1h"), now) as daemon,
+            running(configured(tmp_path, grace="30m"), now) as daemon,
             client_of(daemon) as http,
         ):
             assert await post(http) == 201
@@ -198,6 +199,7 @@ async def stop_with_a_delivery_in_the_air(
             await held.arrived.wait()
             told.stop.set()
             await refuses(httpx.URL(daemon.urls[0]).port or 0)
+            await wait_all_tasks_blocked(0.1)  # all that can end has ended
             assert not told.ended.is_set()
             during_stop(held)
             await told.ended.wait()
@@ -206,8 +208,11 @@ async def stop_with_a_delivery_in_the_air(
     return status
 
 
-async def test_a_delivery_in_the_air_may_end(tmp_path: Path) -> None:
-    """Its answer is written down: the receiver is not sent the same again."""
+async def test_a_delivery_in_the_air_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is written down and ends the stop: the receiver is not sent the same again."""
+    monkeypatch.setattr(daemon_module, "DELIVERY_STOP_S", 600)
     status = await stop_with_a_delivery_in_the_air(tmp_path, lambda held: held.may_answer.set())
     assert status == {
         "delivered": True,
@@ -220,7 +225,7 @@ async def test_a_receiver_that_does_not_answer_does_not_hold_up_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt is cut, and counts as made: whether it came through is unknown."""
-    monkeypatch.setattr(daemon_module, "DELIVERY_STOP_S", 0.05)
+    monkeypatch.setattr(daemon_module, "DELIVERY_STOP_S", 0.5)
     status = await stop_with_a_delivery_in_the_air(tmp_path, lambda _: None)
     assert status == {"delivered": False, "attempts": 1}
 
@@ -255,33 +260,23 @@ async def test_a_failed_commit_ends_the_daemon_and_answers_nobody(
 # -- threads --------------------------------------------------------------------------------------
 
 
-class Crowd:
-    """Work that counts how many are at it, and is done when so many have come."""
-
-    def __init__(self, expected: int) -> None:
-        self.most = 0
-        self._now = 0
-        self._counting = threading.Lock()
-        self._all_here = threading.Barrier(expected)
-
-    def work(self) -> None:
-        with self._counting:
-            self._now += 1
-            self.most = max(self.most, self._now)
-        self._all_here.wait(10)
-        with self._counting:
-            self._now -= 1
-
-
 @pytest.mark.parametrize("at_once", [1, 3])
 async def test_threads_run_so_many_at_once(at_once: int) -> None:
     """One for the writer: two transactions would wait for each other on LMDB's lock."""
-    crowd = Crowd(at_once)
+    came, release = threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        came.release()
+        release.wait(10)
+
     hop = threads(at_once)
     async with trio.open_nursery() as nursery:
-        for _ in range(4 * at_once):
-            nursery.start_soon(hop, crowd.work)
-    assert crowd.most == at_once
+        for _ in range(2 * at_once):
+            nursery.start_soon(hop, work)
+        await wait_all_tasks_blocked()
+        assert all(came.acquire(timeout=10) for _ in range(at_once))
+        assert not came.acquire(timeout=0.05)
+        release.set()
 
 
 async def test_threads_of_others_do_not_hold_up_these() -> None:
@@ -292,6 +287,7 @@ async def test_threads_of_others_do_not_hold_up_these() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(everyone):
                 nursery.start_soon(trio.to_thread.run_sync, release.wait, 10)
+            await wait_all_tasks_blocked()
             with trio.fail_after(5):
                 assert await threads(1)(lambda: "done") == "done"
             release.set()
@@ -313,5 +309,5 @@ async def test_what_runs_in_a_thread_is_never_abandoned() -> None:
         nursery.start_soon(threads(1), work)
         await trio.to_thread.run_sync(began.wait)
         nursery.cancel_scope.cancel()
-        release.set()
+        threading.Timer(0.05, release.set).start()
     assert finished == [True]

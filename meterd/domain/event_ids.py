@@ -1,4 +1,4 @@
-"""Event ids: UUID version 7 whose byte order is the order in which events were stored.
+"""Event ids: UUID version 7, ordered by the time of receipt and then as events were stored.
 
 RFC 9562, 5.7, with the counter of 6.2 (method 1): 48 bits of Unix milliseconds, 30 bits of a
 counter that goes up by one for every event of a process, 36 bits of the process's nonce, and 8 bits

@@ -1,17 +1,19 @@
 """The layout of keys, whose byte order is the order of reading.
 
-Every key begins with the part: ``crc32(customer) mod parts``, one byte, fixed when a store is
-created. Strings end with a zero byte (``events.py`` and ``config.py`` keep control characters out
-of them), times are big-endian, and what is read newest first is stored as its complement.
+Every key of a customer's data begins with the part: ``crc32(customer) mod parts``, one byte, fixed
+when a store is created. Strings end with a zero byte (``event_fields`` and ``config`` keep control
+characters out of them), times are big-endian, and what is read newest first is stored as its
+complement.
 
-    events              part customer 0 event-type 0 stamp(16)          -> the events of one block
-    event_times         part event-type 0 stamp(16) customer            -> how many events the block
-    has totals              part period-type(1) start-hour(4) customer      -> PeriodTotals
-    aggregations        part period-type(1) ~start-hour(4) customer     -> Aggregation
-    customer_periods    part customer 0 period-type(1) ~start-hour(4)   -> nothing customers part
-    customer                                   -> when it was first seen deliveries delivery id
-    -> Delivery outbox              endpoint 0 due-ms(8) delivery id                -> nothing meta
-    name -> format, parts, boots, closed hours
+    events            part customer 0 event-type 0 stamp(16)         -> the events of one block
+    event_times       part event-type 0 stamp(16) customer           -> how many events it has
+    totals            part period-type(1) start-hour(4) customer     -> PeriodTotals
+    aggregations      part period-type(1) ~start-hour(4) customer    -> Aggregation
+    customer_periods  part customer 0 period-type(1) ~start-hour(4)  -> nothing
+    customers         part customer                                  -> when it was first seen
+    deliveries        delivery id                                    -> Delivery
+    outbox            endpoint 0 due-ms(8) delivery id               -> nothing
+    meta              name                                           -> format, floor, counts
 """
 
 from __future__ import annotations

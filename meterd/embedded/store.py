@@ -2,15 +2,13 @@
 
 What must stay true, each with its reason in docs/decisions.md:
 
-- LMDB's own durability settings, asserted from the open environment: with any of them off, a crash
-of
-  the machine loses what was acknowledged.
+- LMDB's own durability settings, asserted from the open environment: with any of them off, a
+  crash of the machine loses what was acknowledged.
 - A transaction is begun, filled and committed in one function call in one thread.
-- Readers are short and never outlive a ``with``: an old one keeps every freed page from being used
-again.
-- Every record carries eight bytes of xxh3 over its key and value, because LMDB has no checksums.
-- The environment is created beside its place and renamed into it, so that there is never half of
-one.
+- Readers are short and never outlive a ``with``: an old one keeps every freed page from being
+  used again.
+- Every record carries eight bytes of xxh3 over its key and value: LMDB has no checksums.
+- The environment is created beside its place and renamed into it, so there is never half of one.
 """
 
 from __future__ import annotations
@@ -141,6 +139,8 @@ class Store:
         cannot be used. Commits a boot record before it returns, so that a store which cannot be
         written to is found out before anything is served.
         """
+        # Set when a transaction's work is done, and only the disk is waited for.
+        self.filled = threading.Event()
         self._readers = 0
         self._growing = False
         self._may_read = threading.Condition()
@@ -173,11 +173,14 @@ class Store:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    return work(Transaction(txn, self._tables))
+                    result = work(Transaction(txn, self._tables))
+                    self.filled.set()
             except lmdb.MapFullError:
                 self._grow()
             except (lmdb.Error, OSError) as fault:
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
+            else:
+                return result
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

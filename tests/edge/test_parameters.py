@@ -169,6 +169,7 @@ def test_the_last_page_has_no_cursor() -> None:
         as_text(bytes(17)),
         as_text(bytes(16))[:-1],
         "!" * 22,
+        as_text(bytes(16))[:8] + "!" + as_text(bytes(16))[8:],
         "é" * 22,
         "A" * 5,
         packed(MIDNIGHT_MS, "c", "daily"),

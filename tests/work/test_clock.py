@@ -49,9 +49,11 @@ def test_now_is_whole_milliseconds_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_waits_to_the_millisecond(
     time_of_day: TimeOfDay, autojump_clock: MockClock
 ) -> None:
-    """Naps do not add up to more."""
+    """Naps do not add up to more, and a short wait is one."""
     await WallClock().wait_until(START_MS + 40_123)
     assert trio.current_time() == pytest.approx(40.123, abs=1e-6)
+    await WallClock().wait_until(START_MS + 40_124)
+    assert trio.current_time() == pytest.approx(40.124, abs=1e-6)
 
 
 async def test_what_has_passed_is_not_waited_for(
