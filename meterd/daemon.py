@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import signal
 import ssl
 import sys
@@ -163,23 +164,17 @@ def serve(source: ConfigSource) -> int:
     config = source.read()
     set_up_logging()
     set_log_level(config)
-    new_key = ensure_key(
-        config.storage.path,
-        config,
-        secrets.token_bytes(KEY_BYTES),
-        created_ms=WallClock().now_ms(),
-    )
-    if new_key is not None:
-        print(  # noqa: T201 - shown once, to the one who starts it, and never logged
-            f"meterd made an API key; it is shown only now:\n\n    {new_key}\n", flush=True
-        )
-        config = source.read()
     refused: list[MeterdError] = []
     exit_code = 0
     try:
         trio.run(_serve_until_told, source, config)
     except* CommitFailedError as failed:
-        _log.critical("a write did not reach the disk: start meterd again", exc_info=failed)
+        _log.critical(
+            "a write did not reach the disk: see to the disk and start meterd again",
+            error=str(next(_leaves(failed))),
+            data=config.storage.path,
+            free_mb=shutil.disk_usage(config.storage.path).free >> 20,
+        )
         exit_code = EXIT_BROKEN
     except* MeterdError as failed:
         refused = list(_leaves(failed))
@@ -202,13 +197,37 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
 async def _serve_until_told(source: ConfigSource, config: Config) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with running(config, WallClock()) as daemon:
-            _log.info("serving", url=daemon.urls, data=config.storage.path, version=__version__)
+            _log.info(
+                "serving",
+                url=daemon.urls,
+                config=str(source.path),
+                data=config.storage.path,
+                pid=os.getpid(),
+                version=__version__,
+            )
+            _ensure_key(source, daemon)
             async for received in signals:
                 if received != signal.SIGHUP:
                     break
                 _reload(source, daemon)
             _log.info("stopping", signal=signal.Signals(received).name)
     _log.info("stopped")
+
+
+def _ensure_key(source: ConfigSource, daemon: Daemon) -> None:
+    """Makes a key if there is none: only now, when nothing keeps meterd from serving any more."""
+    config = daemon.settings.config()
+    text = ensure_key(
+        config.storage.path,
+        config,
+        secrets.token_bytes(KEY_BYTES),
+        created_ms=WallClock().now_ms(),
+    )
+    if text is not None:
+        daemon.reconfigure(source.read(data_dir=config.storage.path))
+        print(  # noqa: T201 - shown once, to the one who starts it, and never logged
+            f"meterd made an API key; it is shown only now:\n\n    {text}\n", flush=True
+        )
 
 
 def _reload(source: ConfigSource, daemon: Daemon) -> None:

@@ -7,8 +7,10 @@ This file opens nothing; keys that the command line made are added by whoever re
 
 from __future__ import annotations
 
+import ipaddress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +28,7 @@ from meterd.domain.endpoints import (
 from meterd.domain.errors import ConfigError
 from meterd.domain.operations import Operation
 from meterd.domain.periods import DAY_MS, PeriodType
+from meterd.domain.reachable import refusal
 from meterd.domain.sections import (
     DESCRIPTION,
     Fault,
@@ -273,8 +276,23 @@ def advice(config: Config) -> list[str]:
     if not config.periods:
         found.append("no periods: nothing is aggregated and no webhook is sent")
     found += [
+        f"webhook {endpoint.id}: {unreachable}"
+        for endpoint in config.webhooks
+        if endpoint.enabled and (unreachable := _unreachable(endpoint)) is not None
+    ]
+    found += [
         f"webhook {endpoint.id}: a secret under {SECRET_ADVISED} characters can be guessed"
         for endpoint in config.webhooks
         if any(len(secret) < SECRET_ADVISED for secret in endpoint.secrets)
     ]
     return found
+
+
+def _unreachable(endpoint: Endpoint) -> str | None:
+    """Why an endpoint whose address is written out is refused; a name is judged when it is sent."""
+    host = urlsplit(endpoint.url).hostname or ""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return None
+    return refusal(address, endpoint)

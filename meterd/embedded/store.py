@@ -226,6 +226,9 @@ def _lock(folder: Path) -> int:
         raise StoreError(
             f"another meterd has {folder} open: stop it, or set another storage.path"
         ) from fault
+    # For people: kill -HUP $(cat meterd-data/lock)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
 
 

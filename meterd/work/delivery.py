@@ -17,6 +17,7 @@ import trio
 
 from meterd.domain.deliveries import DeliveryStatus, Outcome, settle_attempt
 from meterd.domain.endpoints import masked_url
+from meterd.domain.instants import format_instant
 from meterd.domain.signatures import sign
 
 if TYPE_CHECKING:
@@ -214,4 +215,8 @@ def _tell(settled: Delivery, outcome: Outcome) -> None:
     elif settled.status is DeliveryStatus.PARKED:
         log.error("delivery parked: every attempt failed", error=outcome.error)
     else:
-        log.warning("attempt failed", error=outcome.error, next_ms=settled.next_attempt_ms)
+        log.warning(
+            "attempt failed",
+            error=outcome.error,
+            next=format_instant(settled.next_attempt_ms),
+        )

@@ -263,3 +263,21 @@ def test_advice() -> None:
     assert advice(toml(EVERYTHING, **SECRET_ENV)) == []
     config = toml(EVERYTHING.replace("whsec_old_secret", "hunter2"), **SECRET_ENV)
     assert advice(config) == ["webhook billing: a secret under 16 characters can be guessed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:3000/x", True),
+        ("http://localhost:3000/x", True),
+        ("http://192.168.1.5/x", True),
+        ("http://10.0.0.7/x", False),
+        ("https://example.com/x", False),
+        ("http://93.184.216.34/x", False),
+    ],
+)
+def test_a_receiver_that_cannot_be_reached_is_pointed_out(url: str, told: bool) -> None:
+    """Before the first period ends, and with the line to add."""
+    text = f'[[webhooks]]\nurl = "{url}"\nsecret = "{"x" * 32}"\nallow_private = ["10.0.0.0/8"]'
+    config = decode(text.encode(), form="toml", environ={})
+    assert any("allow_private" in line for line in advice(config)) == told
