@@ -55,6 +55,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       front_door       accepts connections and ends them
       documents        events and aggregations as the API shows them
       parameters       query parameters
+      pages            long answers, a page at a time
       api              Quart routes
       egress           webhooks out, through the address guard
     keyfile          API keys in the data folder

@@ -61,6 +61,10 @@ class AggregationPlace(msgspec.Struct, frozen=True, array_like=True):
     period_type: PeriodType
 
 
+def place_of(aggregation: Aggregation) -> AggregationPlace:
+    return AggregationPlace(aggregation.start_ms, aggregation.customer_id, aggregation.period_type)
+
+
 class DeliveredAggregation(msgspec.Struct, frozen=True):
     """An aggregation with the state of its deliveries, in the order of its endpoints."""
 

@@ -27,7 +27,9 @@ class FakeClock:
         return self._now_ms
 
     async def wait_until(self, instant_ms: int) -> None:
-        while self._now_ms < instant_ms:
+        before_ms = self._now_ms
+        while before_ms <= self._now_ms < instant_ms:
+            before_ms = self._now_ms
             await self._waiting.park()
         await trio.lowlevel.checkpoint()
 

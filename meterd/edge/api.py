@@ -19,9 +19,11 @@ from werkzeug.exceptions import HTTPException
 from meterd import __version__
 from meterd.domain.config import public_config
 from meterd.domain.credentials import Scope
+from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.edge import problems
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
+from meterd.edge.pages import Pages
 from meterd.edge.parameters import (
     Parameters,
     UnfitParameterError,
@@ -31,7 +33,7 @@ from meterd.edge.parameters import (
     events_asked,
 )
 from meterd.edge.problems import Answer, answer
-from meterd.ledger import AggregationPlace
+from meterd.ledger import place_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,13 +41,10 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
-    from meterd.ledger import Ledger
+    from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
     from meterd.work.closer import Closer
 
     Route = Callable[..., Awaitable[Response]]
-
-# Elements read in one transaction: a few milliseconds' work, about a quarter of a megabyte.
-PAGE: Final = 500
 
 
 def make_app(  # every part that a route speaks to
@@ -90,6 +89,14 @@ def make_app(  # every part that a route speaks to
         # Our own mistake, in a request: it costs this request, and the log has all of it.
         _log.error("request failed", method=request.method, path=request.path, exc_info=fault)
         return _response(_BROKEN)
+
+    @app.errorhandler(OverloadedError)
+    async def refuse_for_now(full: OverloadedError) -> Response:
+        return _response(problems.overloaded(str(full)))
+
+    @app.errorhandler(UnavailableError)
+    async def cut_short(_: UnavailableError) -> Response:
+        return _response(problems.UNKNOWN_OUTCOME)
 
     @app.errorhandler(UnfitParameterError)
     async def refuse_parameter(fault: UnfitParameterError) -> Response:
@@ -185,50 +192,49 @@ def _add_read_routes(
     @_needs(Scope.READ, access)
     async def events() -> Response:
         asked = Parameters(request.args)
-        query, limit, start = events_asked(asked), asked.limit(), asked.event_cursor()
-
-        async def read(count: int, before: bytes | None) -> tuple[list[bytes], bytes | None]:
-            page = await ledger.events(query, limit=count, before=before)
-            return [event_document(stored) for stored in page], page[-1].id if page else None
-
-        end = await ledger.page_end(query, limit=limit, before=start)
-        return _array(_pages(read, limit, start), event_cursor(end))
+        listing = Pages(_Events(ledger, events_asked(asked)))
+        pages, end = await listing.answer(asked.limit(), asked.event_cursor())
+        return _array(pages, event_cursor(end))
 
     @app.get("/aggregations")
     @_needs(Scope.READ, access)
     async def aggregations() -> Response:
         asked = Parameters(request.args)
-        query, limit, start = aggregations_asked(asked), asked.limit(), asked.aggregation_cursor()
-
-        async def read(
-            count: int, after: AggregationPlace | None
-        ) -> tuple[list[bytes], AggregationPlace | None]:
-            page = await ledger.aggregations(query, limit=count, after=after)
-            if not page:
-                return [], None
-            last = page[-1].aggregation
-            place = AggregationPlace(last.start_ms, last.customer_id, last.period_type)
-            return [aggregation_document(found) for found in page], place
-
-        end = await ledger.aggregations_page_end(query, limit=limit, after=start)
-        return _array(_pages(read, limit, start), aggregation_cursor(end))
+        listing = Pages(_Aggregations(ledger, aggregations_asked(asked)))
+        pages, end = await listing.answer(asked.limit(), asked.aggregation_cursor())
+        return _array(pages, aggregation_cursor(end))
 
 
-async def _pages(
-    read: Callable[[int, Any], Awaitable[tuple[list[bytes], Any]]], limit: int, start: Any
-) -> AsyncIterator[bytes]:
-    """A JSON array of up to ``limit`` elements, a page at a time."""
-    yield b"["
-    separator = b""
-    place = start
-    while limit:
-        documents, place = await read(min(limit, PAGE), place)
-        if not documents:
-            break
-        yield separator + b",".join(documents)
-        separator = b","
-        limit -= len(documents)
-    yield b"]"
+class _Events:
+    """A Listing of the events of one query."""
+
+    def __init__(self, ledger: Ledger, query: EventQuery) -> None:
+        self._ledger = ledger
+        self._query = query
+
+    async def read(self, count: int, behind: bytes | None) -> list[tuple[bytes, bytes]]:
+        page = await self._ledger.events(self._query, limit=count, before=behind)
+        return [(event_document(stored), stored.id) for stored in page]
+
+    async def end(self, count: int, behind: bytes) -> bytes | None:
+        return await self._ledger.page_end(self._query, limit=count, before=behind)
+
+
+class _Aggregations:
+    """A Listing of the aggregations of one query."""
+
+    def __init__(self, ledger: Ledger, query: AggregationQuery) -> None:
+        self._ledger = ledger
+        self._query = query
+
+    async def read(
+        self, count: int, behind: AggregationPlace | None
+    ) -> list[tuple[bytes, AggregationPlace]]:
+        page = await self._ledger.aggregations(self._query, limit=count, after=behind)
+        return [(aggregation_document(found), place_of(found.aggregation)) for found in page]
+
+    async def end(self, count: int, behind: AggregationPlace) -> AggregationPlace | None:
+        return await self._ledger.aggregations_page_end(self._query, limit=count, after=behind)
 
 
 def _array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:

@@ -20,7 +20,10 @@ class Clock(Protocol):
         """Milliseconds since 1970-01-01T00:00:00Z."""
 
     async def wait_until(self, instant_ms: int) -> None:
-        """Returns when it is that time of day, or later."""
+        """Returns when it is that time of day, or later; or when the clock was set back meanwhile.
+
+        After a step back the caller looks anew what there is to wait for.
+        """
 
 
 class WallClock:
@@ -32,6 +35,10 @@ class WallClock:
 
     async def wait_until(self, instant_ms: int) -> None:
         """See ``Clock``."""
-        while (left_ms := instant_ms - self.now_ms()) > 0:  # noqa: ASYNC110 - no event tells it
-            await trio.sleep(min(left_ms / 1000, NAP_SECONDS))
+        now_ms = self.now_ms()
+        while now_ms < instant_ms:
+            await trio.sleep(min((instant_ms - now_ms) / 1000, NAP_SECONDS))
+            before_ms, now_ms = now_ms, self.now_ms()
+            if now_ms < before_ms:
+                break
         await trio.lowlevel.checkpoint()

@@ -260,9 +260,12 @@ def test_advice() -> None:
         "no event types: every event is answered with 503",
         "no periods: nothing is aggregated and no webhook is sent",
     ]
-    assert advice(toml(EVERYTHING, **SECRET_ENV)) == []
+    [private] = advice(toml(EVERYTHING, **SECRET_ENV))
+    assert private.startswith("webhook localhost-3000-")
+    assert "address 127.0.0.1 is private" in private
     config = toml(EVERYTHING.replace("whsec_old_secret", "hunter2"), **SECRET_ENV)
-    assert advice(config) == ["webhook billing: a secret under 16 characters can be guessed"]
+    guessed = "webhook billing: a secret under 16 characters can be guessed"
+    assert advice(config) == [private, guessed]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Long answers as pages: every element in exactly one answer, whatever comes in between."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from meterd.edge.pages import PAGE, Pages
+
+
+class Numbers:
+    """Newest first, as events are; ``arrives`` come in front, one at each read."""
+
+    def __init__(self, count: int, arrives: int = 0) -> None:
+        self.numbers = list(range(count, 0, -1))
+        self.reads: list[int] = []
+        self._arrives = arrives
+
+    async def read(self, count: int, behind: int | None) -> list[tuple[bytes, int]]:
+        self.reads.append(count)
+        found = [n for n in self.numbers if behind is None or n < behind][:count]
+        if self._arrives:
+            self._arrives -= 1
+            self.numbers.insert(0, self.numbers[0] + 1)
+        return [(b"%d" % n, n) for n in found]
+
+    async def end(self, count: int, behind: int) -> int | None:
+        found = [n for n in self.numbers if n < behind]
+        return found[count - 1] if len(found) > count else None
+
+
+async def answers(numbers: Numbers, limit: int) -> list[list[int]]:
+    found: list[list[int]] = []
+    place: int | None = None
+    while True:
+        pages, place = await Pages(numbers).answer(limit, place)
+        found.append(json.loads(b"".join([piece async for piece in pages])))
+        if place is None:
+            return found
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 7])
+@pytest.mark.parametrize("limit", [1, 2, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 10_000])
+@pytest.mark.parametrize("arrives", [0, 5])
+async def test_each_element_is_in_one_answer(count: int, limit: int, arrives: int) -> None:
+    """In order, each answer full but the last; what arrives meanwhile changes nothing."""
+    if arrives and not count:
+        return
+    numbers = Numbers(count, arrives)
+    found = await answers(numbers, limit)
+    assert [n for answer in found for n in answer] == list(range(count, 0, -1))
+    assert all(len(answer) == limit for answer in found[:-1])
+    assert max(numbers.reads) <= PAGE + 1
