@@ -281,7 +281,8 @@ def _url(listener: trio.SocketListener) -> str:
 def set_up_logging() -> None:
     """Logs to stderr: for people on a terminal, else one JSON object a line."""
     final: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the pretty ones show local variables, and so keys and secrets.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.daemon_process import DaemonProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# Machines that run tests are slow now and then; how long an example takes says nothing of the code.
+settings.register_profile("meterd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("meterd")
+for shared in ("ledger", "closing", "snapshot", "delivery"):
+    pytest.register_assert_rewrite(f"tests.{shared}_conformance")
 
 
 @pytest.fixture

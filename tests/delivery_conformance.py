@@ -126,6 +126,29 @@ class DeliveryConformance:
         (again,) = (await bench.ledger.claim("billing", limit=9)).deliveries
         assert (again.customer_id, again.attempts) == ("failed", 3)
 
+    async def test_an_attempt_that_outlives_its_lease_undoes_nothing(self, bench: Bench) -> None:
+        """What has arrived stays delivered; an old failure does not touch a later attempt."""
+        await close_hour(bench, "arrived", "tried")
+        first = (await bench.ledger.claim("billing", limit=9)).deliveries
+        bench.clock.now_ms += LEASE_MS
+        later = (await bench.ledger.claim("billing", limit=9)).deliveries
+        assert [one.attempts for one in later] == [2, 2]
+        now_ms = bench.clock.now_ms
+        failed = [settle_attempt(one, Outcome("late"), now_ms, Fraction(0)) for one in first]
+        await bench.ledger.settle(failed)
+        assert {one.last_error for one in await delivery_states(bench)} == {None}
+        [arrived] = [one for one in first if one.customer_id == "arrived"]
+        await bench.ledger.settle([settle_attempt(arrived, Outcome(), now_ms, Fraction(0))])
+        await bench.ledger.settle(
+            [settle_attempt(one, Outcome("HTTP 500: x"), now_ms, Fraction(0)) for one in later]
+        )
+        statuses = {
+            one.customer_id: (one.status, one.last_error)
+            for one in await delivery_states(bench)
+            if one.endpoint_id == "billing"
+        }
+        assert statuses == {"arrived": ("delivered", None), "tried": ("pending", "HTTP 500: x")}
+
     async def test_the_earliest_due_is_claimed_first(self, bench: Bench) -> None:
         """Across periods; what others have claimed comes due when its lease ends."""
         await bench.ledger.append([event("z")])

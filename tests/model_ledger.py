@@ -131,6 +131,9 @@ class ModelLedger:
             return Closed()
         self._closed.add(period)
         made = self._publish(period, rules, now_ms)
+        for aggregation in self._aggregations_of(period):
+            if not aggregation.closed:  # a snapshot of what is not published any more
+                del self._aggregations[aggregation.customer_id, period]
         closed = [
             aggregation for aggregation in self._aggregations_of(period) if aggregation.closed
         ]
@@ -177,7 +180,11 @@ class ModelLedger:
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Ledger.settle``."""
         await trio.lowlevel.checkpoint()
-        self._deliveries.update({delivery.id: delivery for delivery in deliveries})
+        for delivery in deliveries:
+            stored = self._deliveries[delivery.id]
+            arrived = delivery.status == "delivered"
+            if stored.status == "pending" and (arrived or delivery.attempts >= stored.attempts):
+                self._deliveries[delivery.id] = delivery
 
     def deliveries_made(self) -> int:
         """See ``Ledger.deliveries_made``."""

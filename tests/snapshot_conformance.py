@@ -100,6 +100,14 @@ class SnapshotConformance:
         assert await figures(bench, "acme_weekly_202603") == {"sum": "3"}
         assert await figures(bench, "b_daily_20260114") == {"sum": "4"}
 
+    async def test_a_snapshot_that_closes_to_nothing_is_withdrawn(self, bench: Bench) -> None:
+        """No period that has ended is shown as open for ever."""
+        await bench.ledger.append([event()])
+        await bench.ledger.snapshot(rules(HOURLY, DAILY))
+        await close_ended(bench, rules(DAILY), clock_ms=NEXT_YEAR_MS)
+        assert [one.aggregation.period_type for one in await published(bench)] == [DAILY]
+        assert all(one.aggregation.closed for one in await published(bench))
+
     async def test_a_restart_goes_on_with_totals_and_snapshots(self, bench: Bench) -> None:
         """What was counted before and after stands together; what was created stays so."""
         await bench.ledger.append([event(value=1)])

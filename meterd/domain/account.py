@@ -61,6 +61,7 @@ class Change(msgspec.Struct):
     blocks: list[EventBlock]
     totals: dict[Period, PeriodTotals]
     aggregations: dict[Period, Aggregation]
+    withdrawn: set[Period]  # whose snapshot is all there was to publish, and is not any more
     deliveries: list[Delivery]
 
 
@@ -136,6 +137,10 @@ class Account:
             )
         self._put(period, PeriodTotals(closed=True, by_type=totals.by_type))
         closed = self._aggregate(period, totals, rules, stored, closed=True, now_ms=now_ms)
+        if closed is None and self._aggregations.get(period, stored) is not None:
+            self._change.aggregations.pop(period, None)
+            self._aggregations.pop(period, None)
+            self._change.withdrawn.add(period)
         if closed is not None and closed.endpoints:
             body = completed_body(closed)
             self._change.deliveries += [
@@ -214,7 +219,7 @@ class Account:
         self._change.totals[period] = totals
 
     def _nothing_changed(self) -> Change:
-        return Change(self.customer_id, False, [], {}, {}, [])
+        return Change(self.customer_id, False, [], {}, {}, set(), [])
 
 
 def _by_type(events: Sequence[PlacedEvent]) -> Mapping[str, Sequence[PlacedEvent]]:

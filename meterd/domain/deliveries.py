@@ -115,6 +115,17 @@ def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:
     )
 
 
+def is_news(stored: Delivery, settled: Delivery) -> bool:
+    """Whether an attempt's outcome still says something about the delivery as it is stored.
+
+    An attempt that outlived its lease may be settled after a later one: that it failed is no news
+    then, that it arrived is, and what has arrived stays so.
+    """
+    if stored.status is not DeliveryStatus.PENDING:
+        return False
+    return settled.status is DeliveryStatus.DELIVERED or settled.attempts >= stored.attempts
+
+
 def settle_attempt(begun: Delivery, outcome: Outcome, now_ms: int, jitter: Fraction) -> Delivery:
     """The delivery after its attempt; ``jitter`` lies in [-1, 1] and spreads the next try."""
     if outcome.error is None:

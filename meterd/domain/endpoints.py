@@ -41,6 +41,8 @@ SECRET_MAX: Final = 256  # four times the longest key of Standard Webhooks 1.0.0
 SECRET_ADVISED: Final = 16
 _HOST_SHOWN_MAX: Final = 40  # leaves an id within its 64 characters
 _MASK: Final = "***"
+# Tokens in paths have 20 characters or more; names of routes seldom do.
+_TOKEN_CHARACTERS: Final = 20
 _URL_TEXT: Final = re.compile(r"[!-~]+", re.ASCII)
 
 
@@ -193,9 +195,13 @@ def masked_secret(secret: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """The URL with every value of its query masked: receivers are told tokens there."""
+    """The URL without what may be a token: values of its query, and long segments of its path."""
     address, mark, query = url.partition("?")
-    return address + mark + "&".join(_masked_parameter(part) for part in query.split("&") if part)
+    scheme, _, rest = address.partition("://")
+    host, *segments = rest.split("/")
+    shown_path = [_MASK if len(part) >= _TOKEN_CHARACTERS else part for part in segments]
+    masked = f"{scheme}://{'/'.join((host, *shown_path))}"
+    return masked + mark + "&".join(_masked_parameter(part) for part in query.split("&") if part)
 
 
 def _masked_parameter(parameter: str) -> str:

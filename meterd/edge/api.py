@@ -88,7 +88,7 @@ def make_app(  # every part that a route speaks to
     async def fail(fault: Exception) -> Response:
         # Our own mistake, in a request: it costs this request, and the log has all of it.
         _log.error("request failed", method=request.method, path=request.path, exc_info=fault)
-        return _response(_BROKEN)
+        return _response(problems.BROKEN)
 
     @app.errorhandler(OverloadedError)
     async def refuse_for_now(full: OverloadedError) -> Response:
@@ -106,7 +106,6 @@ def make_app(  # every part that a route speaks to
 
 
 _log = structlog.get_logger("api")
-_BROKEN: Final = problems.problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 _ERRORS: Final = {
     HTTPStatus.NOT_FOUND: "Not found",
     HTTPStatus.METHOD_NOT_ALLOWED: "Method not allowed",

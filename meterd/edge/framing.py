@@ -32,6 +32,8 @@ _REQUEST_LINE: Final = re.compile(rb"%b ([\x21-\x7e]+) HTTP/(\d\.\d)" % _TOKEN)
 _TARGET: Final = re.compile(rb"/.*|https?://[^/?#]+.*|\*", re.IGNORECASE)
 _FIELD: Final = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
 _HOST: Final = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+# RFC 9112, section 3.2.2: what a proxy is sent; its path is all that concerns us.
+_ABSOLUTE: Final = re.compile(rb"(%b) https?://[^/?#]+([^ ]*) (.*)" % _TOKEN, re.IGNORECASE)
 _LENGTH_DIGITS_MAX: Final = 18
 # What no head may contain: control characters, and CR and LF that are not a CRLF.
 _NOT_IN_A_HEAD: Final = re.compile(
@@ -290,8 +292,17 @@ def _rewrite(
     # A server may ignore an offered upgrade (RFC 9110, section 7.8). We use none, and the parser
     # would take up h2c, after which the bytes are no longer what is counted here.
     kept = [field for field in fields if field[0].lower() != b"upgrade"]
-    lines = [request_line, *(b"%b: %b" % field for field in kept), b"", b""]
+    lines = [_in_origin_form(request_line), *(b"%b: %b" % field for field in kept), b"", b""]
     return Head(b"\r\n".join(lines), None if chunked else body_bytes)
+
+
+def _in_origin_form(request_line: bytes) -> bytes:
+    absolute = _ABSOLUTE.fullmatch(request_line)
+    if absolute is None:
+        return request_line
+    method, path, version = absolute.groups()
+    slash = b"" if path.startswith(b"/") else b"/"
+    return b"%b %b%b %b" % (method, slash, path, version)
 
 
 def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

@@ -47,8 +47,9 @@ class GuardedStream:
         self._transport = transport
         self._limits = limits
         self._plain = plain
-        # When an idle connection is to end, while the plain lane reads it.
+        # When an idle connection is to end, while the plain lane waits on it.
         self.idle_until = math.inf
+        self._plain_serves = False
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
         self._pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
@@ -71,7 +72,7 @@ class GuardedStream:
         """HTTP/1: every request is answered, and no byte of another has come."""
         if self._framer.phase is not Phase.HEAD or self._framer.buffered or self.leaving:
             return False
-        return self._plain is None or self.idle_until < math.inf
+        return not self._plain_serves
 
     @property
     def leaving(self) -> bool:
@@ -91,10 +92,12 @@ class GuardedStream:
         """See ``Wire``."""
         self.active_at = trio.current_time()
         self.idle_until = self.active_at + self._limits.keep_alive_s
+        self._plain_serves = False
 
     def end_wait(self) -> None:
         """See ``Wire``."""
         self.idle_until = math.inf
+        self._plain_serves = True
         self.active_at = trio.current_time()
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
@@ -199,10 +202,13 @@ class GuardedStream:
 
     async def _receive_foreign(self, plain: PlainLane, begun: bytes) -> None:
         """Between requests: lets the plain lane answer what it can, and takes what it cannot."""
+        self._plain_serves = bool(begun)
         try:
             data = await plain.serve(self, begun)
         except trio.BrokenResourceError:
             data = b""
+        self._plain_serves = False
+        self._answering = False
         self._received_all = not data
         self._waiting_since = trio.current_time()
         self._framer.feed(data)

@@ -73,4 +73,4 @@ class Pace:
 
     def record(self, waited_s: float, received_bytes: int) -> None:
         earned_s = received_bytes / self._bytes_per_s_min
-        self.left_s = min(self._stall_s, self.left_s - waited_s + earned_s)
+        self.left_s = max(0.0, min(self._stall_s, self.left_s - waited_s + earned_s))

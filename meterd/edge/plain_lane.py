@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
 
+import structlog
 import trio
 
 from meterd.domain.credentials import Scope
@@ -29,6 +30,7 @@ from meterd.edge.plain_request import (
     PlainHead,
     parse_plain_head,
 )
+from meterd.edge.problems import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from meterd.edge.ingest import Ingest
     from meterd.edge.problems import Answer
 
+_log = structlog.get_logger("api")
 _END_BYTES: Final = len(END_OF_HEAD)
 
 
@@ -138,9 +141,13 @@ class PlainLane:
         return self._access.refusal(Scope.INGEST, head.apikey, head.authorization) is None
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:
-        if head.event_type is None:
-            return await self._ingest.batch(body, lenient=is_lenient(head.prefer))
-        return await self._ingest.event(head.event_type, body)
+        try:
+            if head.event_type is None:
+                return await self._ingest.batch(body, lenient=is_lenient(head.prefer))
+            return await self._ingest.event(head.event_type, body)
+        except Exception as fault:  # noqa: BLE001 - our own mistake costs this request, as in api
+            _log.error("request failed", event_type=head.event_type, exc_info=fault)
+            return BROKEN
 
     def _rendered(self, answer: Answer) -> bytes:
         """The answer as the other lane writes it, to the byte."""

@@ -56,6 +56,7 @@ def overloaded(why: str) -> Answer:
 
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
 FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
+BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
 UNKNOWN_OUTCOME: Final = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,

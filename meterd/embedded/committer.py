@@ -69,6 +69,8 @@ class Committer:
         self._sources: list[Source] = []
         self._works: list[_Work] = []
         self._something = trio.lowlevel.ParkingLot()
+        self.deliveries_made = 0
+        self._deliveries_waited_for = trio.lowlevel.ParkingLot()
 
     def enlist(self, source: Source) -> None:
         """The source has decided something; it will be asked for it once."""
@@ -86,6 +88,11 @@ class Committer:
         result: T = waiting.result
         return result
 
+    async def wait_deliveries_made(self, beyond: int) -> None:
+        """Returns when ``deliveries_made``, which counts those that are on disk, is greater."""
+        while self.deliveries_made <= beyond:
+            await self._deliveries_waited_for.park()
+
     async def run(self) -> None:
         """Until cancelled. A transaction that has begun is finished and answered first."""
         while True:
@@ -99,6 +106,9 @@ class Committer:
             changes = [found.change for found in decided if found.change is not None]
             if changes or works:
                 await self._hop(partial(self._store.write, self._transaction(changes, works)))
+            if deliveries := sum(len(change.deliveries) for change in changes):
+                self.deliveries_made += deliveries
+                self._deliveries_waited_for.unpark_all()
             for source, found in zip(sources, decided, strict=True):
                 source.committed(found)
             for waiting in works:

@@ -38,6 +38,8 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             txn.put("totals", key, records.encode(totals))
         for aggregation in change.aggregations.values():
             _write_aggregation(txn, part, aggregation)
+        for period in change.withdrawn:
+            _withdraw_aggregation(txn, part, period, change.customer_id)
         for delivery in change.deliveries:
             outbox.add(txn, delivery)
     if events:
@@ -59,6 +61,13 @@ def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) ->
     txn.put("aggregations", key, records.encode(aggregation))
     by_customer = keys.customer_periods_prefix(part, customer_id, kind)
     txn.put_new("customer_periods", by_customer + keys.newest_first(start_ms), b"")
+
+
+def _withdraw_aggregation(txn: Transaction, part: int, period: Period, customer_id: str) -> None:
+    kind, start_ms = period.type, period.start_ms
+    txn.delete("aggregations", keys.aggregation_key(part, kind, start_ms, customer_id))
+    by_customer = keys.customer_periods_prefix(part, customer_id, kind)
+    txn.delete("customer_periods", by_customer + keys.newest_first(start_ms))
 
 
 def write_closed(txn: Transaction, period: Period) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meterd.domain.deliveries import Delivery, DeliveryStatus, begin_attempt
+from meterd.domain.deliveries import Delivery, DeliveryStatus, begin_attempt, is_news
 from meterd.embedded import keys, records
 from meterd.ledger import Claim
 
@@ -57,6 +57,8 @@ def settle(txn: Transaction, deliveries: Iterable[Delivery]) -> None:
     """See ``Ledger.settle``."""
     for delivery in deliveries:
         begun = _get(txn, delivery.id)
+        if not is_news(begun, delivery):
+            continue
         key = keys.outbox_key(begun.endpoint_id, begun.next_attempt_ms, begun.id)
         txn.delete("outbox", key)
         _put(txn, delivery)

@@ -209,11 +209,15 @@ class Store:
         # new ones would keep the writer waiting.
         with self._may_read:
             self._growing = True
-            self._may_read.wait_for(lambda: self._readers == 0)
+            try:
+                self._may_read.wait_for(lambda: self._readers == 0)
+                self._env.set_mapsize(2 * self._map_size)
+            except lmdb.Error as fault:
+                raise CommitFailedError(f"the store cannot grow: {fault}") from fault
+            finally:
+                self._growing = False
+                self._may_read.notify_all()
             self._map_size *= 2
-            self._env.set_mapsize(self._map_size)
-            self._growing = False
-            self._may_read.notify_all()
 
 
 def _lock(folder: Path) -> int:

@@ -85,7 +85,6 @@ def test_hopeless_head_is_refused_before_its_end(begun: bytes) -> None:
         b"GET / HTTP/1.0\r\n\r\n",
         b"GET / HTTP/1.0\r\nHost: \r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET http://a:80/ping?q=1 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /ping HTTP/1.1\r\nHost: [::1]:8080\r\nX: \xff\tb\r\nX: b\r\nEmpty: \r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
     ],
@@ -222,3 +221,19 @@ def test_body_limit_is_named_in_its_refusal() -> None:
     assert body_refusal(LIMITS.body_bytes_max + 1, LIMITS) == Refusal(
         413, "Request body is longer than 4194304 bytes"
     )
+
+
+@pytest.mark.parametrize(
+    ("absolute", "origin"),
+    [
+        (b"http://a:80/ping?q=1", b"/ping?q=1"),
+        (b"HTTPS://a/ping", b"/ping"),
+        (b"http://a", b"/"),
+        (b"http://a?q=1", b"/?q=1"),
+        (b"http://a//ping", b"//ping"),
+    ],
+)
+def test_absolute_form_passes_as_origin_form(absolute: bytes, origin: bytes) -> None:
+    """RFC 9112, section 3.2.2: a server takes what only proxies need, and answers for the path."""
+    passed, phase = fed(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % absolute)
+    assert (passed, phase) == (b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % origin, Phase.ANSWER)

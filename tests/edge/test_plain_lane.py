@@ -265,3 +265,47 @@ async def test_an_idle_connection_ends_when_its_time_is_over() -> None:
             assert await client.is_closed()
             assert await silent.is_closed()
         await door.wait_open(0)
+
+
+async def test_a_connection_is_idle_after_either_lane() -> None:
+    """What hypercorn served last neither holds up a shutdown nor takes an honest client's place."""
+    async with (
+        lane(fast=True) as fast,
+        await fast.door.connect() as reading,
+        await fast.door.connect() as sending,
+    ):
+        assert (await reading.ask(GET)).status == 200
+        assert (await sending.ask(request(EVENT))).status == 201
+        await wait_until(lambda: fast.door.door.statistics().idle == 2)
+        fast.door.door.begin_shutdown()
+        assert await reading.is_closed()
+        assert await sending.is_closed()
+
+
+async def test_a_refusal_is_said_also_behind_large_answers() -> None:
+    """An answer that did not fit into the socket at once is over when it is sent."""
+    items = b"[" + b",".join([b'{"eventType":"%b"}' % (b"x" * 200)] * 1000) + b"]"
+    bad = b"GET / HTTP/9.9\r\nHost: a\r\n\r\n"
+    async with (
+        lane(fast=True) as fast,
+        await fast.door.connect() as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(client.send, request(items, line=BATCH) * 20 + bad)
+        await wait_all_tasks_blocked()
+        for _ in range(20):
+            assert (await client.answer()).status == 422
+        assert (await client.answer()).status == 400
+
+
+async def test_a_mistake_of_ours_costs_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500, as in the other lane, and the connection goes on."""
+
+    async def mistaken(_: object) -> None:
+        raise AssertionError("our own mistake")
+
+    async with lane(fast=True) as fast, await fast.door.connect() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(fast.ledger, "append", mistaken)
+            assert (await client.ask(request(EVENT))).json == {"error": "Internal server error"}
+        assert (await client.ask(request(EVENT))).status == 201

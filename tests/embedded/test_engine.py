@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
@@ -145,6 +146,35 @@ async def test_nothing_is_answered_before_it_is_on_disk(bench: EngineBench) -> N
         assert await stored(bench) == []
         bench.hop.may_pass.set()
     assert answered == [Recorded.RECORDED]
+
+
+async def test_deliveries_of_a_close_that_was_cut_off_are_told_of(bench: EngineBench) -> None:
+    """By the commit that makes them: a client that leaves amid a trigger delays no webhook."""
+    await bench.ledger.append([event()])
+    bench.clock.now_ms += HOUR_MS
+    period = await bench.ledger.next_to_close()
+    assert period is not None
+    await bench.ledger.close(period, rules())
+    told = bench.ledger.deliveries_made()
+    assert told == 1
+    await bench.ledger.append([event()])
+    bench.clock.now_ms += HOUR_MS
+    following = await bench.ledger.next_to_close()
+    assert following is not None
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as caller:
+            nursery.start_soon(cancel_when, caller, lambda: bench.hop.transactions)
+            await bench.ledger.close(following, rules())
+        await bench.ledger.close(following, rules())
+    assert bench.ledger.deliveries_made() == 2
+
+
+async def cancel_when(scope: trio.CancelScope, transactions: Callable[[], int]) -> None:
+    """In the middle: when the transaction after the floor's has been written."""
+    before = transactions()
+    while transactions() < before + 2:
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 # Limits

@@ -59,6 +59,7 @@ def change_of(number: int, events: int) -> Change:
         blocks=[EventBlock(Stamp(received_ms, 0, 0), event_type, (PlacedEvent(0, sent),))],
         totals={hour: PeriodTotals(closed=False, by_type={event_type: totals})},
         aggregations={hour: aggregation},
+        withdrawn=set(),
         deliveries=[first_attempt(aggregation, "billing", b"{}", hour.end_ms)],
     )
 
