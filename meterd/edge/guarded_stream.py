@@ -17,7 +17,7 @@ import trio
 
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.limits import PIECE_BYTES, Limits, Pace
-from meterd.edge.plain_lane import read_now
+from meterd.edge.plain_lane import read_now, write_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,7 +276,9 @@ class GuardedStream:
         self._end()
 
     async def _send(self, data: bytes) -> None:
-        for start in range(0, len(data), PIECE_BYTES):
+        # Nearly always the socket takes it all at once, without a time limit to be set up.
+        sent = write_now(self.socket.fileno(), data)
+        for start in range(sent, len(data), PIECE_BYTES):
             with trio.move_on_after(self._limits.send_s) as waiting:
                 await self._transport.send_all(data[start : start + PIECE_BYTES])
             if waiting.cancelled_caught:

@@ -100,7 +100,7 @@ class PlainLane:
             answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
             buffer = buffer[end:]
             data = self._rendered(answer)
-            sent = _write(descriptor, data)
+            sent = write_now(descriptor, data)
             if sent < len(data):
                 await wire.send_all(data[sent:])
 
@@ -179,7 +179,7 @@ def read_now(descriptor: int) -> bytes | None:
         return b""  # reset by the client
 
 
-def _write(descriptor: int, data: bytes) -> int:
+def write_now(descriptor: int, data: bytes) -> int:
     """How many of the bytes the socket took at once."""
     try:
         return os.write(descriptor, data)

@@ -77,6 +77,7 @@ class Server:
             "key": KEY,
             "seed": 1,
             "batch": 0,
+            "by_quart": False,
             **plan,
         }
         with subprocess.Popen(
@@ -133,17 +134,16 @@ def start(folder: Path, rows: Rows) -> None:
 
 
 def ingest(folder: Path, rows: Rows, *, seconds: float, rounds: int) -> None:
+    by_quart = {"by_quart": True}
+    batches = {"connections": 8, "batch": 1000}
     loads: list[tuple[str, dict[str, Any]]] = [
         ("single events, 1 connection", {"connections": 1, "customers": 100}),
         ("single events, 32 connections", {"connections": 32, "customers": 1000}),
-        (
-            "batches of 1000, 300 customers, 8 connections",
-            {"connections": 8, "customers": 300, "batch": 1000},
-        ),
-        (
-            "batches of 1000, 3 customers, 8 connections",
-            {"connections": 8, "customers": 3, "batch": 1000},
-        ),
+        ("  by hypercorn and Quart", {"connections": 32, "customers": 1000, **by_quart}),
+        ("single events, 64 connections", {"connections": 64, "customers": 1000}),
+        ("batches of 1000, 300 customers, 8 connections", {**batches, "customers": 300}),
+        ("batches of 1000, 3 customers, 8 connections", {**batches, "customers": 3}),
+        ("  by hypercorn and Quart", {**batches, "customers": 3, **by_quart}),
     ]
     with serving(folder) as server:
         for name, plan in loads:

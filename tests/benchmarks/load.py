@@ -19,9 +19,11 @@ VARIANTS: Final = 200  # requests made beforehand, sent in turn
 
 
 def head(plan: dict[str, Any], path: str, body: bytes) -> bytes:
+    # A field that the fast lane does not know leaves the request to hypercorn and Quart.
+    odd = "X-Benchmark: 1\r\n" if plan["by_quart"] else ""
     return (
         f"POST {path} HTTP/1.1\r\nHost: {plan['host']}\r\nx-apikey: {plan['key']}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{odd}\r\n"
     ).encode()
 
 
