@@ -33,7 +33,6 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       journal          events, totals and aggregations in the store
       queries          what the contract reads
       mailbox          bounded inbox, reply, gate
-      writer_thread    the thread that transactions run in
       committer        the only writer
       aggregator       one customer
       registry         who is awake

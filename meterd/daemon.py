@@ -36,7 +36,6 @@ from meterd.edge.limits import Limits
 from meterd.edge.plain_lane import PlainLane
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
-from meterd.embedded.writer_thread import WriterThread
 from meterd.keyfile import ensure_key
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -60,10 +59,6 @@ EXIT_BROKEN: Final = 70
 # How long attempts in the air may still take when everything else has stopped. What is left of the
 # 10 seconds that a stop may take; an attempt that is cut is made again when its lease is over.
 DELIVERY_STOP_S: Final = 1.5
-
-# How long the loop may keep the interpreter's lock from the writer, which needs it after each sync:
-# with the default of 5 ms, a busy loop learns of a commit that much later.
-SWITCH_SECONDS: Final = 0.0005
 
 _log = structlog.get_logger("meterd")
 
@@ -114,8 +109,7 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
     settings = Settings(config)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(closing(Store(Path(config.storage.path))))
-        writer = stack.enter_context(WriterThread(store.filled))
-        ledger = await stack.enter_async_context(_ledger_over(store, writer, clock).running())
+        ledger = await stack.enter_async_context(_ledger_over(store, clock).running())
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
         senders = partial(open_sender, tls=ssl.create_default_context())
@@ -160,7 +154,6 @@ def serve(source: ConfigSource) -> int:
     if not __debug__:
         raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
     os.umask(0o077)
-    sys.setswitchinterval(SWITCH_SECONDS)
     config = source.read()
     set_up_logging()
     set_log_level(config)
@@ -243,12 +236,12 @@ def _reload(source: ConfigSource, daemon: Daemon) -> None:
     _log.info("configuration reloaded")
 
 
-def _ledger_over(store: Store, writer: Hop, clock: Clock) -> EmbeddedLedger:
+def _ledger_over(store: Store, clock: Clock) -> EmbeddedLedger:
     return EmbeddedLedger(
         store,
         now_ms=clock.now_ms,
         nonce=secrets.randbelow(NONCE_LIMIT),
-        hop=writer,
+        hop=threads(1),
         read_hop=threads(READERS_AT_ONCE),
     )
 

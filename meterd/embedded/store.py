@@ -139,8 +139,6 @@ class Store:
         cannot be used. Commits a boot record before it returns, so that a store which cannot be
         written to is found out before anything is served.
         """
-        # Set when a transaction's work is done, and only the disk is waited for.
-        self.filled = threading.Event()
         self._readers = 0
         self._growing = False
         self._may_read = threading.Condition()
@@ -173,14 +171,11 @@ class Store:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    result = work(Transaction(txn, self._tables))
-                    self.filled.set()
+                    return work(Transaction(txn, self._tables))
             except lmdb.MapFullError:
                 self._grow()
             except (lmdb.Error, OSError) as fault:
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
-            else:
-                return result
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

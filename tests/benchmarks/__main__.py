@@ -45,6 +45,7 @@ op = "last"
 [server]
 bind = "127.0.0.1:0"
 """
+CEILING: Final = "  hypercorn and Quart alone, nothing stored"
 CLOSING_CUSTOMERS: Final = 10_000
 
 
@@ -103,8 +104,15 @@ def serving(folder: Path) -> Iterator[Server]:
     config = folder / "systemconfig.toml"
     config.write_text(CONFIG)
     environ = {"METERD_API_KEY": KEY, "METERD_DATA_DIR": str(folder / "data")}
+    with started("tests.benchmarks.server", str(config), **environ) as server:
+        yield server
+
+
+@contextmanager
+def started(module: str, *arguments: str, **environ: str) -> Iterator[Server]:
+    """A server that prints its URL first and ends with its stdin."""
     with subprocess.Popen(
-        [*pinned(0), sys.executable, "-m", "tests.benchmarks.server", str(config)],
+        [*pinned(0), sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -140,14 +148,17 @@ def ingest(folder: Path, rows: Rows, *, seconds: float, rounds: int) -> None:
         ("single events, 1 connection", {"connections": 1, "customers": 100}),
         ("single events, 32 connections", {"connections": 32, "customers": 1000}),
         ("  by hypercorn and Quart", {"connections": 32, "customers": 1000, **by_quart}),
+        (CEILING, {"connections": 32, "customers": 1000}),
         ("single events, 64 connections", {"connections": 64, "customers": 1000}),
         ("batches of 1000, 300 customers, 8 connections", {**batches, "customers": 300}),
         ("batches of 1000, 3 customers, 8 connections", {**batches, "customers": 3}),
         ("  by hypercorn and Quart", {**batches, "customers": 3, **by_quart}),
     ]
-    with serving(folder) as server:
+    # Both serve in the same run, and take the loads in turn: machines change their pace.
+    with serving(folder) as server, started("tests.benchmarks.hypercorn_alone") as ceiling:
         for name, plan in loads:
-            found = [server.load(seconds=seconds, **plan) for _ in range(rounds)]
+            served_by = ceiling if name == CEILING else server
+            found = [served_by.load(seconds=seconds, **plan) for _ in range(rounds)]
             rates = [one["events_per_s"] for one in found]
             spread = f"{min(rates):,.0f} - {max(rates):,.0f}"
             latency = f"p50 {found[-1]['p50_ms']:.1f} ms, p99 {found[-1]['p99_ms']:.1f} ms"

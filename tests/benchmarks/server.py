@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from meterd.daemon import SWITCH_SECONDS, running, set_log_level, set_up_logging
+from meterd.daemon import running, set_log_level, set_up_logging
 from meterd.domain.config import decode
 from meterd.work.clock import WallClock
 
@@ -53,5 +53,4 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(SWITCH_SECONDS)
     trio.run(main, str(Path(sys.argv[1])))
