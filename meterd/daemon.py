@@ -32,7 +32,7 @@ from meterd.edge.api import make_app
 from meterd.edge.egress import open_sender
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
-from meterd.edge.limits import Limits
+from meterd.edge.limits import BodyBudget, Limits
 from meterd.edge.plain_lane import PlainLane
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
@@ -116,6 +116,7 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
         limits = Limits()
         access = Access(settings.keyring)
+        bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(ledger, settings.config)
         app = make_app(
             access,
@@ -123,9 +124,10 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
             ingest,
             ledger,
             closer,
-            body_bytes_max=limits.body_bytes_max,
+            bodies,
+            limits,
         )
-        plain = PlainLane(ingest, access, limits, clock.now_ms)
+        plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
         daemon = Daemon(settings, FrontDoor(app, limits, _log, plain=plain), closer, delivery)
         await work.start(delivery.run)
         closer_scope = trio.CancelScope()

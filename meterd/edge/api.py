@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
+    from meterd.edge.limits import BodyBudget, Limits
     from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
     from meterd.work.closer import Closer
 
@@ -53,16 +54,16 @@ def make_app(  # every part that a route speaks to
     ingest: Ingest,
     ledger: Ledger,
     closer: Closer,
-    *,
-    body_bytes_max: int,
+    bodies: BodyBudget,
+    limits: Limits,
 ) -> QuartTrio:
     """The application; it owns nothing and starts nothing."""
     app = QuartTrio("meterd", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = body_bytes_max
+    app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
     _add_open_routes(app, closer)
-    _add_ingest_routes(app, access, ingest)
+    _add_ingest_routes(app, access, ingest, bodies)
     _add_read_routes(app, access, config, ledger)
     _add_admin_routes(app, access, config, closer)
 
@@ -156,7 +157,7 @@ def _add_open_routes(app: QuartTrio, closer: Closer) -> None:
         return _response(answer(HTTPStatus.SERVICE_UNAVAILABLE, waiting))
 
 
-def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest) -> None:
+def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest, bodies: BodyBudget) -> None:
     @app.post("/usage/<path:event_type>")
     @_needs(Scope.INGEST, access)
     async def usage(event_type: str) -> Response:
@@ -164,13 +165,21 @@ def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest) -> None:
         raw_path: bytes = request.scope["raw_path"]
         if raw_path.split(b"?")[0].count(b"/") > 2:
             return _response(problems.NOT_FOUND)
-        return _response(await ingest.event(event_type, await _body()))
+        with bodies.holding(_body_bytes()):
+            return _response(await ingest.event(event_type, await _body()))
 
     @app.post("/usagebatch")
     @_needs(Scope.INGEST, access)
     async def usagebatch() -> Response:
         lenient = is_lenient(",".join(request.headers.getlist("Prefer")))
-        return _response(await ingest.batch(await _body(), lenient=lenient))
+        with bodies.holding(_body_bytes()):
+            return _response(await ingest.batch(await _body(), lenient=lenient))
+
+
+def _body_bytes() -> int:
+    """How long the body will be at most: a chunked one does not say."""
+    length = request.content_length
+    return request.max_content_length or 0 if length is None else length
 
 
 async def _body() -> bytes:

@@ -6,7 +6,15 @@ A limit here protects the process from its clients; what an event may contain is
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import msgspec
+
+from meterd.domain.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -37,6 +45,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fields_max: int = 64
     # A batch of 1000 events with metadata is 150-300 kB.
     body_bytes_max: int = 4 * MIB
+    # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB.
+    bodies_bytes_max: int = 128 * MIB
 
     # Counted from the first byte of a head: an honest client sends it in one piece.
     head_s: float = 5.0
@@ -57,8 +67,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         assert self.connections_per_peer_max <= self.connections_max
         assert self.request_line_bytes_max < self.head_bytes_max
+        assert self.body_bytes_max <= self.bodies_bytes_max
         assert self.head_bytes_max <= PIECE_BYTES, "a whole head must fit into one read"
         assert self.graceful_s + APPLICATION_STOP_S <= SERVING_STOP_MAX_S
+
+
+class BodyBudget:
+    """How many bytes of bodies are in memory at once, over all connections."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held = 0
+
+    @contextmanager
+    def holding(self, body_bytes: int) -> Iterator[None]:
+        """Counts them within. Raises OverloadedError where they do not fit in."""
+        if self._held + body_bytes > self._bytes_max:
+            raise OverloadedError("too many large requests are under way")
+        self._held += body_bytes
+        try:
+            yield
+        finally:
+            self._held -= body_bytes
 
 
 class Pace:

@@ -21,8 +21,9 @@ import structlog
 import trio
 
 from meterd.domain.credentials import Scope
+from meterd.domain.errors import OverloadedError
 from meterd.edge.ingest import is_lenient
-from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+from meterd.edge.limits import PIECE_BYTES, BodyBudget, Limits, Pace
 from meterd.edge.plain_request import (
     BEGINNING,
     END_OF_HEAD,
@@ -67,10 +68,16 @@ class PlainLane:
     """Holds nothing of a connection: one serves them all."""
 
     def __init__(
-        self, ingest: Ingest, access: Access, limits: Limits, now_ms: Callable[[], int]
+        self,
+        ingest: Ingest,
+        access: Access,
+        bodies: BodyBudget,
+        limits: Limits,
+        now_ms: Callable[[], int],
     ) -> None:
         self._ingest = ingest
         self._access = access
+        self._bodies = bodies
         self._limits = limits
         self._now_ms = now_ms
 
@@ -93,11 +100,16 @@ class PlainLane:
             if head is None or not self._is_let_in(head):
                 return buffer
             end = head_end + _END_BYTES + head.body_bytes
-            if len(buffer) < end:
-                buffer = await self._read_body(descriptor, buffer, end)
-                if len(buffer) < end:
-                    return buffer
-            answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
+            try:
+                # One piece for each connection is allowed for; what is longer is counted.
+                with self._bodies.holding(max(0, end - PIECE_BYTES)):
+                    if len(buffer) < end:
+                        buffer = await self._read_body(descriptor, buffer, end)
+                        if len(buffer) < end:
+                            return buffer
+                    answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
+            except OverloadedError:
+                return buffer
             buffer = buffer[end:]
             data = self._rendered(answer)
             sent = write_now(descriptor, data)

@@ -18,7 +18,7 @@ from meterd.domain.periods import PeriodType
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
-from meterd.edge.limits import KIB
+from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.work.closer import Closer
 from tests.edge.loopback import open_door
 from tests.edge.receivers import TRUSTING_NOBODY
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NOW: Final = "2026-03-10T09:58:00Z"
 BODY_BYTES_MAX: Final = 300 * KIB
+LIMITS: Final = Limits(body_bytes_max=BODY_BYTES_MAX)
 # One key for each scope, named after it, and one for all.
 KEYS: Final = {scope.value: frozenset((scope,)) for scope in Scope} | {"all": ALL_SCOPES}
 CONFIG: Final = Config(
@@ -105,7 +106,8 @@ async def serving(ledger: ModelLedger | None = None) -> AsyncIterator[Api]:
         Ingest(api.ledger, lambda: api.config),
         api.ledger,
         api.closer,
-        body_bytes_max=BODY_BYTES_MAX,
+        BodyBudget(LIMITS.bodies_bytes_max),
+        LIMITS,
     )
     async with open_door(app) as api.door:
         address = f"http://127.0.0.1:{api.door.port}"

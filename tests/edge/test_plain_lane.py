@@ -17,7 +17,7 @@ from meterd.domain.operations import Operation
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
-from meterd.edge.limits import KIB, Limits
+from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.edge.plain_lane import PlainLane
 from meterd.ledger import EventQuery
 from meterd.work.closer import Closer
@@ -47,12 +47,13 @@ EVENT: Final = b'{"customerId":"c","value":1}'
 class Lane:
     """A front door over a ledger of its own; ``by_hypercorn`` are the paths that got that far."""
 
-    def __init__(self, *, fast: bool) -> None:
+    def __init__(self, *, fast: bool, limits: Limits) -> None:
         self.clock = FakeClock("2026-03-10T09:58:00Z")
         self.ledger = ModelLedger(self.clock.now_ms)
         self.by_hypercorn: list[str] = []
         self.door: Door
         access = Access(lambda: Keyring(CONFIG.keys))
+        bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(self.ledger, lambda: CONFIG)
         closer = Closer(self.ledger, self.clock, lambda: CONFIG)
         self._app: Any = make_app(
@@ -61,9 +62,11 @@ class Lane:
             ingest,
             self.ledger,
             closer,
-            body_bytes_max=LIMITS.body_bytes_max,
+            bodies,
+            limits,
         )
-        self.plain = PlainLane(ingest, access, LIMITS, self.clock.now_ms) if fast else None
+        plain = PlainLane(ingest, access, bodies, limits, self.clock.now_ms)
+        self.plain = plain if fast else None
 
     async def app(
         self, scope: AsgiScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -100,9 +103,9 @@ class Lane:
 
 
 @asynccontextmanager
-async def lane(*, fast: bool) -> AsyncIterator[Lane]:
-    opened = Lane(fast=fast)
-    async with open_door(opened.app, LIMITS, opened.plain) as opened.door:
+async def lane(*, fast: bool, limits: Limits = LIMITS) -> AsyncIterator[Lane]:
+    opened = Lane(fast=fast, limits=limits)
+    async with open_door(opened.app, limits, opened.plain) as opened.door:
         yield opened
 
 
@@ -258,7 +261,7 @@ async def test_shutdown_ends_idle_connections_and_answers_what_arrived() -> None
 async def test_an_idle_connection_ends_when_its_time_is_over() -> None:
     """Also one that never said anything."""
     limits = Limits(keep_alive_s=0.05)
-    opened = Lane(fast=True)
+    opened = Lane(fast=True, limits=limits)
     async with open_door(opened.app, limits, opened.plain) as door:
         async with await door.connect() as silent, await door.connect() as client:
             assert (await client.ask(request(EVENT))).status == 201
@@ -309,3 +312,21 @@ async def test_a_mistake_of_ours_costs_one_request(monkeypatch: pytest.MonkeyPat
             patch.setattr(fast.ledger, "append", mistaken)
             assert (await client.ask(request(EVENT))).json == {"error": "Internal server error"}
         assert (await client.ask(request(EVENT))).status == 201
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_bodies_are_bounded_together(*, fast: bool) -> None:
+    """Past the bound 503 with Retry-After; room is there again when an answer is given."""
+    limits = Limits(body_bytes_max=256 * KIB, bodies_bytes_max=256 * KIB)
+    large = request(b"[" + b",".join([ITEM] * 1000 + [b" " * 190_000]) + b"]", line=BATCH)
+    async with (
+        lane(fast=fast, limits=limits) as opened,
+        await opened.door.connect() as slow,
+        await opened.door.connect() as other,
+    ):
+        await slow.send(large[:-1])
+        await wait_all_tasks_blocked()
+        refused = await other.ask(large)
+        assert (refused.status, refused.fields["retry-after"]) == (503, "1")
+        assert (await slow.ask(large[-1:])).status == 400
+        assert (await slow.ask(large)).status == 400
