@@ -28,10 +28,12 @@ class SteppedClock(WallClock):
         return super().now_ms() + self._offset_ms
 
     async def wait_until(self, instant_ms: int) -> None:
-        while instant_ms > self.now_ms():
-            stepped = self._stepped
-            with trio.move_on_after((instant_ms - self.now_ms()) / 1000):
+        now_ms = before_ms = self.now_ms()
+        while before_ms <= now_ms < instant_ms:
+            before_ms, stepped = now_ms, self._stepped
+            with trio.move_on_after((instant_ms - now_ms) / 1000):
                 await stepped.wait()
+            now_ms = self.now_ms()
 
     def step(self, seconds: float) -> None:
         self._offset_ms += int(seconds * 1000)
