@@ -50,7 +50,7 @@ def _write_block(txn: Transaction, part: int, customer_id: str, block: EventBloc
     stamp = block.stamp.id()
     key = keys.events_prefix(part, customer_id, block.event_type) + stamp
     txn.put("events", key, records.encode_block(block))
-    key = keys.event_times_prefix(part, block.event_type) + stamp + customer_id.encode()
+    key = keys.event_times_prefix(block.event_type) + stamp + customer_id.encode()
     txn.put("event_times", key, records.count(len(block.events)))
 
 

@@ -1,12 +1,12 @@
 """The layout of keys, whose byte order is the order of reading.
 
 Every key of a customer's data begins with the part: ``crc32(customer) mod parts``, one byte, fixed
-when a store is created. Strings end with a zero byte (``event_fields`` and ``config`` keep control
+when a store is created. Only ``event_times``, an index, does without. Strings end with a zero byte (``event_fields`` and ``config`` keep control
 characters out of them), times are big-endian, and what is read newest first is stored as its
 complement.
 
     events            part customer 0 event-type 0 stamp(16)         -> the events of one block
-    event_times       part event-type 0 stamp(16) customer           -> how many events it has
+    event_times       event-type 0 stamp(16) customer                -> how many events it has
     totals            part period-type(1) start-hour(4) customer     -> PeriodTotals
     aggregations      part period-type(1) ~start-hour(4) customer    -> Aggregation
     customer_periods  part customer 0 period-type(1) ~start-hour(4)  -> nothing
@@ -54,8 +54,9 @@ def events_prefix(part: int, customer_id: str, event_type: str) -> bytes:
     return customer_prefix(part, customer_id) + event_type.encode() + END
 
 
-def event_times_prefix(part: int, event_type: str) -> bytes:
-    return bytes((part,)) + event_type.encode() + END
+def event_times_prefix(event_type: str) -> bytes:
+    """Without the part: what is new then comes to one place for each type, not for each part too."""
+    return event_type.encode() + END
 
 
 def customer_key(part: int, customer_id: str) -> bytes:

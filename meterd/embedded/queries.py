@@ -1,7 +1,7 @@
 """What the contract reads: events and aggregations, newest first, from the store's key ranges.
 
-Each query merges a few ranges that are already in its order, one for each event type and part (or
-period type and part), so it touches what it returns and one key more in each range. Synchronous,
+Each query merges a few ranges that are already in its order, one for each event type (or period type
+and part), so it touches what it returns and one key more in each range. Synchronous,
 inside one short transaction; a long answer is many pages.
 """
 
@@ -113,9 +113,8 @@ def _blocks(
         ]
     else:
         ranges = [
-            _time_range(txn, part, event_type, start, end)
-            for part in range(parts)
-            for event_type in _types(txn, "event_times", bytes((part,)), query.event_type)
+            _time_range(txn, parts, event_type, start, end)
+            for event_type in _types(txn, "event_times", b"", query.event_type)
         ]
     return merge(*ranges, key=lambda block: block.stamp, reverse=True)
 
@@ -151,16 +150,17 @@ def _customer_range(
 
 
 def _time_range(
-    txn: Transaction, part: int, event_type: str, start: bytes, end: bytes
+    txn: Transaction, parts: int, event_type: str, start: bytes, end: bytes
 ) -> Iterator[_Block]:
-    prefix = keys.event_times_prefix(part, event_type)
+    prefix = keys.event_times_prefix(event_type)
     behind = len(prefix) + keys.STAMP_BYTES
     for key, payload in txn.backward("event_times", prefix + end, prefix):
         stamp = key[len(prefix) : behind]
         if stamp < start:
             return
-        events = records.read_count(payload)
-        yield _Block(stamp, part, key[behind:].decode(), event_type, events)
+        customer_id = key[behind:].decode()
+        part = keys.part_of(customer_id, parts)
+        yield _Block(stamp, part, customer_id, event_type, records.read_count(payload))
 
 
 def _stamp_at(instant_ms: int) -> bytes:

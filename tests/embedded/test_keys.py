@@ -28,8 +28,8 @@ def test_names_that_begin_alike_are_apart() -> None:
     stamp = Stamp(START_MS, 0, 0).id()
     for longer in ("acme2", "acme ", "acmé"):
         assert not keys.events_prefix(0, longer, "api").startswith(keys.customer_prefix(0, "acme"))
-        assert not (keys.event_times_prefix(0, longer) + stamp).startswith(
-            keys.event_times_prefix(0, "acme")
+        assert not (keys.event_times_prefix(longer) + stamp).startswith(
+            keys.event_times_prefix("acme")
         )
         assert not keys.outbox_key(longer, 0, "msg").startswith(keys.outbox_prefix("acme"))
 
@@ -79,7 +79,7 @@ def test_the_longest_names_fit_into_a_key() -> None:
     period = period_at(PeriodType.YEARLY, START_MS)
     longest = [
         keys.events_prefix(0, customer, event_type) + stamp,
-        keys.event_times_prefix(0, event_type) + stamp + customer.encode(),
+        keys.event_times_prefix(event_type) + stamp + customer.encode(),
         keys.totals_key(0, period, customer),
         keys.aggregation_key(0, period.type, period.start_ms, customer),
         keys.customer_periods_prefix(0, customer, period.type) + keys.newest_first(START_MS),
