@@ -1,9 +1,9 @@
 """The layout of keys, whose byte order is the order of reading.
 
 Every key of a customer's data begins with the part: ``crc32(customer) mod parts``, one byte, fixed
-when a store is created. Only ``event_times``, an index, does without. Strings end with a zero byte (``event_fields`` and ``config`` keep control
-characters out of them), times are big-endian, and what is read newest first is stored as its
-complement.
+when a store is created. Only ``event_times``, an index, does without. Strings end with a zero
+byte (``event_fields`` and ``config`` keep control characters out of them), times are big-endian,
+and what is read newest first is stored as its complement.
 
     events            part customer 0 event-type 0 stamp(16)         -> the events of one block
     event_times       event-type 0 stamp(16) customer                -> how many events it has
@@ -55,7 +55,7 @@ def events_prefix(part: int, customer_id: str, event_type: str) -> bytes:
 
 
 def event_times_prefix(event_type: str) -> bytes:
-    """Without the part: what is new then comes to one place for each type, not for each part too."""
+    """Without the part: what is new comes to one place for each type, not for each part too."""
     return event_type.encode() + END
 
 

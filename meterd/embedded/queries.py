@@ -1,8 +1,8 @@
 """What the contract reads: events and aggregations, newest first, from the store's key ranges.
 
-Each query merges a few ranges that are already in its order, one for each event type (or period type
-and part), so it touches what it returns and one key more in each range. Synchronous,
-inside one short transaction; a long answer is many pages.
+Each query merges a few ranges that are already in its order, one for each event type (or period
+type and part), so it touches what it returns and one key more in each range. Synchronous, inside
+one short transaction; a long answer is many pages.
 """
 
 from __future__ import annotations
