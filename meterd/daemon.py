@@ -118,15 +118,7 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         access = Access(settings.keyring)
         bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(ledger, settings.config)
-        app = make_app(
-            access,
-            settings.config,
-            ingest,
-            ledger,
-            closer,
-            bodies,
-            limits,
-        )
+        app = make_app(access, settings.config, ingest, ledger, closer, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
         daemon = Daemon(settings, FrontDoor(app, limits, _log, plain=plain), closer, delivery)
         await work.start(delivery.run)

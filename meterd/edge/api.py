@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     Route = Callable[..., Awaitable[Response]]
 
 
-def make_app(  # every part that a route speaks to
+def make_app(
     access: Access,
     config: Callable[[], Config],
     ingest: Ingest,
