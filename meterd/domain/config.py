@@ -130,7 +130,9 @@ def decode(text: bytes, *, form: Form, environ: Mapping[str, str]) -> Config:
         options=ENVIRONMENT,
         faults=faults,
     )
-    config = _config(root, environment, environ)
+    # The old system sent nothing to a webhook that did not say it was enabled; its files are JSON.
+    webhooks = configured_endpoints(root, environ, enabled=form == "toml")
+    config = _config(root, environment, webhooks)
     if faults:
         raise ConfigError("\n".join(_in_order(faults, document.lines())))
     return config
@@ -143,7 +145,7 @@ def _in_order(faults: list[Fault], lines: Mapping[KeyPath, int]) -> list[str]:
     return [f"line {line}: {fault}" if line else str(fault) for line, fault in placed]
 
 
-def _config(root: Section, environment: Section, environ: Mapping[str, str]) -> Config:
+def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...]) -> Config:
     root.refuse_unknown()
     server, storage = root.table("server"), root.table("storage")
     server.refuse_unknown()
@@ -161,7 +163,7 @@ def _config(root: Section, environment: Section, environ: Mapping[str, str]) -> 
             name: _event_type(name, section)
             for name, section in root.named_tables("events", at_most=EVENT_TYPES_MAX).items()
         },
-        webhooks=configured_endpoints(root, environ),
+        webhooks=webhooks,
         keys=configured_keys(root) + ((environment_holds,) if environment_holds else ()),
         server=environment.option("METERD_BIND", bind_address, bind),
         storage=Storage(environment.option("METERD_DATA_DIR", string(at_most=PATH_MAX), path)),

@@ -61,8 +61,13 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"Endpoint(id={self.id!r}, enabled={self.enabled})"
 
 
-def configured_endpoints(root: Section, environ: Mapping[str, str]) -> tuple[Endpoint, ...]:
-    """The ``[[webhooks]]`` of the configuration, in their order; no two with one id."""
+def configured_endpoints(
+    root: Section, environ: Mapping[str, str], *, enabled: bool
+) -> tuple[Endpoint, ...]:
+    """The ``[[webhooks]]`` of the configuration, in their order; no two with one id.
+
+    ``enabled`` says what a webhook is that does not say it itself.
+    """
     found: dict[str, Endpoint] = {}
     for section in root.tables("webhooks", at_most=ENDPOINTS_MAX):
         section.refuse_unknown()
@@ -74,7 +79,7 @@ def configured_endpoints(root: Section, environ: Mapping[str, str]) -> tuple[End
             endpoint_id,
             url,
             _secrets(section, environ),
-            section.option("enabled", flag, True),
+            section.option("enabled", flag, enabled),
             section.option("description", DESCRIPTION, ""),
             section.each("allow_private", network, at_most=NETWORKS_MAX),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from typing import Literal
 
 import pytest
 
@@ -116,13 +117,13 @@ def test_both_forms_mean_the_same() -> None:
     in_json = {
         "periods": ["daily"],
         "events": {"a": {"op": "max", "unit": "bytes"}},
-        "webhooks": [{"id": "x", "url": "http://h/", "secret": ["a", "b"], "allow_private": []}],
+        "webhooks": [{"id": "x", "url": "http://h/", "secret": ["a", "b"], "enabled": True}],
         "server": {"bind": "0.0.0.0:1"},
     }
     in_toml = """
         periods = ["daily"]
         events.a = {op = "max", unit = "bytes"}
-        webhooks = [{id = "x", url = "http://h/", secret = ["a", "b"], allow_private = []}]
+        webhooks = [{id = "x", url = "http://h/", secret = ["a", "b"], enabled = true}]
         server.bind = "0.0.0.0:1"
     """
     text = json.dumps(in_json).encode()
@@ -284,3 +285,16 @@ def test_a_receiver_that_cannot_be_reached_is_pointed_out(url: str, told: bool) 
     text = f'[[webhooks]]\nurl = "{url}"\nsecret = "{"x" * 32}"\nallow_private = ["10.0.0.0/8"]'
     config = decode(text.encode(), form="toml", environ={})
     assert any("allow_private" in line for line in advice(config)) == told
+
+
+@pytest.mark.parametrize(("form", "enabled"), [("toml", True), ("json", False)])
+def test_a_webhook_that_does_not_say_whether_it_is_enabled(
+    form: Literal["toml", "json"], enabled: bool
+) -> None:
+    """Ours is; the old system's was not, and its files mean what they meant."""
+    text = {
+        "toml": '[[webhooks]]\nurl = "https://a.example"\nsecret = "whsec_long_enough"',
+        "json": '{"webhooks": [{"url": "https://a.example", "secret": "whsec_long_enough"}]}',
+    }
+    [endpoint] = decode(text[form].encode(), form=form, environ={}).webhooks
+    assert endpoint.enabled == enabled
