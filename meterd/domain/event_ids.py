@@ -59,12 +59,3 @@ def position(time_ms: int, event_id: bytes) -> bytes:
 def to_text(event_id: bytes) -> str:
     """``0197f3c0-...``: the id as the API writes it."""
     return str(uuid.UUID(bytes=event_id))
-
-
-def from_text(text: str) -> bytes | None:
-    """The id's bytes, or None where the text is none of ours."""
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        return None
-    return parsed.bytes if str(parsed) == text and parsed.version == 7 else None

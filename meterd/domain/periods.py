@@ -16,7 +16,6 @@ import msgspec
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
-WEEK_MS: Final = 7 * DAY_MS
 
 
 class PeriodType(StrEnum):
