@@ -1,6 +1,6 @@
 # make run     serves with systemconfig.toml, making .venv first if need be
 # make test    ruff, mypy strict and all tests
-# make bench   the tables of tests/benchmarks/
+# make bench   the table of tests/benchmarks/ and docs/plots/ (BENCH=--full for hours, --help)
 # make image   a container image with docker or podman
 
 VENV ?= .venv
@@ -21,8 +21,8 @@ check: $(VENV)/.test
 test: check
 	$(VENV)/bin/pytest
 
-bench: $(VENV)/.test
-	$(VENV)/bin/python -m tests.benchmarks
+bench: $(VENV)/.bench
+	$(VENV)/bin/python -m tests.benchmarks $(BENCH)
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
@@ -42,4 +42,9 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 $(VENV)/.test: $(VENV)/.run
 	@echo "installing what the tests need into $(VENV) (once)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@echo "installing what the benchmarks need into $(VENV) (once)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@

@@ -1,7 +1,7 @@
-"""The ceiling of the slow lane: hypercorn and Quart that answer an event with a constant.
+"""The ceiling of the slow lane: hypercorn and Quart that answer with a constant.
 
-``python -m tests.benchmarks.hypercorn_alone`` prints its URL and serves until stdin ends. Nothing
-is decoded or stored, and none of meterd's guards stand before it.
+``python -m tests.benchmarks.servers.hypercorn_alone`` prints its URL and serves until
+stdin ends. Nothing is decoded or stored, and none of meterd's guards stand before it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 BODY = b'{"message":"Event captured","eventType":"api.calls","customerId":"customer_1"}'
+PONG = b'{"status":"ok","timestamp":"2026-01-01T00:00:00.000Z"}'
 
 
 async def main() -> None:
     app = QuartTrio("ceiling")
+    app.config["MAX_CONTENT_LENGTH"] = 4 << 20
 
     @app.post("/usage/<event_type>")
     async def usage(event_type: str) -> Response:
         await request.get_data()
         return Response(BODY, 201, content_type="application/json")
+
+    @app.post("/usagebatch")
+    async def usagebatch() -> Response:
+        await request.get_data()
+        return Response(BODY, 201, content_type="application/json")
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return Response(PONG, 200, content_type="application/json")
 
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     address = f"127.0.0.1:{listener.socket.getsockname()[1]}"

@@ -1,7 +1,7 @@
 """meterd as it is, in a process of its own, but for a clock that can be set forward over stdin.
 
-``python -m tests.benchmarks.server CONFIG`` prints its URL; a line with a number on stdin sets the
-clock forward by so many seconds.
+``python -m tests.benchmarks.servers.meterd_stepped CONFIG`` prints its URL; a line with a
+number on stdin sets the clock forward by so many seconds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,138 @@
+"""What a run found, as it is kept in a JSON file: the table and the plots are drawn from it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tests.benchmarks.plan import Outcome, Plan
+from tests.benchmarks.processes import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One turn of one contestant at one load.
+
+    ``cpu_us`` is the server's CPU time for each event; None where nothing was acknowledged.
+    Without latencies it was measured inside the process. ``client_busy`` is the share of the time
+    in which the client used its core: near 1, it is the client that was measured.
+    """
+
+    events_per_s: float
+    cpu_us: float | None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    failures: dict[str, int] = {}
+    client_busy: float = 0.0
+
+
+class Series(msgspec.Struct, frozen=True):
+    """The rounds of one contestant at one load, and the load of meterd that they are compared with.
+
+    ``plan`` is None for what takes no load.
+    """
+
+    load: str
+    contestant: str
+    beside: str
+    plan: Plan | None
+    rounds: list[Round]
+
+
+class Loads(msgspec.Struct, frozen=True):
+    """All series, and why some contestants have none."""
+
+    series: list[Series]
+    skipped: dict[str, str]
+
+
+class MemoryPoint(msgspec.Struct, frozen=True):
+    """With so many customers active, and when they were not any more, if that was waited for."""
+
+    customers: int
+    loaded_in_s: float
+    active: Memory
+    retired: Memory | None = None
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """A start over a store that knows so many customers."""
+
+    customers: int
+    ready_s: float
+    ready: Memory
+    one_percent_active: Memory
+
+
+class Closing(msgspec.Struct, frozen=True):
+    """An hour that closed while events came at ``paced_per_s``, half of what the server took."""
+
+    customers: int
+    closed_s: float
+    maximum_per_s: float
+    paced_per_s: float
+    calm: Outcome
+    meanwhile: Outcome
+    after: Memory
+
+
+class StoredPoint(msgspec.Struct, frozen=True):
+    """With so many events stored: single events, and pages of one customer's events."""
+
+    events: int
+    filled_per_s: float
+    store_mb: float
+    single: Round
+    listing: Outcome
+
+
+class Results(msgspec.Struct):
+    """The parts that were measured, each when it was: a run of one part leaves the others."""
+
+    machine: str
+    measured_at: dict[str, str] = {}
+    loads: Loads | None = None
+    memory: list[MemoryPoint] = []
+    restart: list[Restart] = []
+    closing: Closing | None = None
+    stored: list[StoredPoint] = []
+
+    def outcomes(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Every failure count, named."""
+        for one in self.loads.series if self.loads else []:
+            for found in one.rounds:
+                yield f"{one.load}: {one.contestant}", found.failures
+        if self.closing:
+            yield "closing, calm", self.closing.calm.failures
+            yield "closing, meanwhile", self.closing.meanwhile.failures
+        for point in self.stored:
+            yield f"{point.events} events stored", point.single.failures
+            yield f"{point.events} events stored, listing", point.listing.failures
+
+
+def read(path: Path) -> Results:
+    """What is there; empty where there is nothing."""
+    if not path.is_file():
+        return Results(machine())
+    return msgspec.json.decode(path.read_bytes(), type=Results)
+
+
+def write(path: Path, results: Results) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
