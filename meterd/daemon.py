@@ -7,6 +7,7 @@ to write, and the store closes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -34,6 +35,7 @@ from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import BodyBudget, Limits
 from meterd.edge.plain_lane import PlainLane
+from meterd.edge.transports import server_context
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.keyfile import ensure_key
@@ -70,14 +72,20 @@ class Settings:
         self.replace(config)
 
     def replace(self, config: Config) -> None:
-        self._config = config
-        self._keyring = Keyring(config.keys)
+        """Reads the TLS files anew. Raises ConfigError, with nothing replaced, if that fails."""
+        server = config.server
+        tls = server_context(server.tls_certificate, server.tls_key) if server.has_tls else None
+        self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
 
     def config(self) -> Config:
         return self._config
 
     def keyring(self) -> Keyring:
         return self._keyring
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What new connections are encrypted with, if they are."""
+        return self._tls
 
 
 class Daemon:
@@ -93,7 +101,10 @@ class Daemon:
         self.urls: list[str] = []
 
     def reconfigure(self, config: Config) -> None:
-        """Takes the configuration over at once; no request is dropped, nothing is cut."""
+        """Takes the configuration over at once; no request is dropped, nothing is cut.
+
+        Raises ConfigError, with the old one in force, where a file that it names cannot be used.
+        """
         self.settings.replace(config)
         set_log_level(config)
         self.closer.reconfigure()
@@ -104,7 +115,8 @@ class Daemon:
 async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
     """A whole daemon over the configured folder, serving within; tests use this same function.
 
-    Raises StoreError and OSError where it cannot start, CommitFailedError where it cannot go on.
+    Raises ConfigError, StoreError and OSError where it cannot start, CommitFailedError where it
+    cannot go on.
     """
     settings = Settings(config)
     async with AsyncExitStack() as stack:
@@ -120,13 +132,15 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         ingest = Ingest(ledger, settings.config)
         app = make_app(access, settings.config, ingest, ledger, closer, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
-        daemon = Daemon(settings, FrontDoor(app, limits, _log, plain=plain), closer, delivery)
+        front_door = FrontDoor(app, limits, _log, plain=plain, tls=settings.tls)
+        daemon = Daemon(settings, front_door, closer, delivery)
         await work.start(delivery.run)
         closer_scope = trio.CancelScope()
         work.start_soon(_within, closer_scope, closer.run)
         async with trio.open_nursery() as serving:
             listeners = await _listen(config)
-            daemon.urls = [_url(listener) for listener in listeners]
+            scheme = "https" if config.server.has_tls else "http"
+            daemon.urls = [_url(scheme, listener) for listener in listeners]
             await serving.start(daemon.front_door.serve, listeners)
             yield daemon
             delivery.begin_shutdown()
@@ -153,6 +167,8 @@ def serve(source: ConfigSource) -> int:
     set_log_level(config)
     refused: list[MeterdError] = []
     exit_code = 0
+    gc.collect()
+    gc.freeze()  # what the program itself is made of stays, and need not be looked through again
     try:
         trio.run(_serve_until_told, source, config)
     except* CommitFailedError as failed:
@@ -198,6 +214,7 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
                     break
                 _reload(source, daemon)
             _log.info("stopping", signal=signal.Signals(received).name)
+            gc.disable()  # thousands of cancelled actors are no reason to look for cycles
     _log.info("stopped")
 
 
@@ -221,12 +238,12 @@ def _reload(source: ConfigSource, daemon: Daemon) -> None:
     before = daemon.settings.config()
     try:
         config = source.read(data_dir=before.storage.path)
+        daemon.reconfigure(config)
     except ConfigError as fault:
         _log.error("configuration not reloaded: the old one stays", faults=str(fault).splitlines())
         return
     for line in changes_needing_restart(before, config):
         _log.warning("a change needs a restart", change=line)
-    daemon.reconfigure(config)
     _log.info("configuration reloaded")
 
 
@@ -260,9 +277,9 @@ async def _listen(config: Config) -> list[trio.SocketListener]:
         raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
 
 
-def _url(listener: trio.SocketListener) -> str:
+def _url(scheme: str, listener: trio.SocketListener) -> str:
     host, port, *_ = listener.socket.getsockname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def set_up_logging() -> None:

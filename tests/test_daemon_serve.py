@@ -11,19 +11,32 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import structlog
 import trio
+from structlog.testing import capture_logs
 
 from meterd import daemon as daemon_module
-from meterd.daemon import EXIT_BROKEN, _url, running, serve, set_log_level, set_up_logging
+from meterd.daemon import EXIT_BROKEN, _reload, _url, running, serve, set_log_level, set_up_logging
 from meterd.domain.config import Config, LogLevel
 from meterd.domain.credentials import Keyring
 from meterd.domain.errors import MeterdError
 from meterd.embedded import journal, outbox
 from meterd.source import ConfigSource
 from meterd.work.closer import Closer
-from tests.daemon_bench import TEXT, WEBHOOK, client_of, clock, configured, no_disk, post, source_in
+from tests.daemon_bench import (
+    KEY,
+    TEXT,
+    WEBHOOK,
+    client_of,
+    clock,
+    configured,
+    no_disk,
+    post,
+    source_in,
+)
+from tests.edge.encrypted import certificate_in, trusting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -133,6 +146,56 @@ def test_it_serves_until_told(
     assert log[2]["signal"] == stop.name
 
 
+TLS = """
+[server]
+tls_certificate = "{}"
+tls_key = "{}"
+"""
+
+
+async def test_tls_is_served_and_reloaded(tmp_path: Path) -> None:
+    """A renewed certificate is for new connections; files that do not fit leave the old one."""
+    files = certificate_in(tmp_path)
+    source = source_in(tmp_path, TLS.format(*files))
+    async with running(source.read(), clock()) as daemon:
+        assert daemon.urls[0].startswith("https://127.0.0.1:")
+        old = await certificate_of(daemon)
+        certificate_in(tmp_path)
+        _reload(source, daemon)
+        new = await certificate_of(daemon)
+        assert old != new
+        (tmp_path / "meterd.key").write_text("no key")
+        with capture_logs() as logged:
+            _reload(source, daemon)
+        assert [entry["event"] for entry in logged] == [
+            "configuration not reloaded: the old one stays"
+        ]
+        assert files[1] in logged[0]["faults"][0]
+        assert await certificate_of(daemon) == new
+
+
+async def certificate_of(daemon: Daemon) -> object:
+    """Asked for with an event, which is taken."""
+    async with httpx.AsyncClient(verify=trusting("http/1.1")) as http:
+        url, key = f"{daemon.urls[0]}/usage/api.calls", {"x-apikey": KEY}
+        event = {"customerId": "c", "value": 1}
+        async with http.stream("POST", url, json=event, headers=key) as answer:
+            assert answer.status_code == 201
+            return (
+                answer.extensions["network_stream"]
+                .get_extra_info("ssl_object")
+                .getpeercert(binary_form=True)
+            )
+
+
+def test_files_that_cannot_be_used_keep_it_from_starting(tmp_path: Path) -> None:
+    """Named, before anything is served."""
+    missing = str(tmp_path / "missing")
+    source = source_in(tmp_path, TLS.format(missing, missing))
+    with pytest.raises(MeterdError, match=f"^server.tls_certificate: cannot read {missing}: "):
+        serve(source)
+
+
 def test_an_address_in_use_is_one_failure(tmp_path: Path) -> None:
     """With its address, and not as a group of groups."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -190,5 +253,5 @@ def test_urls_of_both_families() -> None:
     def listener(*name: object) -> Any:
         return SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: name))
 
-    assert _url(listener("127.0.0.1", 8080)) == "http://127.0.0.1:8080"
-    assert _url(listener("::1", 8080, 0, 0)) == "http://[::1]:8080"
+    assert _url("http", listener("127.0.0.1", 8080)) == "http://127.0.0.1:8080"
+    assert _url("https", listener("::1", 8080, 0, 0)) == "https://[::1]:8080"

@@ -15,10 +15,20 @@ _HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re
 
 
 class Server(msgspec.Struct, frozen=True):
-    """``host`` is without the brackets of IPv6; ``port`` 0 lets the system choose one."""
+    """``host`` is without the brackets of IPv6; ``port`` 0 lets the system choose one.
+
+    With TLS both files are named, without it neither; a relative path starts at the working
+    directory.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls_certificate)
 
     @property
     def bind(self) -> str:

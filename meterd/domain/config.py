@@ -71,7 +71,7 @@ OPTIONS: Final = {
     "events": ("op", "description", "unit"),
     "webhooks": ("id", "url", "secret", "secret_env", "enabled", "description", "allow_private"),
     "keys": ("id", "hash", "scopes", "description"),
-    "server": ("bind",),
+    "server": ("bind", "tls_certificate", "tls_key"),
     "storage": ("path",),
 }
 # Variables that win over the text. An empty one counts as not set, as compose files leave them.
@@ -165,9 +165,18 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
         },
         webhooks=webhooks,
         keys=configured_keys(root) + ((environment_holds,) if environment_holds else ()),
-        server=environment.option("METERD_BIND", bind_address, bind),
+        server=_with_tls(server, environment.option("METERD_BIND", bind_address, bind)),
         storage=Storage(environment.option("METERD_DATA_DIR", string(at_most=PATH_MAX), path)),
     )
+
+
+def _with_tls(section: Section, server: Server) -> Server:
+    names = ("tls_certificate", "tls_key")
+    files = [section.option(name, string(at_most=PATH_MAX), "") for name in names]
+    for name, other in (names, names[::-1]):
+        if name in section.values and other not in section.values:
+            section.fault(f"needs {other} beside it", name)
+    return msgspec.structs.replace(server, **dict(zip(names, files, strict=True)))
 
 
 def _periods(root: Section) -> tuple[PeriodType, ...]:

@@ -1,6 +1,6 @@
 """API keys: how one is made, what is kept of it, and whose a presented key is.
 
-Only the SHA-256 of a key's text is ever kept. A slow password hash would protect nothing here: a
+Only the SHA-256 of a key's text is ever stored. A slow password hash would protect nothing here: a
 key is 256 random bits, which nobody finds by trying, and each of 15,000 requests a second is
 checked.
 
@@ -83,20 +83,34 @@ class Keyring:
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._keys = {bytes.fromhex(key.hash): (bytes.fromhex(key.hash), key) for key in keys}
+        self._presented: dict[str | bytes, ApiKey] = {}
 
     def authenticate(self, presented: str | bytes) -> ApiKey | None:
         """The key this is, or None. One hash and one look-up, however many keys there are.
+
+        A key that was let in is remembered by its text, in memory only, as long as the keyring:
+        there are no more of them than keys, a stranger adds none, and a reload that takes a key
+        away makes a new keyring. Finding it tells a client by its timing that the key is let in,
+        which the answer says too. Short of that, texts are compared only where Python's 64 bits of
+        SipHash, under a secret of this process, are equal, so nothing can be guessed piece by
+        piece.
 
         What the look-up's timing could tell is about the hash of what was presented. To use it one
         would have to choose that hash, which is to invert SHA-256, so it says nothing of a key.
         The digests themselves are compared in constant time.
         """
+        remembered = self._presented.get(presented)
+        if remembered is not None:
+            return remembered
         text = presented if isinstance(presented, bytes) else _bytes(presented)
         if not 0 < len(text) <= PRESENTED_MAX:
             return None
         digest = hashlib.sha256(text).digest()
         known, key = self._keys.get(digest, _NOBODY)
-        return key if hmac.compare_digest(known, digest) else None
+        if not hmac.compare_digest(known, digest) or key is None:
+            return None
+        self._presented[presented] = key
+        return key
 
 
 # A digest of the right length, so that a stranger's key takes the same path as a known one.

@@ -25,6 +25,7 @@ _VALUE: Final = Context(
     Emax=_EXPONENT_MAX,
     traps=[Inexact, InvalidOperation, Overflow, Subnormal],
 )
+_exact: Final = _VALUE.plus
 # From here on a number rounds to infinity as an IEEE 754 double: the greatest double and half a
 # unit.
 _TOO_GREAT: Final = 2**1024 - 2**970
@@ -48,8 +49,9 @@ def is_missing(value: Any) -> bool:
 
 
 def customer_id_fault(customer_id: str) -> str | None:
+    size = len(customer_id)
     if customer_id.isascii():
-        size, clean = len(customer_id), customer_id.isprintable()
+        clean = customer_id.isprintable()
     else:
         if any("\ud800" <= letter <= "\udfff" for letter in customer_id):
             return "customerId must not contain lone surrogates"
@@ -64,12 +66,11 @@ def customer_id_fault(customer_id: str) -> str | None:
 
 def bounded_value(value: Any) -> Decimal | str:
     """The value as an exact decimal, or what is wrong with it."""
-    if value is ABSENT or value is None:
-        return "value is required"
     if type(value) is not int and not isinstance(value, Decimal):
-        return "value must be a finite number"
+        absent = value is ABSENT or value is None
+        return "value is required" if absent else "value must be a finite number"
     try:
-        number = _VALUE.plus(value)
+        number = _exact(value)
     except Overflow:
         return "value must be a finite number"
     except (Inexact, Subnormal):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BATCH_MAX: Final = 1000  # events in a batch, the old system's limit
 
 
-class UsageEvent(msgspec.Struct, frozen=True, gc=False):
+class UsageEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An event that may be stored. ``metadata`` is the JSON text of an object."""
 
     customer_id: str
@@ -89,6 +89,9 @@ class _Item(msgspec.Struct, gc=False):
 
 _SINGLE: Final = msgspec.json.Decoder(_Single, float_hook=Decimal)
 _ITEMS: Final = msgspec.json.Decoder(list[_Item], float_hook=Decimal)
+# Gives the bytes of a Raw as they are, in a third of the time that bytes() takes.
+_TEXT: Final = msgspec.json.Encoder()
+_OBJECT: Final = ord("{")
 # Beside its own DecodeError msgspec lets bad UTF-8 and deep nesting pass, and Decimal what exceeds
 # it.
 _UNDECODABLE: Final = (
@@ -108,7 +111,7 @@ def decode_event(
             decoded = _SINGLE.decode(body)
         except _UNDECODABLE:
             return _decode_event_slowly(body, event_type, event_types)
-        event = _accept(event_type, decoded.customerId, decoded.value, decoded.metadata)
+        event = _accept(event_type, decoded)
         if event is not None and _is_utf8(body):
             return event
     return _decode_event_slowly(body, event_type, event_types)
@@ -124,34 +127,53 @@ def decode_batch(body: bytes, event_types: Collection[str], *, lenient: bool) ->
         decoded = _ITEMS.decode(body)
     except _UNDECODABLE:
         return _decode_batch_slowly(body, event_types, lenient=lenient)
-    events = []
-    for item in decoded:
-        event = None
-        if item.eventType in event_types:
-            event = _accept(item.eventType, item.customerId, item.value, item.metadata)
-        if event is None:
-            return _decode_batch_slowly(body, event_types, lenient=lenient)
-        events.append(event)
-    if not 0 < len(events) <= BATCH_MAX or not _is_utf8(body):
-        return _decode_batch_slowly(body, event_types, lenient=lenient)
-    return Batch(events)
+    if 0 < len(decoded) <= BATCH_MAX and _is_utf8(body):
+        events = _accept_all(decoded, event_types)
+        if events is not None:
+            return Batch(events)
+    return _decode_batch_slowly(body, event_types, lenient=lenient)
 
 
-def _accept(event_type: str, customer_id: str, value: Any, metadata: Any) -> UsageEvent | None:
+def _accept(event_type: str, decoded: _Single) -> UsageEvent | None:
     """The event if all is well at first sight; None asks for the slow way."""
+    customer_id = decoded.customerId
     if not customer_id or customer_id_fault(customer_id) is not None:
         return None
-    number = bounded_value(value)
-    if not isinstance(number, Decimal):
+    number = bounded_value(decoded.value)
+    if type(number) is not Decimal:
         return None
-    text = bytes(metadata)
-    if not text.startswith(b"{") or len(text) > METADATA_MAX_BYTES:
+    metadata = _TEXT.encode(decoded.metadata)
+    if metadata[0] != _OBJECT or len(metadata) > METADATA_MAX_BYTES:
         return None
-    return UsageEvent(customer_id, event_type, number, text)
+    return UsageEvent(customer_id, event_type, number, metadata)
+
+
+def _accept_all(items: list[_Item], event_types: Collection[str]) -> list[UsageEvent] | None:
+    """As ``_accept``, for a whole batch, which repeats its names: each is looked at once."""
+    for event_type in {item.eventType for item in items}:
+        if event_type not in event_types:
+            return None
+    for customer_id in {item.customerId for item in items}:
+        if not customer_id or customer_id_fault(customer_id) is not None:
+            return None
+    events = []
+    for item in items:
+        number = bounded_value(item.value)
+        metadata = _TEXT.encode(item.metadata)
+        if (
+            type(number) is not Decimal
+            or metadata[0] != _OBJECT
+            or len(metadata) > METADATA_MAX_BYTES
+        ):
+            return None
+        events.append(UsageEvent(item.customerId, item.eventType, number, metadata))
+    return events
 
 
 def _is_utf8(body: bytes) -> bool:
     """Msgspec does not look inside what it passes over: unknown fields and raw metadata."""
+    if body.isascii():
+        return True
     try:
         body.decode()
     except UnicodeDecodeError:

@@ -7,7 +7,8 @@ request passes only if it has one reading, and it passes **rewritten in its plai
 parser never sees a byte that was not understood here, nor a request before its predecessor is
 answered.
 
-HTTP/2 by prior knowledge has framing of its own; once its preface is seen, bytes pass as they are.
+HTTP/2 has framing of its own: from its preface on (prior knowledge), or from the first byte where
+TLS has agreed on it, bytes pass as they are.
 """
 
 from __future__ import annotations
@@ -97,6 +98,10 @@ class RequestFramer:
     def buffered(self) -> int:
         """Bytes that were fed and have not passed yet."""
         return len(self._buffer)
+
+    def pass_http2(self) -> None:
+        """ALPN has agreed on HTTP/2 before the first byte."""
+        self.phase = Phase.HTTP2
 
     def feed(self, data: bytes | bytearray) -> None:
         self._buffer += data

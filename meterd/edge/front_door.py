@@ -15,15 +15,18 @@ import trio
 from meterd.edge.framing import Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
+from meterd.edge.transports import SocketTransport, TlsTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import ssl
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
     from meterd.edge.hypercorn_lane import Application, HypercornSession
     from meterd.edge.limits import Limits
     from meterd.edge.plain_lane import PlainLane
+    from meterd.edge.transports import Transport
 
 # How late an idle connection may be ended.
 _IDLE_SWEEP_S = 1.0
@@ -43,6 +46,7 @@ class Statistics(msgspec.Struct, frozen=True):
     expired_for_room: int
     turned_away: int
     requests_refused: int
+    handshakes_failed: int
     failed: int
 
 
@@ -71,10 +75,15 @@ class FrontDoor:
         log: FilteringBoundLogger,
         *,
         plain: PlainLane | None = None,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
-        """Without ``plain`` every request is the application's."""
+        """Without ``plain`` every request is the application's.
+
+        ``tls`` gives what new connections are encrypted with, None for nothing.
+        """
         self._lane = HypercornLane(app, limits, log)
         self._plain = plain
+        self._tls = tls
         self._limits = limits
         self._log = log
         self._accepting = trio.CancelScope()
@@ -83,6 +92,7 @@ class FrontDoor:
         self._expired_for_room = 0
         self._turned_away = 0
         self._requests_refused = 0
+        self._handshakes_failed = 0
         self._failed = 0
 
     async def serve(
@@ -136,6 +146,7 @@ class FrontDoor:
             expired_for_room=self._expired_for_room,
             turned_away=self._turned_away,
             requests_refused=self._requests_refused,
+            handshakes_failed=self._handshakes_failed,
             failed=self._failed,
         )
 
@@ -148,16 +159,22 @@ class FrontDoor:
                         connection.stream.expire()
                 await trio.sleep(_SWEEP_S)
 
-    async def _handle(self, transport: trio.SocketStream) -> None:
+    async def _handle(self, accepted: trio.SocketStream) -> None:
         self._accepted += 1
+        context = self._tls()
         try:
-            host, *_ = transport.socket.getpeername()
+            host, *_ = accepted.socket.getpeername()
         except OSError:
             return  # gone before its turn
         if not self._make_room(host):
             self._turned_away += 1
-            await self._turn_away(transport)
+            if context is None:
+                await self._turn_away(accepted)
             return
+        try:
+            transport = _transport(accepted, context)
+        except trio.BrokenResourceError:
+            return  # gone before its turn
         stream = GuardedStream(
             transport, self._limits, plain=self._plain, on_refusal=self._note_refusal
         )
@@ -165,7 +182,9 @@ class FrontDoor:
         self._connections.add(connection)
         try:
             with stream.scope:
-                if await stream.wait_foreign():
+                if not await stream.handshake():
+                    self._handshakes_failed += 1
+                elif await stream.wait_foreign():
                     connection.session = self._lane.session(stream)
                     await connection.session.run()
             await stream.linger()
@@ -177,6 +196,7 @@ class FrontDoor:
             self._log.error("connection failed", client=host, exc_info=failures)
         finally:
             self._connections.remove(connection)
+            transport.close()
 
     def _make_room(self, host: str) -> bool:
         """Whether another connection fits in, which may cost the longest idle one its place."""
@@ -207,3 +227,7 @@ class FrontDoor:
     def _note_refusal(self, refusal: Refusal) -> None:
         self._requests_refused += 1
         self._log.debug("request refused", status=refusal.status, error=refusal.error)
+
+
+def _transport(accepted: trio.SocketStream, context: ssl.SSLContext | None) -> Transport:
+    return SocketTransport(accepted) if context is None else TlsTransport(accepted, context)

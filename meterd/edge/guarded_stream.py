@@ -10,19 +10,19 @@ client read the answer before the socket goes.
 from __future__ import annotations
 
 import math
-import socket
 from typing import TYPE_CHECKING
 
 import trio
 
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.limits import PIECE_BYTES, Limits, Pace
-from meterd.edge.plain_lane import read_now, write_now
+from meterd.edge.transports import HTTP2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meterd.edge.plain_lane import PlainLane
+    from meterd.edge.transports import Transport
 
 _CUT_SHORT = Refusal(400, "Request ended before it was complete")
 _SLOW_HEAD = Refusal(408, "Request head did not arrive in time")
@@ -30,21 +30,21 @@ _SLOW_BODY = Refusal(408, "Request body arrived too slowly")
 
 
 class GuardedStream:
-    """Stands in for ``trio.SocketStream`` towards the HTTP server."""
+    """Stands in for ``trio.SocketStream`` towards the HTTP server, also where there is TLS."""
 
     def __init__(
         self,
-        transport: trio.SocketStream,
+        transport: Transport,
         limits: Limits,
         *,
         plain: PlainLane | None = None,
         on_refusal: Callable[[Refusal], None] = lambda _: None,
     ) -> None:
+        self.transport = transport
         self.socket = transport.socket
         # Everything that serves this connection runs inside.
         self.scope = trio.CancelScope()
         self.active_at = trio.current_time()
-        self._transport = transport
         self._limits = limits
         self._plain = plain
         # When an idle connection is to end, while the plain lane waits on it.
@@ -79,12 +79,27 @@ class GuardedStream:
         """The connection is about to end."""
         return self._ended or self._expired
 
+    async def handshake(self) -> bool:
+        """Whether there is anybody to serve: first of all, and without TLS always."""
+        with trio.move_on_after(self._limits.handshake_s):
+            try:
+                await self.transport.handshake()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            else:
+                if self.transport.protocol == HTTP2:
+                    self._framer.pass_http2()
+                return True
+        self._received_all = True  # there is nobody to linger for
+        self._end()
+        return False
+
     async def wait_foreign(self) -> bool:
         """Whether there is a request for the server; plain ones are answered here meanwhile.
 
         Until then no server is needed. False where the connection has ended without one.
         """
-        while not (self._ended or self._framer.buffered):
+        while not (self._ended or self._framer.buffered or self.is_http2):
             await self._feed()
         return not self._ended
 
@@ -98,7 +113,6 @@ class GuardedStream:
         """See ``Wire``."""
         self.idle_until = math.inf
         self._plain_serves = True
-        self.active_at = trio.current_time()
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         """The next bytes of the request under way or, once that is answered, of the next one.
@@ -140,7 +154,7 @@ class GuardedStream:
             trio.lowlevel.notify_closing(self.socket)
 
     async def send_eof(self) -> None:
-        await self._transport.send_eof()
+        await self.transport.send_eof()
 
     async def aclose(self) -> None:
         """Ends the conversation; the socket is left to ``linger`` and to whoever accepted it."""
@@ -160,7 +174,7 @@ class GuardedStream:
         self._received_all = True
         self._end()
         # A cancellation does not reach a send that the server shields; an error does.
-        self._shutdown(socket.SHUT_RDWR)
+        self.transport.shutdown()
         self.scope.cancel()
 
     async def linger(self) -> None:
@@ -173,9 +187,8 @@ class GuardedStream:
             return
         with trio.move_on_after(self._limits.linger_s):
             try:
-                await self._transport.send_eof()
-                while await self._transport.receive_some(PIECE_BYTES):
-                    pass
+                await self.transport.send_eof()
+                await self.transport.drain()
             except trio.BrokenResourceError:
                 pass
 
@@ -193,7 +206,7 @@ class GuardedStream:
                 await self._refuse(_CUT_SHORT)
             self._end()
         elif phase is Phase.HEAD and not self._framer.buffered and self._expired:
-            self._framer.feed(read_now(self.socket.fileno()) or b"")
+            self._framer.feed(self.transport.read_now() or b"")
             self._received_all = not self._framer.buffered
         elif self._plain is not None and phase is Phase.HEAD and not self._framer.buffered:
             await self._receive_foreign(self._plain, b"")
@@ -218,11 +231,12 @@ class GuardedStream:
         data = b""
         with trio.CancelScope(deadline=self._deadline()) as self._reading:
             try:
-                data = bytes(await self._transport.receive_some(PIECE_BYTES))
+                data = await self.transport.receive_some()
             except trio.ClosedResourceError:  # by ``expire``
-                data = read_now(self.socket.fileno()) or b""
+                data = self.transport.read_now() or b""
             except trio.BrokenResourceError:
-                self._received_all = True
+                # After our own end with TLS it says nothing of the client, who is still drained.
+                self._received_all = self._received_all or not self._ended
                 self._end()
         if self._ended:
             return
@@ -277,10 +291,10 @@ class GuardedStream:
 
     async def _send(self, data: bytes) -> None:
         # Nearly always the socket takes it all at once, without a time limit to be set up.
-        sent = write_now(self.socket.fileno(), data)
+        sent = self.transport.write_now(data)
         for start in range(sent, len(data), PIECE_BYTES):
             with trio.move_on_after(self._limits.send_s) as waiting:
-                await self._transport.send_all(data[start : start + PIECE_BYTES])
+                await self.transport.send_all(data[start : start + PIECE_BYTES])
             if waiting.cancelled_caught:
                 self.cut()
                 raise trio.BrokenResourceError
@@ -294,9 +308,3 @@ class GuardedStream:
         # read, or for a window that a departed HTTP/2 client will not open.
         latest = trio.current_time() + self._limits.linger_s
         self.scope.deadline = min(self.scope.deadline, latest)
-
-    def _shutdown(self, how: int) -> None:
-        try:
-            self.socket.shutdown(how)
-        except OSError:
-            pass  # the client was faster

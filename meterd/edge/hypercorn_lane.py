@@ -9,6 +9,7 @@ serving loop, whose faults end a process that must not end. What is used is no p
   and with it a connection whose client has left;
 - ``context.terminated`` is never set: with it, the GOAWAY of a shutdown overtakes the end of an
   HTTP/2 answer, which the client then takes for cut short;
+- a stream with ``do_handshake`` is taken for one with TLS, and what ALPN agreed on is asked of it;
 - an HTTP/2 protocol has a buffer for each stream whose answer is not sent to its end.
 """
 
@@ -73,7 +74,8 @@ class HypercornLane:
     def session(self, stream: GuardedStream) -> HypercornSession:
         state = ConnectionState(self._state.copy())
         # TCPServer names the TLS stream only, but takes whatever has its methods.
-        server = TCPServer(self._app, self._config, self._context, state, cast("Any", stream))
+        served = _Encrypted(stream) if stream.transport.is_encrypted else stream
+        server = TCPServer(self._app, self._config, self._context, state, cast("Any", served))
         server.idle_task = _ReadyForNextRequest(stream)
         return HypercornSession(server, stream)
 
@@ -98,6 +100,23 @@ class HypercornSession:
         # Until hypercorn has read the preface, the protocol is still HTTP/1's.
         answered = isinstance(protocol, H2Protocol) and not protocol.stream_buffers
         return answered and not self._stream.leaving
+
+
+class _Encrypted:
+    """The stream as TCPServer asks for one with TLS; its handshake is over."""
+
+    def __init__(self, stream: GuardedStream) -> None:
+        self.transport_stream = stream
+        self.receive_some = stream.receive_some
+        self.send_all = stream.send_all
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+
+    async def do_handshake(self) -> None:
+        pass
+
+    def selected_alpn_protocol(self) -> str | None:
+        return self.transport_stream.transport.protocol
 
 
 class _ReadyForNextRequest(TrioSingleTask):

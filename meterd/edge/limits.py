@@ -48,6 +48,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB.
     bodies_bytes_max: int = 128 * MIB
 
+    # For TLS, from the connection on: two or three round trips, one of them lost and repeated.
+    handshake_s: float = 5.0
     # Counted from the first byte of a head: an honest client sends it in one piece.
     head_s: float = 5.0
     # Between requests. Shorter than the 90 s for which clients commonly keep a pooled connection,
@@ -79,16 +81,25 @@ class BodyBudget:
         self._bytes_max = bytes_max
         self._held = 0
 
+    def take(self, body_bytes: int) -> bool:
+        """Counts them until they are given back; False, and nothing counted, if they do not fit."""
+        if self._held + body_bytes > self._bytes_max:
+            return False
+        self._held += body_bytes
+        return True
+
+    def give_back(self, body_bytes: int) -> None:
+        self._held -= body_bytes
+
     @contextmanager
     def holding(self, body_bytes: int) -> Iterator[None]:
         """Counts them within. Raises OverloadedError where they do not fit in."""
-        if self._held + body_bytes > self._bytes_max:
+        if not self.take(body_bytes):
             raise OverloadedError("too many large requests are under way")
-        self._held += body_bytes
         try:
             yield
         finally:
-            self._held -= body_bytes
+            self.give_back(body_bytes)
 
 
 class Pace:

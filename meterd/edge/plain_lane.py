@@ -12,7 +12,6 @@ directly, a head's parse is remembered, and no cancel scope is opened while a co
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
@@ -21,7 +20,6 @@ import structlog
 import trio
 
 from meterd.domain.credentials import Scope
-from meterd.domain.errors import OverloadedError
 from meterd.edge.ingest import is_lenient
 from meterd.edge.limits import PIECE_BYTES, BodyBudget, Limits, Pace
 from meterd.edge.plain_request import (
@@ -35,10 +33,12 @@ from meterd.edge.problems import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from http import HTTPStatus
 
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.edge.problems import Answer
+    from meterd.edge.transports import Transport
 
 _log = structlog.get_logger("api")
 _END_BYTES: Final = len(END_OF_HEAD)
@@ -48,7 +48,7 @@ class Wire(Protocol):
     """A connection while the plain lane has it."""
 
     @property
-    def socket(self) -> trio.socket.SocketType: ...
+    def transport(self) -> Transport: ...
 
     @property
     def leaving(self) -> bool:
@@ -87,12 +87,12 @@ class PlainLane:
         ``buffer`` is what has been read already. Empty when the client has gone, or the connection
         is to end. Raises trio.BrokenResourceError as sends do.
         """
-        descriptor = wire.socket.fileno()
+        transport = wire.transport
         while True:
             if not buffer:
                 if wire.leaving:
-                    return read_now(descriptor) or b""
-                buffer = await self._wait(wire, descriptor)
+                    return transport.read_now() or b""
+                buffer = await self._wait(wire, transport)
             head_end = buffer.find(END_OF_HEAD, 0, HEAD_MAX)
             head = None
             if head_end > 0 and buffer.startswith(BEGINNING):
@@ -100,36 +100,38 @@ class PlainLane:
             if head is None or not self._is_let_in(head):
                 return buffer
             end = head_end + _END_BYTES + head.body_bytes
-            try:
-                # One piece for each connection is allowed for; what is longer is counted.
-                with self._bodies.holding(max(0, end - PIECE_BYTES)):
-                    if len(buffer) < end:
-                        buffer = await self._read_body(descriptor, buffer, end)
-                        if len(buffer) < end:
-                            return buffer
-                    answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
-            except OverloadedError:
+            # One piece for each connection is allowed for; what is longer is counted.
+            counted = max(0, end - PIECE_BYTES)
+            if not self._bodies.take(counted):
                 return buffer
+            try:
+                if len(buffer) < end:
+                    buffer = await self._read_body(transport, buffer, end)
+                    if len(buffer) < end:
+                        return buffer
+                answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
+            finally:
+                self._bodies.give_back(counted)
             buffer = buffer[end:]
             data = self._rendered(answer)
-            sent = write_now(descriptor, data)
+            sent = transport.write_now(data)
             if sent < len(data):
                 await wire.send_all(data[sent:])
 
-    async def _wait(self, wire: Wire, descriptor: int) -> bytes:
+    async def _wait(self, wire: Wire, transport: Transport) -> bytes:
         """The next bytes; when told to end, those that are here already."""
         wire.begin_wait()
         data = None
         try:
             while data is None:
-                await trio.lowlevel.wait_readable(descriptor)
-                data = read_now(descriptor)
+                await trio.lowlevel.wait_readable(transport.descriptor)
+                data = transport.read_now()
         except trio.ClosedResourceError:
-            data = read_now(descriptor) or b""
+            data = transport.read_now() or b""
         wire.end_wait()
         return data
 
-    async def _read_body(self, descriptor: int, begun: bytes, end: int) -> bytes:
+    async def _read_body(self, transport: Transport, begun: bytes, end: int) -> bytes:
         """What has come when the body is whole, or will not be in time."""
         pieces = [begun]
         missing = end - len(begun)
@@ -137,14 +139,15 @@ class PlainLane:
         while missing > 0:
             waiting_since = trio.current_time()
             with trio.move_on_after(pace.left_s) as waiting:
-                await trio.lowlevel.wait_readable(descriptor)
-            data = None if waiting.cancelled_caught else read_now(descriptor)
-            if data:
-                pieces.append(data)
-                missing -= len(data)
-                pace.record(trio.current_time() - waiting_since, len(data))
-            elif data is not None or waiting.cancelled_caught:
+                await trio.lowlevel.wait_readable(transport.descriptor)
+            data = None if waiting.cancelled_caught else transport.read_now()
+            if data == b"" or waiting.cancelled_caught:
                 break
+            # Nothing yet is possible too: part of a TLS record, which takes its time like silence.
+            piece = data or b""
+            pieces.append(piece)
+            missing -= len(piece)
+            pace.record(trio.current_time() - waiting_since, len(piece))
         return b"".join(pieces)
 
     def _is_let_in(self, head: PlainHead) -> bool:
@@ -163,39 +166,19 @@ class PlainLane:
 
     def _rendered(self, answer: Answer) -> bytes:
         """The answer as the other lane writes it, to the byte."""
-        more = "".join(f"{name.lower()}: {value}\r\n" for name, value in answer.headers)
-        return b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b%b" % (
-            answer.status,
-            len(answer.body),
-            more.encode(),
-            _last_fields(self._now_ms() // 1000),
-            answer.body,
-        )
+        body = answer.body
+        return _head(answer.status, len(body), answer.headers, self._now_ms() // 1000) + body
 
 
-@lru_cache(maxsize=4)
-def _last_fields(second: int) -> bytes:
+# Answers of one second differ in little: as many heads as there are usual lengths.
+@lru_cache(maxsize=512)
+def _head(
+    status: HTTPStatus, body_bytes: int, headers: tuple[tuple[str, str], ...], second: int
+) -> bytes:
+    more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
     return (
+        f"HTTP/1.1 {status:d} \r\ncontent-type: application/json\r\n"
+        f"content-length: {body_bytes}\r\n{more}"
         "cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
         f"date: {format_date_time(second)}\r\n\r\n"
     ).encode()
-
-
-def read_now(descriptor: int) -> bytes | None:
-    """What has come; empty when nothing more will; None if nothing is here yet."""
-    try:
-        return os.read(descriptor, PIECE_BYTES)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""  # reset by the client
-
-
-def write_now(descriptor: int, data: bytes) -> int:
-    """How many of the bytes the socket took at once."""
-    try:
-        return os.write(descriptor, data)
-    except BlockingIOError:
-        return 0
-    except OSError as gone:
-        raise trio.BrokenResourceError from gone

@@ -298,3 +298,12 @@ def test_a_webhook_that_does_not_say_whether_it_is_enabled(
     }
     [endpoint] = decode(text[form].encode(), form=form, environ={}).webhooks
     assert endpoint.enabled == enabled
+
+
+def test_tls_is_of_two_files_and_stays_when_the_environment_binds() -> None:
+    """The address is METERD_BIND's, the files are those of the text."""
+    text = b'[server]\nbind = "[::1]:1"\ntls_certificate = "a.crt"\ntls_key = "a.key"'
+    config = decode(text, form="toml", environ={"METERD_BIND": "127.0.0.1:2"})
+    assert config.server == Server("127.0.0.1", 2, "a.crt", "a.key")
+    assert config.server.has_tls
+    assert not Config().server.has_tls

@@ -168,6 +168,18 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
             [f'line 2: server.bind: {BIND}, not "8080"'],
         ),
         ('storage.dir = "x"', ["line 1: storage.dir: unknown option; known are path"]),
+        (
+            '[server]\nbind = "[::1]:1"\ntls_key = "k"',
+            ["line 3: server.tls_key: needs tls_certificate beside it"],
+        ),
+        (
+            '[server]\ntls_certificate = "c"',
+            ["line 2: server.tls_certificate: needs tls_key beside it"],
+        ),
+        (
+            '[server]\ntls_certificate = "c"\ntls_key = ""',
+            ["line 3: server.tls_key: must be 1 to 4096 bytes of UTF-8, not 0"],
+        ),
         ("server = 1", ["line 1: server: must be a table, not 1"]),
         ('[storage]\npath = ""', ["line 2: storage.path: must be 1 to 4096 bytes of UTF-8, not 0"]),
     ],

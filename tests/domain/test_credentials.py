@@ -99,6 +99,24 @@ def test_digests_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     assert [len(known) for known, _ in compared] == [32, 32]
 
 
+def test_a_key_let_in_is_remembered_and_a_stranger_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So only keys that exist take memory, and a new keyring without the key refuses it."""
+    hashed = []
+    sha256 = hashlib.sha256
+
+    def spy(text: bytes) -> Any:
+        hashed.append(text)
+        return sha256(text)
+
+    keyring, emptied = Keyring([KEY]), Keyring([])
+    monkeypatch.setattr(hashlib, "sha256", spy)
+    for _ in range(2):
+        assert keyring.authenticate(TEXT) is KEY
+        assert keyring.authenticate("wrong") is None
+        assert emptied.authenticate(TEXT) is None
+    assert hashed == [TEXT.encode(), b"wrong", TEXT.encode(), b"wrong", TEXT.encode()]
+
+
 def test_the_later_entry_for_one_key_holds() -> None:
     """The environment's key comes last and wins over a narrower entry for the same key."""
     narrow = ApiKey("narrow", KEY.hash, frozenset({Scope.READ}))

@@ -21,6 +21,7 @@ from meterd.edge.front_door import FrontDoor
 from meterd.edge.limits import MIB, Limits
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable
 
     from hypercorn.typing import ASGIFramework
@@ -113,11 +114,14 @@ class Door:
 
 @asynccontextmanager
 async def open_door(
-    app: ASGIFramework, limits: Limits | None = None, plain: PlainLane | None = None
+    app: ASGIFramework,
+    limits: Limits | None = None,
+    plain: PlainLane | None = None,
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
 ) -> AsyncIterator[Door]:
     capture = LogCapture()
     log = structlog.wrap_logger(None, processors=[capture])
-    front_door = FrontDoor(app, limits or Limits(), log, plain=plain)
+    front_door = FrontDoor(app, limits or Limits(), log, plain=plain, tls=tls)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     door = Door(front_door, listeners[0].socket.getsockname()[1], capture)
 
@@ -156,8 +160,11 @@ class Client:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
-        self.local_address = stream.socket.getsockname()
         self._buffer = b""
+
+    @property
+    def local_address(self) -> Any:
+        return self.stream.socket.getsockname()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,7 +208,7 @@ class Client:
 
 
 class Http2Client:
-    """An HTTP/2 connection by prior knowledge; checks nothing of what it sends."""
+    """An HTTP/2 connection, by prior knowledge or over TLS; checks nothing of what it sends."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream

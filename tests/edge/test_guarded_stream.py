@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.edge.framing import HTTP2_PREFACE, Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.limits import MIB, Limits
+from meterd.edge.transports import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -67,7 +68,9 @@ async def pair(
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     refusals: list[Refusal] = []
-    held = Pair(GuardedStream(transport, Limits(), on_refusal=refusals.append), client)
+    held = Pair(
+        GuardedStream(SocketTransport(transport), Limits(), on_refusal=refusals.append), client
+    )
     held.refusals = refusals
     async with transport, client, trio.open_nursery() as nursery:
         nursery.start_soon(held.serve, application)

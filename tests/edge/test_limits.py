@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+from meterd.domain.errors import OverloadedError
+from meterd.edge.limits import PIECE_BYTES, BodyBudget, Limits, Pace
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,20 @@ def test_limits_that_contradict_each_other_are_our_mistake(contradiction: dict[s
     Limits()
     with pytest.raises(AssertionError):
         Limits(**contradiction)
+
+
+def test_what_is_taken_must_be_given_back() -> None:
+    """Bodies together never pass the bound; what does not fit changes nothing."""
+    budget = BodyBudget(100)
+    assert budget.take(60)
+    assert not budget.take(41)
+    assert budget.take(40)
+    with pytest.raises(OverloadedError), budget.holding(1):
+        pass
+    budget.give_back(60)
+    with budget.holding(60):
+        assert not budget.take(1)
+    assert budget.take(60)
 
 
 def test_pace_is_a_stall_earned_back_by_sending() -> None:

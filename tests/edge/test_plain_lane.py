@@ -199,6 +199,14 @@ async def test_generated_connections_are_answered_alike() -> None:
         assert len(fast.by_hypercorn) < len(slow.by_hypercorn)
 
 
+async def test_answers_say_the_time_they_are_given_at() -> None:
+    """However alike they are."""
+    async with lane(fast=True) as fast, await fast.door.connect() as client:
+        for date in ("tue, 10 mar 2026 09:58:00 gmt", "tue, 10 mar 2026 09:58:01 gmt"):
+            assert (await client.ask(request(EVENT))).fields["date"] == date
+            fast.clock.advance(seconds=1)
+
+
 async def test_the_fast_lane_takes_a_connection_back() -> None:
     """One read on a connection that sends events does not leave it with the slow lane."""
     async with lane(fast=True) as fast, await fast.door.connect() as client:
