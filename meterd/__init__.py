@@ -12,6 +12,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       event_ids        ids whose order is the order of storing
       event_fields     what each field of an event takes, and what is wrong with it
       events           decodes usage events, or says why there are none
+      receipts         an append as it was received: its events, ids and blocks
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks
       source_text      TOML and JSON text, and on which line a key stands
@@ -30,11 +31,14 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       records          what stands in records
       store            the LMDB environment: opening, reading, writing
       outbox           deliveries in the store
-      journal          events, totals and aggregations in the store
+      log              every event, in the order of receipt
+      journal          totals, aggregations and each customer's index in the store
+      recovery         posts what a crash left unposted
       queries          what the contract reads
-      mailbox          bounded inbox, reply, gate
+      mailbox          what wakes an actor, reply, round
       committer        the only writer
       aggregator       one customer
+      heap             keeps the garbage collector off the actors
       registry         who is awake
       engine           the Ledger over all of these
     work/            what happens by itself
@@ -44,6 +48,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     edge/            HTTP in and out
       limits           every limit of the serving side
       problems         which status each outcome has
+      transports       a connection's bytes, with TLS or without
       access           who may do what
       ingest           the one way in for events
       plain_request    recognises a plain ingest request by its head

@@ -58,8 +58,9 @@ class ModelLedger:
         self._made = 0
 
     def now_ms(self) -> int:
-        """The time of day, but never within what is closed."""
-        return max([self._clock_ms(), *(period.end_ms for period in self._closed)])
+        """The time of day, but never before the last event nor within what is closed."""
+        received = [stored.received_ms for stored in self._log[-1:]]
+        return max([self._clock_ms(), *received, *(period.end_ms for period in self._closed)])
 
     async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
         """See ``Ledger.append``."""

@@ -12,20 +12,28 @@ An account is pure: it decides on totals that it is given (``restore``) and says
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from meterd.domain.aggregations import Aggregation, ClosingRules, aggregate, completed_body
 from meterd.domain.deliveries import Delivery, first_attempt
-from meterd.domain.event_ids import Stamp, position
-from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.domain.totals import NOTHING, PeriodTotals, merge, merge_types, totals_of
+from meterd.domain.receipts import BLOCK_EVENTS
+from meterd.domain.totals import (
+    NOTHING,
+    PeriodTotals,
+    Totals,
+    counted,
+    merge,
+    merge_types,
+    totals_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from meterd.domain.receipts import Receipt
 
 # Whom a closed period hands its totals to. Weeks do not fit into months, so days are what all
 # longer periods are made of.
@@ -38,31 +46,21 @@ HANDS_UP_TO: Final[dict[PeriodType, tuple[PeriodType, ...]]] = {
 }
 
 
-class PlacedEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An event and its place in the append that it came with."""
-
-    offset: int
-    event: UsageEvent
-
-
-class EventBlock(msgspec.Struct, frozen=True, gc=False):
-    """Events of one customer and one type from one append: what is stored as one record."""
-
-    stamp: Stamp
-    event_type: str
-    events: Sequence[PlacedEvent]
-
-
 class Change(msgspec.Struct):
-    """What one customer's decisions change on disk: all of it together, or nothing."""
+    """What one customer's decisions change on disk: all of it together, or nothing.
+
+    ``blocks`` are those that hold events counted, by event type. ``first_received_ms`` is when the
+    first of them came, where the customer may be new: these are its first events in an hour.
+    """
 
     customer_id: str
-    introduces: bool  # whether the customer may be new: these are its first events in an hour
-    blocks: list[EventBlock]
-    totals: dict[Period, PeriodTotals]
-    aggregations: dict[Period, Aggregation]
-    withdrawn: set[Period]  # whose snapshot is all there was to publish, and is not any more
-    deliveries: list[Delivery]
+    first_received_ms: int | None = None
+    blocks: dict[str, list[bytes]] = {}
+    totals: dict[Period, PeriodTotals] = {}
+    aggregations: dict[Period, Aggregation] = {}
+    # Whose snapshot is all there was to publish, and is not any more.
+    withdrawn: list[Period] = []
+    deliveries: list[Delivery] = []
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -72,6 +70,23 @@ class Snapshot(msgspec.Struct, frozen=True):
     is_first: bool
 
 
+class _Counting:
+    """An open hour's totals while events are counted in it."""
+
+    __slots__ = ("by_type", "closed", "has_counted", "hour", "through")
+
+    def __init__(self, hour: Period, before: PeriodTotals) -> None:
+        self.hour = hour
+        self.by_type = dict(before.by_type)
+        self.through = before.through
+        self.closed = before.closed
+        self.has_counted = False
+
+    def totals(self) -> PeriodTotals:
+        """As counted; nothing may be counted here any more."""
+        return PeriodTotals(closed=False, by_type=self.by_type, through=self.through)
+
+
 class Account:
     """One customer's totals in the periods that are in hand, and the changes not yet taken.
 
@@ -79,42 +94,49 @@ class Account:
     disk (``committed``): until then what is stored would be older than what was decided.
     """
 
-    def __init__(self, customer_id: str, part: int) -> None:
+    __slots__ = ("_aggregations", "_change", "_counting", "_totals", "customer_id")
+
+    def __init__(self, customer_id: str) -> None:
         self.customer_id = customer_id
-        self._part = part
         self._totals: dict[Period, PeriodTotals] = {}
         self._aggregations: dict[Period, Aggregation] = {}
-        self._change = self._nothing_changed()
+        self._change: Change | None = None
+        self._counting: _Counting | None = None
 
     def lacks(self, period: Period) -> bool:
         """Whether that period's stored totals must be restored before deciding on it."""
+        if self._counting is not None and self._counting.hour is period:
+            return False
         return period not in self._totals
 
     def restore(self, period: Period, totals: PeriodTotals | None) -> None:
         """Takes in hand what is stored of the period, None where nothing is."""
         self._totals[period] = totals or NOTHING
 
-    def append(self, stamp: Stamp, events: Sequence[PlacedEvent]) -> None:
-        """Counts events, given in their order, in the stamp's hour, which must not be closed."""
-        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
-        before = self._totals[hour]
-        assert not before.closed, (
-            f"{self.customer_id}: an event came for the closed hour {hour.key}"
-        )
-        if not before.by_type:
-            self._change.introduces = True
-        after = dict(before.by_type)
-        for event_type, of_type in _by_type(events).items():
-            first_at = self._position(stamp, of_type[0])
-            last_at = first_at if len(of_type) == 1 else self._position(stamp, of_type[-1])
-            added = totals_of([placed.event.value for placed in of_type], first_at, last_at)
-            known = after.get(event_type)
-            after[event_type] = added if known is None else merge(known, added)
-            self._change.blocks.append(EventBlock(stamp, event_type, of_type))
-        self._put(hour, PeriodTotals(closed=False, by_type=after))
+    def append(self, receipt: Receipt, offsets: Sequence[int]) -> None:
+        """Counts the receipt's events at these offsets, which go up, in its hour.
 
-    def _position(self, stamp: Stamp, placed: PlacedEvent) -> bytes:
-        return position(stamp.received_ms, stamp.id(placed.offset, self._part))
+        The hour must not be closed, unless these events are counted in it: an event counts once,
+        also when it is read again from the log.
+        """
+        counting = self._count_in(receipt.hour)
+        if receipt.last_id <= counting.through:
+            return
+        assert not counting.closed, (
+            f"{self.customer_id}: an event came for the closed hour {receipt.hour.key}"
+        )
+        if not counting.by_type and self._changing().first_received_ms is None:
+            self._changing().first_received_ms = receipt.received_ms
+        counting.through = receipt.last_id
+        counting.has_counted = True
+        if len(offsets) == 1:
+            self._count(counting, receipt, receipt.events[offsets[0]].event_type, offsets)
+            return
+        by_type: defaultdict[str, list[int]] = defaultdict(list)
+        for offset in offsets:
+            by_type[receipt.events[offset].event_type].append(offset)
+        for event_type, places in by_type.items():
+            self._count(counting, receipt, event_type, places)
 
     def close(
         self, period: Period, rules: ClosingRules, now_ms: int, stored: Aggregation | None
@@ -125,25 +147,25 @@ class Account:
         published, and its deliveries enter the same change as the totals handed up. ``stored`` is
         the period's aggregation on disk, a snapshot.
         """
+        self._put_counted()
         totals = self._totals[period]
         if totals.closed or not totals.by_type:
             return None
         for taker in takers(period):
             before = self._totals[taker]
             assert not before.closed, f"{self.customer_id}: {taker.key} closed before {period.key}"
-            self._put(
-                taker,
-                PeriodTotals(closed=False, by_type=merge_types(before.by_type, totals.by_type)),
-            )
-        self._put(period, PeriodTotals(closed=True, by_type=totals.by_type))
+            by_type = merge_types(before.by_type, totals.by_type)
+            self._put(taker, PeriodTotals(closed=False, by_type=by_type))
+        self._put(period, msgspec.structs.replace(totals, closed=True))
         closed = self._aggregate(period, totals, rules, stored, closed=True, now_ms=now_ms)
         if closed is None and self._aggregations.get(period, stored) is not None:
-            self._change.aggregations.pop(period, None)
+            change = self._changing()
+            change.aggregations.pop(period, None)
             self._aggregations.pop(period, None)
-            self._change.withdrawn.add(period)
+            change.withdrawn.append(period)
         if closed is not None and closed.endpoints:
             body = completed_body(closed)
-            self._change.deliveries += [
+            self._changing().deliveries += [
                 first_attempt(closed, endpoint, body, now_ms) for endpoint in closed.endpoints
             ]
         return closed
@@ -161,6 +183,7 @@ class Account:
         ``parts`` are the hours and days in it that may still be open; they must be in hand. A
         snapshot changes no totals and delivers nothing.
         """
+        self._put_counted()
         totals = self._totals[period]
         if totals.closed:
             return None
@@ -175,19 +198,19 @@ class Account:
 
     def take_change(self) -> Change | None:
         """What is to be written since the last call, if anything."""
-        if not (self._change.totals or self._change.aggregations):
-            return None
-        change, self._change = self._change, self._nothing_changed()
+        self._put_counted()
+        change, self._change = self._change, None
         return change
 
     def committed(self, change: Change) -> None:
         """That change is on disk: of what nobody decided on since, only open hours stay in hand."""
-        decided = self._change.totals.keys() | self._change.aggregations.keys()
+        since = self._change or Change(self.customer_id)
+        decided = since.totals.keys() | since.aggregations.keys()
         for period, totals in list(self._totals.items()):
             is_open_hour = period.type is PeriodType.HOURLY and not totals.closed
             if period not in decided and not is_open_hour:
                 del self._totals[period]
-        for period in change.aggregations.keys() - self._change.aggregations.keys():
+        for period in change.aggregations.keys() - since.aggregations.keys():
             del self._aggregations[period]
 
     def _aggregate(
@@ -211,24 +234,54 @@ class Account:
         )
         if made is not None:
             self._aggregations[period] = made
-            self._change.aggregations[period] = made
+            self._changing().aggregations[period] = made
         return made
+
+    def _count_in(self, hour: Period) -> _Counting:
+        counting = self._counting
+        if counting is None or counting.hour is not hour:
+            self._put_counted()
+            counting = self._counting = _Counting(hour, self._totals[hour])
+        return counting
+
+    def _count(
+        self, counting: _Counting, receipt: Receipt, event_type: str, offsets: Sequence[int]
+    ) -> None:
+        """Counts these events, which are all of that type."""
+        first = offsets[0]
+        before = counting.by_type.get(event_type)
+        blocks = self._changing().blocks.setdefault(event_type, [])
+        if len(offsets) > 1:
+            added = _totals_of(receipt, offsets)
+            totals = added if before is None else merge(before, added)
+            numbers = dict.fromkeys([offset // BLOCK_EVENTS for offset in offsets])
+            blocks += [receipt.blocks[number] for number in numbers]
+        else:
+            at, value = receipt.position(first), receipt.events[first].value
+            totals = totals_of((value,), at, at) if before is None else counted(before, value, at)
+            blocks.append(receipt.blocks[first // BLOCK_EVENTS])
+        counting.by_type[event_type] = totals
+
+    def _put_counted(self) -> None:
+        """What was counted becomes the hour's totals."""
+        counting, self._counting = self._counting, None
+        if counting is not None and counting.has_counted:
+            self._put(counting.hour, counting.totals())
 
     def _put(self, period: Period, totals: PeriodTotals) -> None:
         self._totals[period] = totals
-        self._change.totals[period] = totals
+        self._changing().totals[period] = totals
 
-    def _nothing_changed(self) -> Change:
-        return Change(self.customer_id, False, [], {}, {}, set(), [])
+    def _changing(self) -> Change:
+        if self._change is None:
+            self._change = Change(self.customer_id)
+        return self._change
 
 
-def _by_type(events: Sequence[PlacedEvent]) -> Mapping[str, Sequence[PlacedEvent]]:
-    if len(events) == 1:
-        return {events[0].event.event_type: events}
-    found: defaultdict[str, list[PlacedEvent]] = defaultdict(list)
-    for placed in events:
-        found[placed.event.event_type].append(placed)
-    return found
+def _totals_of(receipt: Receipt, offsets: Sequence[int]) -> Totals:
+    """The totals of these events alone."""
+    values = [receipt.events[offset].value for offset in offsets]
+    return totals_of(values, receipt.position(offsets[0]), receipt.position(offsets[-1]))
 
 
 def takers(period: Period) -> tuple[Period, ...]:

@@ -2,11 +2,11 @@
 
 RFC 9562, 5.7, with the counter of 6.2 (method 1): 48 bits of Unix milliseconds, 30 bits of a
 counter that goes up by one for every event of a process, 36 bits of the process's nonce, and 8 bits
-naming the part of the store that the customer lies in, so an event is found from its id alone. The
-counter does not start anew each millisecond: a clock that steps back repeats milliseconds, never
-ids.
+naming the part of the store that the customer lies in.
 
-The events of one append share one ``Stamp`` and differ by their offset in it.
+The events of one append share one ``Stamp`` and differ by their offset in it. Stamps only go up
+(``next_stamp``): the order of ids is the order in which events were received, whatever the clock
+does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     counter: int
     nonce: int
 
+    def later(self, events: int) -> Stamp:
+        """The stamp of what stands so many events later in the same append."""
+        return Stamp(self.received_ms, self.counter + events, self.nonce)
+
     def id(self, offset: int = 0, part: int = 0) -> bytes:
         """The 16 bytes of the id of the event at that offset."""
         counter = self.counter + offset
@@ -42,6 +46,20 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
             | part
         )
         return number.to_bytes(16, "big")
+
+
+def next_stamp(last: Stamp, events: int, now_ms: int, nonce: int) -> Stamp:
+    """The stamp of an append of so many events, greater than all ids up to the ``last`` one.
+
+    Its time is ``now_ms``, but never earlier than the last one's: while a clock that was set back
+    catches up, time stands still. The counter goes on where it was; when it is used up it starts
+    again in the next millisecond.
+    """
+    received_ms = max(now_ms, last.received_ms)
+    counter = last.counter + 1
+    if counter + events > COUNTER_LIMIT:
+        return Stamp(max(received_ms, last.received_ms + 1), 0, nonce)
+    return Stamp(received_ms, counter, nonce)
 
 
 def stamp_of(event_id: bytes) -> Stamp:

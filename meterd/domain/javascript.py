@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Integers up to here are doubles (Number.MAX_SAFE_INTEGER), and their digits are their text.
 _MAX_SAFE_INTEGER: Final = 2**53 - 1
+_ALWAYS_SAFE_DIGITS: Final = 15
+_PLAIN_DIGITS_MAX: Final = 21  # longer ones are written with an exponent
+_NUMBERS: Final = (int, Decimal)  # a union would be made anew for each value
 _MAX_ARRAY_INDEX: Final = 2**32 - 2
 _CANONICAL_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -48,8 +51,11 @@ def number_text(value: int | Decimal) -> str:
 
     The nearest double must be finite: quantities beyond that are refused where they are decoded.
     """
-    if isinstance(value, int) and -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
-        return str(value)
+    if isinstance(value, int):
+        if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
+            return str(value)
+    elif (digits := str(value)).isdecimal() and len(digits) <= _ALWAYS_SAFE_DIGITS:
+        return digits
     double = float(Decimal(value))
     assert math.isfinite(double), "a quantity beyond the doubles was let in"
     if double == 0:
@@ -65,6 +71,8 @@ def exact_text(value: Decimal) -> str:
 
     Wherever the number is what a double's text says, ``number_text`` gives the same text.
     """
+    if (digits := str(value)).isdecimal() and len(digits) <= _PLAIN_DIGITS_MAX:
+        return digits
     assert value.is_finite(), "a total is a number"
     return _notation(f"{value:e}")
 
@@ -95,7 +103,7 @@ def _text(value: object) -> str:
         return f"{{{','.join(members)}}}"
     if isinstance(value, bool):  # before int, which it is too
         return "true" if value else "false"
-    if isinstance(value, int | Decimal):
+    if isinstance(value, _NUMBERS):
         return number_text(value)
     if isinstance(value, list):
         return f"[{','.join([_text(item) for item in value])}]"
@@ -107,6 +115,8 @@ def _text(value: object) -> str:
 def _in_order(members: dict[str, object]) -> Iterable[tuple[str, object]]:
     """Array indices ascending, then the others as inserted (ECMA-262 OrdinaryOwnPropertyKeys)."""
     # The comparison looks at the first character only, and refuses a key that is no str.
+    if min(members, default=":") >= ":":
+        return members.items()
     digits_first = [key for key in members if "0" <= key < ":"]
     indices = [key for key in digits_first if _is_array_index(key)]
     if not indices:

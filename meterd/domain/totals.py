@@ -83,6 +83,23 @@ def totals_of(values: Sequence[Decimal], first_at: bytes, last_at: bytes) -> Tot
     )
 
 
+def counted(before: Totals, value: Decimal, at: bytes) -> Totals:
+    """The totals with one more event: what ``merge`` would make of both, in one step."""
+    # Comparisons, because min and max cost twice as much, and this is done for every event.
+    is_first = at < before.first_at
+    is_last = at > before.last_at
+    return Totals(
+        before.count + 1,
+        EXACT.add(before.sum, value),
+        value if value < before.min else before.min,  # noqa: FURB136
+        value if value > before.max else before.max,  # noqa: FURB136
+        value if is_first else before.first,
+        at if is_first else before.first_at,
+        value if is_last else before.last,
+        at if is_last else before.last_at,
+    )
+
+
 def merge(one: Totals, other: Totals) -> Totals:
     """The totals of both sets of events together."""
     early = one if one.first_at <= other.first_at else other
@@ -111,13 +128,15 @@ def merge_types(one: dict[str, Totals], other: dict[str, Totals]) -> dict[str, T
 class PeriodTotals(msgspec.Struct, frozen=True, array_like=True):
     """One customer's totals over one period, by event type.
 
-    An hour holds all of its events. A longer period holds what its closed parts have handed up: a
-    day its closed hours, a week, month or year its closed days (see ``account``). ``closed`` is set
-    when the period's aggregation is made, and never taken back.
+    An hour holds its events up to and with the one whose id is ``through``; those that come later
+    are not in it yet. A longer period holds what its closed parts have handed up: a day its closed
+    hours, a week, month or year its closed days (see ``account``). ``closed`` is set when the
+    period's aggregation is made, and never taken back.
     """
 
     closed: bool
     by_type: dict[str, Totals]
+    through: bytes = b""
 
 
 NOTHING: Final = PeriodTotals(closed=False, by_type={})

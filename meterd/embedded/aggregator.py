@@ -2,37 +2,43 @@
 totals.
 
 An actor because events, a period's end and a snapshot may come for a customer at the same time and
-each must see what the others decided. Sent to by the registry only; its mailbox is bounded by
-``MAILBOX_MAX`` appends, behind which a caller is told that meterd is overloaded.
+each must see what the others decided. Sent to by the registry only; its mail is bounded by the
+engine's limit on events in flight.
+
+Events are counted at once, in memory; their totals are written when the account is posted, at the
+latest ``engine.POST_SECONDS`` after. The log has the events by then, and a start counts again what
+was not posted (``recovery``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, assert_never
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from meterd.domain.account import Account, PlacedEvent, parts_of, takers
+from meterd.domain.account import Account, Change, parts_of, takers
 from meterd.domain.aggregations import Aggregation, ClosingRules
-from meterd.domain.event_ids import Stamp
-from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.periods import Period
+from meterd.domain.receipts import Receipt
 from meterd.embedded import journal
-from meterd.embedded.committer import Decided
-from meterd.embedded.mailbox import Gate, Mailbox, Reply
+from meterd.embedded.mailbox import Bell, Reply, Round
 
 if TYPE_CHECKING:
     from meterd.embedded.committer import Committer
     from meterd.embedded.store import Store
 
-# Far more than arrive between two turns of the scheduler, which is how long a message waits.
-MAILBOX_MAX: Final = 10_000
-
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """Count these events, received at the stamp's moment."""
+    """Count the receipt's events at these offsets: the customer's."""
 
-    stamp: Stamp
-    events: list[PlacedEvent]
+    receipt: Receipt
+    offsets: Sequence[int]
+
+
+class Post(msgspec.Struct, frozen=True):
+    """Have what was counted written to the totals."""
+
     reply: Reply
 
 
@@ -57,87 +63,127 @@ class TakeSnapshot(msgspec.Struct, frozen=True):
     reply: Reply
 
 
-Message = Append | Close | TakeSnapshot
+Message = Append | Post | Close | TakeSnapshot
 
 
 class Aggregator:
     """See above; ``is_used`` is the registry's mark for who may retire."""
 
-    def __init__(
-        self, customer_id: str, part: int, store: Store, committer: Committer, gate: Gate
-    ) -> None:
-        self.mailbox: Mailbox[Message] = Mailbox(MAILBOX_MAX)
+    __slots__ = (
+        "_account",
+        "_asked",
+        "_committer",
+        "_is_in_flight",
+        "_is_posted",
+        "_mail",
+        "_round",
+        "_store",
+        "_to_decide",
+        "is_used",
+        "part",
+    )
+
+    def __init__(self, customer_id: str, part: int, store: Store, committer: Committer) -> None:
         self.is_used = False
-        self._account = Account(customer_id, part)
-        self._part = part
+        self._account = Account(customer_id)
+        self.part = part
         self._store = store
         self._committer = committer
-        self._gate = gate
-        self._replies: list[Reply] = []
-        self._enlisted = False
-        self._in_flight = False
+        self._mail: list[Message] = []
+        self._to_decide: Sequence[Message] = ()
+        self._round: Round | None = None
+        self._asked = Bell()
+        self._is_posted = True  # but for what is in the mail
+        self._is_in_flight = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that this actor knows is posted and on disk, and nothing has come since."""
+        return self._is_posted and not (self._mail or self._to_decide or self._is_in_flight)
+
+    def send(self, message: Message) -> None:
+        """Puts the message into the mailbox; it is decided on in the next round."""
+        if not self._mail:
+            self._committer.expect(self)
+        self._mail.append(message)
+
+    def begin(self, round_: Round) -> None:
+        """See ``Decider``."""
+        self._to_decide, self._mail = self._mail, []
+        self._round = round_
+        self._asked.ring()
+
+    def committed(self, change: Change) -> None:
+        """See ``Decider``."""
+        self._is_in_flight = False
+        self._account.committed(change)
+
+    def retire(self) -> None:
+        """Ends ``run``; only when at rest."""
+        assert self.at_rest, "an actor was retired that had something to do"
+        self._asked.ring()
 
     async def run(self) -> None:
-        """Decides on each message as it comes, until the mailbox is closed."""
-        while (message := await self.mailbox.receive()) is not None:
-            self._decide(message)
-            self._gate.decided()
+        """Decides when asked to, until it is retired."""
+        while True:
+            await self._asked.wait()
+            if not self._to_decide:
+                return
+            self._decide_all()
 
-    def may_retire(self) -> bool:
-        """Whether all that this actor knows is on disk, and nobody waits for it."""
-        return not (len(self.mailbox) or self._enlisted or self._in_flight)
+    # Apart from ``run``, whose variables would keep a round's changes until the next one.
+    def _decide_all(self) -> None:
+        mail, self._to_decide = self._to_decide, ()
+        round_, self._round = self._round, None
+        assert round_ is not None
+        replies = [reply for message in mail if (reply := self._decide(message)) is not None]
+        if replies:
+            self._hand_over(round_, replies)
+        round_.decided()
 
-    def take(self) -> Decided:
-        """See ``Source``."""
-        self._enlisted = False
-        self._in_flight = True
-        replies, self._replies = self._replies, []
-        return Decided(self._account.take_change(), replies)
+    def _hand_over(self, round_: Round, replies: list[Reply]) -> None:
+        """Who sent anything but events waits until all that was decided is on disk."""
+        round_.replies += replies
+        change = self._account.take_change()
+        self._is_posted = True
+        if change is not None:
+            self._is_in_flight = True
+            round_.handed_over.append((self, change))
 
-    def committed(self, decided: Decided) -> None:
-        """See ``Source``."""
-        self._in_flight = False
-        if decided.change is not None:
-            self._account.committed(decided.change)
-        for reply in decided.replies:
-            reply.durable()
-
-    def _decide(self, message: Message) -> None:
+    def _decide(self, message: Message) -> Reply | None:
+        """Decides, and returns who waits for the totals; who sent events waits for the log."""
         match message:
-            case Append(stamp, events):
+            case Append(receipt, offsets):
                 self.is_used = True
-                self._take_in_hand(period_at(PeriodType.HOURLY, stamp.received_ms))
-                self._account.append(stamp, events)
+                self._is_posted = False
+                if self._account.lacks(receipt.hour):
+                    self._take_in_hand(receipt.hour)
+                self._account.append(receipt, offsets)
+                return None
+            case Post():
+                pass
             case Close(period, rules, now_ms, made):
-                self._take_in_hand(period, *takers(period))
-                stored = self._stored_aggregation(period)
+                stored = self._take_in_hand(period, *takers(period))
                 closed = self._account.close(period, rules, now_ms, stored)
                 if closed is not None:
                     made.append(closed)
             case TakeSnapshot(periods, open_periods, rules, now_ms, made):
                 for period in periods:
                     parts = parts_of(period, open_periods)
-                    self._take_in_hand(period, *parts)
-                    stored = self._stored_aggregation(period)
+                    stored = self._take_in_hand(period, *parts)
                     snapshot = self._account.snapshot(period, parts, rules, now_ms, stored)
                     if snapshot is not None:
                         made.append(snapshot.is_first)
             case _:
                 assert_never(message)
-        self._replies.append(message.reply)
-        if not self._enlisted:
-            self._enlisted = True
-            self._committer.enlist(self)
+        return message.reply
 
-    def _take_in_hand(self, *periods: Period) -> None:
-        lacking = [period for period in periods if self._account.lacks(period)]
-        if not lacking:
-            return
+    def _take_in_hand(self, period: Period, *others: Period) -> Aggregation | None:
+        """Restores what is lacking of all these periods; the first one's aggregation on disk."""
+        account = self._account
         with self._store.read() as txn:
-            for period in lacking:
-                found = journal.read_totals(txn, self._part, period, self._account.customer_id)
-                self._account.restore(period, found)
-
-    def _stored_aggregation(self, period: Period) -> Aggregation | None:
-        with self._store.read() as txn:
-            return journal.read_aggregation(txn, self._part, period, self._account.customer_id)
+            for each in (period, *others):
+                if account.lacks(each):
+                    found = journal.read_totals(txn, self.part, each, account.customer_id)
+                    account.restore(each, found)
+            return journal.read_aggregation(txn, self.part, period, account.customer_id)

@@ -1,8 +1,9 @@
-"""The only writer. Gathers what actors decided, writes it in one transaction, then answers.
+"""The only writer. Gathers what has come and what actors decided on it, writes it in one
+transaction, then answers.
 
 An actor because a transaction takes as long as the disk does: while one is being synced in its
 worker thread, the next gathers, so however slow the disk, each waits for at most two of its turns.
-Sent to by aggregators (``enlist``) and by whoever has something else to write (``execute``);
+Sent to by whoever has mail for aggregators (``expect``) or something else to write (``execute``);
 bounded by the engine's limit on events in flight. Ends with CommitFailedError when a transaction
 fails: memory is then ahead of the disk, and only a new start makes them equal.
 """
@@ -12,36 +13,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import msgspec
 import trio
 
-from meterd.domain.account import Change
-from meterd.embedded import journal
-from meterd.embedded.mailbox import Gate, Reply
+from meterd.embedded import journal, log
+from meterd.embedded.mailbox import Bell, Reply, Round
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from meterd.domain.account import Change
+    from meterd.domain.receipts import Receipt
+    from meterd.embedded.mailbox import Decider
     from meterd.embedded.store import Store, Transaction
 
 T = TypeVar("T")
-
-
-class Decided(msgspec.Struct, frozen=True):
-    """What an aggregator hands over: a change, if there is one, and who waits for it."""
-
-    change: Change | None
-    replies: list[Reply]
-
-
-class Source(Protocol):
-    """Who has decided something: an aggregator."""
-
-    def take(self) -> Decided:
-        """Everything decided since the last call."""
-
-    def committed(self, decided: Decided) -> None:
-        """That is on disk."""
 
 
 class Hop(Protocol):
@@ -56,34 +41,38 @@ class _Work:
     def __init__(self, work: Callable[[Transaction], Any]) -> None:
         self.work = work
         self.result: Any = None
-        self.done = trio.Event()
+        self.done = Reply(1)
 
 
 class Committer:
-    """One transaction after another, each with all that was decided while the last was synced."""
+    """One transaction after another, each with all that came while the last was synced."""
 
-    def __init__(self, store: Store, gate: Gate, hop: Hop) -> None:
+    def __init__(self, store: Store, hop: Hop) -> None:
         self._store = store
-        self._gate = gate
         self._hop = hop
-        self._sources: list[Source] = []
+        self._deciders: list[Decider] = []
+        self._receipts: list[Receipt] = []
+        self._replies: list[Reply] = []
         self._works: list[_Work] = []
-        self._something = trio.lowlevel.ParkingLot()
+        self._something = Bell()
         self.deliveries_made = 0
         self._deliveries_waited_for = trio.lowlevel.ParkingLot()
 
-    def enlist(self, source: Source) -> None:
-        """The source has decided something; it will be asked for it once."""
-        self._sources.append(source)
-        self._something.unpark()
+    def expect(self, decider: Decider) -> None:
+        """The decider has got its first mail since it was last asked to decide."""
+        self._deciders.append(decider)
+        self._something.ring()
+
+    def record(self, receipt: Receipt, reply: Reply) -> None:
+        """Writes these events to the log, in the transaction of the mail that is sent with them."""
+        self._receipts.append(receipt)
+        self._replies.append(reply)
 
     async def execute(self, work: Callable[[Transaction], T]) -> T:
-        """Runs the work in the next transaction, behind all changes decided before; durable on
-        return.
-        """
+        """Runs the work in the next transaction, behind all that came before; durable on return."""
         waiting = _Work(work)
         self._works.append(waiting)
-        self._something.unpark()
+        self._something.ring()
         await waiting.done.wait()
         result: T = waiting.result
         return result
@@ -96,30 +85,34 @@ class Committer:
     async def run(self) -> None:
         """Until cancelled. A transaction that has begun is finished and answered first."""
         while True:
-            while not (self._sources or self._works):
-                await self._something.park()
-            await self._gate.hold()
-            sources, self._sources = self._sources, []
+            while not (self._deciders or self._works):
+                await self._something.wait()
+            deciders, self._deciders = self._deciders, []
+            receipts, self._receipts = self._receipts, []
+            replies, self._replies = self._replies, []
             works, self._works = self._works, []
-            decided = [source.take() for source in sources]
-            self._gate.release()
-            changes = [found.change for found in decided if found.change is not None]
-            if changes or works:
-                await self._hop(partial(self._store.write, self._transaction(changes, works)))
+            decided = Round(len(deciders))
+            for decider in deciders:
+                decider.begin(decided)
+            await decided.wait_decided()
+            changes = [change for _, change in decided.handed_over]
+            if receipts or changes or works:
+                write = partial(self._write, receipts, changes, works)
+                await self._hop(partial(self._store.write, write))
             if deliveries := sum(len(change.deliveries) for change in changes):
                 self.deliveries_made += deliveries
                 self._deliveries_waited_for.unpark_all()
-            for source, found in zip(sources, decided, strict=True):
-                source.committed(found)
+            for decider, change in decided.handed_over:
+                decider.committed(change)
+            for reply in (*replies, *decided.replies):
+                reply.durable()
             for waiting in works:
-                waiting.done.set()
+                waiting.done.durable()
 
-    def _transaction(
-        self, changes: list[Change], works: list[_Work]
-    ) -> Callable[[Transaction], None]:
-        def write(txn: Transaction) -> None:
-            journal.write_changes(txn, changes, self._store.parts)
-            for waiting in works:
-                waiting.result = waiting.work(txn)
-
-        return write
+    def _write(
+        self, receipts: list[Receipt], changes: list[Change], works: list[_Work], txn: Transaction
+    ) -> None:
+        log.write_receipts(txn, receipts)
+        journal.write_changes(txn, changes, self._store.parts)
+        for waiting in works:
+            waiting.result = waiting.work(txn)

@@ -1,29 +1,33 @@
 """The embedded engine: the Ledger over an LMDB store, with its actors.
 
 An append travels registry, aggregators, committer; readers take snapshots of the store in their own
-worker threads. The engine's time is never behind an hour that it has closed, so a clock that steps
-back cannot bring an event into totals that are final: it is counted, and dated, at the start of the
-first hour still open.
+worker threads. Events are in the log when they are acknowledged, and are posted, that is written
+into their customers' totals and indexes, every ``POST_SECONDS``; before that for whoever asks for a
+customer's events, when a period closes, and at the end. A start posts the rest (``recovery``).
+
+The engine's time is never behind the last event, nor behind an hour that it has closed, so a clock
+that steps back cannot bring an event into totals that are final.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
-from meterd.domain.account import PlacedEvent
 from meterd.domain.errors import OverloadedError
-from meterd.domain.event_ids import COUNTER_LIMIT, Stamp
+from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.embedded import journal, outbox, queries
-from meterd.embedded.aggregator import Append, Close, TakeSnapshot
+from meterd.domain.receipts import group_by_customer, receive
+from meterd.embedded import journal, log, outbox, queries, recovery
+from meterd.embedded.aggregator import Append, Close, Post, TakeSnapshot
 from meterd.embedded.committer import Committer
-from meterd.embedded.mailbox import Gate, InFlight, Reply
+from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.registry import Registry
 from meterd.ledger import (
     AggregationPlace,
@@ -38,7 +42,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Delivery
@@ -50,8 +54,12 @@ T = TypeVar("T")
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
-# Customers closed or looked at in one go: what bounds the memory of closing a period.
-CUSTOMERS_AT_ONCE: Final = 512
+# Customers closed, looked at or posted in one transaction. Each takes a fraction of a millisecond,
+# and events that come meanwhile wait for it.
+CUSTOMERS_AT_ONCE: Final = 32
+# What a start after a crash must count again, at the most; and how often an active customer's
+# totals are written.
+POST_SECONDS: Final = 10.0
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 
@@ -66,29 +74,33 @@ class EmbeddedLedger:
         self._store = store
         self._clock_ms = now_ms
         self._nonce = nonce
+        self._hop = hop
         self._read_hop = read_hop
-        self._gate = Gate()
-        self._committer = Committer(store, self._gate, hop)
-        self._registry = Registry(store, self._committer, self._gate)
+        self._committer = Committer(store, hop)
+        self._registry = Registry(store, self._committer)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._closing = trio.Lock()
+        self._posting = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
-            # Goes on where the last process stopped, so that ids of one millisecond stay in order.
-            self._counter = journal.count_events(txn) % COUNTER_LIMIT
+            self._posted_through = b""
+            self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
+        await self._hop(partial(recovery.post_rest, self._store))
         async with trio.open_nursery() as nursery:
             await nursery.start(self._registry.run)
             nursery.start_soon(self._committer.run)
+            nursery.start_soon(self._post_regularly)
             yield self
+            await self._post_all()  # so that the next start has nothing to do
             nursery.cancel_scope.cancel()
 
     def now_ms(self) -> int:
-        """The time of day, but never before the end of a period that was closed."""
-        return max(self._clock_ms(), self._floor_ms)
+        """The time of day, but never before the last event or the end of a closed period."""
+        return max(self._clock_ms(), self._floor_ms, self._last.received_ms)
 
     async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
         """See ``Ledger.append``."""
@@ -96,20 +108,11 @@ class EmbeddedLedger:
             return []
         if not self._in_flight.take(len(events)):
             raise OverloadedError("too many events are waiting to be written")
-        reply: Reply | None = None
         try:
-            await self._gate.wait_open()
-            by_customer: dict[str, list[PlacedEvent]] = {}
-            for offset, event in enumerate(events):
-                by_customer.setdefault(event.customer_id, []).append(PlacedEvent(offset, event))
-            self._registry.require_room(by_customer)
-            stamp = self._stamp(len(events))
-            reply = Reply(len(by_customer), self._in_flight, len(events))
-            for customer_id, placed in by_customer.items():
-                self._registry.send(customer_id, Append(stamp, placed, reply))
-        finally:
-            if reply is None:
-                self._in_flight.give_back(len(events))
+            reply = self._send(events)
+        except OverloadedError:
+            self._in_flight.give_back(len(events))
+            raise
         await reply.wait()
         return [Recorded.RECORDED] * len(events)
 
@@ -117,6 +120,7 @@ class EmbeddedLedger:
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> list[StoredEvent]:
         """See ``Ledger.events``."""
+        await self._post_customer(query.customer_id)
         return await self._read(
             lambda txn: queries.read_events(txn, self._store.parts, query, limit, before)
         )
@@ -125,6 +129,7 @@ class EmbeddedLedger:
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
         """See ``Ledger.page_end``."""
+        await self._post_customer(query.customer_id)
         return await self._read(
             lambda txn: queries.page_end(txn, self._store.parts, query, limit, before)
         )
@@ -147,6 +152,7 @@ class EmbeddedLedger:
 
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
+        await self._post_all()
         return await self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
@@ -157,8 +163,9 @@ class EmbeddedLedger:
                 return Closed()  # the clock was set back since the caller looked at it
             floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
             # From here on no event is dated within the period, also after a crash. Those that were
-            # are on their way: behind this transaction they are on disk, their customers are found.
+            # are on their way: when they are posted their customers are found.
             await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
+            await self._post_all()
             snapshots: Counter[bool] = Counter()
             for part in range(self._store.parts):
                 after: str | None = None
@@ -178,7 +185,7 @@ class EmbeddedLedger:
         """See ``Ledger.snapshot``."""
         async with self._closing:
             now_ms = self.now_ms()
-            await self._committer.execute(lambda _: None)
+            await self._post_all()
             running = tuple(period_at(kind, now_ms) for kind in PeriodType)
             published = tuple(period for period in running if period.type in rules.published)
             # More than the hour and the day that run: a clock may have stepped back out of others.
@@ -200,7 +207,7 @@ class EmbeddedLedger:
                     made.update(first)
                     after = customers[-1]
         known, events = await self._read(
-            lambda txn: (txn.count("customers"), journal.count_events(txn))
+            lambda txn: (txn.count("customers"), log.count_events(txn))
         )
         return SnapshotCounts(made[True], made[False], known, events)
 
@@ -226,12 +233,47 @@ class EmbeddedLedger:
         """See ``Ledger.wait_deliveries_made``."""
         await self._committer.wait_deliveries_made(beyond)
 
-    def _stamp(self, events: int) -> Stamp:
-        if self._counter + events > COUNTER_LIMIT:
-            self._counter = 0
-        stamp = Stamp(self.now_ms(), self._counter, self._nonce)
-        self._counter += events
-        return stamp
+    def _send(self, events: Sequence[UsageEvent]) -> Reply:
+        """Records the events and has their customers count them; in one go, so in one round."""
+        by_customer = group_by_customer(events)
+        self._registry.require_room(by_customer)
+        stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
+        self._last = stamp.later(len(events) - 1)
+        receipt = receive(stamp, events)
+        reply = Reply(1, self._in_flight, len(events))
+        self._committer.record(receipt, reply)
+        for customer_id, offsets in by_customer.items():
+            self._registry.send(customer_id, Append(receipt, offsets))
+        return reply
+
+    async def _post_regularly(self) -> None:
+        while True:
+            await trio.sleep(POST_SECONDS)
+            await self._post_all()
+
+    async def _post_all(self) -> None:
+        """Returns when all events sent by now are in their totals and indexes, on disk."""
+        async with self._posting:
+            through = self._last.id()
+            if through == self._posted_through:
+                return
+            by_part = await self._registry.restless()
+            # In the order of keys, where neighbours share pages; sorted when a part's turn comes.
+            restless = chain.from_iterable(sorted(part) for part in by_part)
+            while customers := list(islice(restless, CUSTOMERS_AT_ONCE)):
+                await self._post(customers)
+            await self._committer.execute(lambda txn: journal.write_posted(txn, through))
+            self._posted_through = through
+
+    async def _post_customer(self, customer_id: str | None) -> None:
+        if customer_id is not None and not self._registry.at_rest(customer_id):
+            await self._post([customer_id])
+
+    async def _post(self, customer_ids: Collection[str]) -> None:
+        reply = Reply(len(customer_ids))
+        for customer_id in customer_ids:
+            self._registry.send(customer_id, Post(reply))
+        await reply.wait()
 
     async def _customers_in(self, part: int, period: Period, after: str | None) -> list[str]:
         return await self._read(

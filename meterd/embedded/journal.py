@@ -1,4 +1,5 @@
-"""How a Change is written, and how totals are read back: events, totals, aggregations.
+"""How a Change is written, and how totals are read back: totals, aggregations, each customer's
+index of the log.
 
 Synchronous, inside a transaction of ``store``; knows nothing of actors. ``queries`` reads what the
 contract asks for; ``records`` is what both have in common.
@@ -7,7 +8,7 @@ contract asks for; ``records`` is what both have in common.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
@@ -15,24 +16,27 @@ from meterd.embedded import keys, outbox, records
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from meterd.domain.account import Change, EventBlock
+    from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.store import Transaction
 
+# In one index record: 2 kB, half of what a page holds.
+_BLOCKS_MAX: Final = 128
+
 
 def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> None:
-    """Writes the changes of several customers."""
-    events = 0
+    """Writes the changes of several customers; the events counted are in the log already."""
     for change in changes:
         part = keys.part_of(change.customer_id, parts)
-        for block in change.blocks:
-            _write_block(txn, part, change.customer_id, block)
-            events += len(block.events)
-        if change.introduces:
-            first_ms = change.blocks[0].stamp.received_ms
+        for event_type, blocks in change.blocks.items():
+            prefix = keys.blocks_prefix(part, change.customer_id, event_type)
+            for start in range(0, len(blocks), _BLOCKS_MAX):
+                ids = blocks[start : start + _BLOCKS_MAX]
+                txn.put("blocks_by_customer", prefix + ids[0], b"".join(ids))
+        if change.first_received_ms is not None:
             customer = keys.customer_key(part, change.customer_id)
-            txn.put_new("customers", customer, records.number(first_ms))
+            txn.put_new("customers", customer, records.number(change.first_received_ms))
         for period, totals in change.totals.items():
             key = keys.totals_key(part, period, change.customer_id)
             txn.put("totals", key, records.encode(totals))
@@ -42,16 +46,6 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             _withdraw_aggregation(txn, part, period, change.customer_id)
         for delivery in change.deliveries:
             outbox.add(txn, delivery)
-    if events:
-        txn.put("meta", keys.EVENTS, records.number(count_events(txn) + events))
-
-
-def _write_block(txn: Transaction, part: int, customer_id: str, block: EventBlock) -> None:
-    stamp = block.stamp.id()
-    key = keys.events_prefix(part, customer_id, block.event_type) + stamp
-    txn.put("events", key, records.encode_block(block))
-    key = keys.event_times_prefix(block.event_type) + stamp + customer_id.encode()
-    txn.put("event_times", key, records.count(len(block.events)))
 
 
 def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) -> None:
@@ -86,6 +80,16 @@ def floor_ms(txn: Transaction) -> int:
     return records.read_number(txn.get("meta", keys.FLOOR))
 
 
+def write_posted(txn: Transaction, through: bytes) -> None:
+    """Every event up to that id is counted in the totals that are stored."""
+    txn.put("meta", keys.POSTED, through)
+
+
+def posted_through(txn: Transaction) -> bytes:
+    """What was written last; empty while nothing was."""
+    return txn.get("meta", keys.POSTED) or b""
+
+
 def read_totals(
     txn: Transaction, part: int, period: Period, customer_id: str
 ) -> PeriodTotals | None:
@@ -99,11 +103,6 @@ def read_aggregation(
     key = keys.aggregation_key(part, period.type, period.start_ms, customer_id)
     found = txn.get("aggregations", key)
     return None if found is None else records.decode_aggregation(found)
-
-
-def count_events(txn: Transaction) -> int:
-    """All events ever stored."""
-    return records.read_number(txn.get("meta", keys.EVENTS))
 
 
 def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:

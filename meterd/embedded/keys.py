@@ -1,19 +1,21 @@
 """The layout of keys, whose byte order is the order of reading.
 
-Every key of a customer's data begins with the part: ``crc32(customer) mod parts``, one byte, fixed
-when a store is created. Only ``event_times``, an index, does without. Strings end with a zero
-byte (``event_fields`` and ``config`` keep control characters out of them), times are big-endian,
-and what is read newest first is stored as its complement.
+The log stands in the order of receipt, and so does its index by type: what is new comes to one
+place. Every key of a customer's data begins with the part: ``crc32(customer) mod parts``, one byte,
+fixed when a store is created. Strings end with a zero byte (``event_fields`` and ``config`` keep
+control characters out of them), times are big-endian, and what is read newest first is stored as
+its complement.
 
-    events            part customer 0 event-type 0 stamp(16)         -> the events of one block
-    event_times       event-type 0 stamp(16) customer                -> how many events it has
-    totals            part period-type(1) start-hour(4) customer     -> PeriodTotals
-    aggregations      part period-type(1) ~start-hour(4) customer    -> Aggregation
-    customer_periods  part customer 0 period-type(1) ~start-hour(4)  -> nothing
-    customers         part customer                                  -> when it was first seen
-    deliveries        delivery id                                    -> Delivery
-    outbox            endpoint 0 due-ms(8) delivery id               -> nothing
-    meta              name                                           -> format, floor, counts
+    events              record id(16)                                  -> blocks of events (``log``)
+    records_by_type     event-type 0 record id(16)                     -> nothing
+    blocks_by_customer  part customer 0 event-type 0 first block(16)   -> the ids of blocks
+    totals              part period-type(1) start-hour(4) customer     -> PeriodTotals
+    aggregations        part period-type(1) ~start-hour(4) customer    -> Aggregation
+    customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
+    customers           part customer                                  -> when it was first seen
+    deliveries          delivery id                                    -> Delivery
+    outbox              endpoint 0 due-ms(8) delivery id               -> nothing
+    meta                name                                           -> format, floor, posted, ...
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ STAMP_BYTES: Final = 16
 HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,000
 EVENTS: Final = b"events"
 FLOOR: Final = b"floor"
+POSTED: Final = b"posted"
 _TYPES: Final = tuple(PeriodType)
 
 
@@ -50,13 +53,12 @@ def customer_prefix(part: int, customer_id: str) -> bytes:
     return bytes((part,)) + customer_id.encode() + END
 
 
-def events_prefix(part: int, customer_id: str, event_type: str) -> bytes:
+def blocks_prefix(part: int, customer_id: str, event_type: str) -> bytes:
     return customer_prefix(part, customer_id) + event_type.encode() + END
 
 
-def event_times_prefix(event_type: str) -> bytes:
-    """Without the part: what is new comes to one place for each type, not for each part too."""
-    return event_type.encode() + END
+def record_by_type(event_type: str, record_id: bytes = b"") -> bytes:
+    return event_type.encode() + END + record_id
 
 
 def customer_key(part: int, customer_id: str) -> bytes:

@@ -1,19 +1,21 @@
 """What the contract reads: events and aggregations, newest first, from the store's key ranges.
 
 Each query merges a few ranges that are already in its order, one for each event type (or period
-type and part), so it touches what it returns and one key more in each range. Synchronous, inside
+type and part), so it touches what it returns, what stands beside it in the same records of the log,
+and one key more in each range. Synchronous, inside
 one short transaction; a long answer is many pages.
 """
 
 from __future__ import annotations
 
 from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.event_ids import stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
 from meterd.embedded import keys, records
 from meterd.ledger import (
@@ -29,94 +31,54 @@ if TYPE_CHECKING:
 
     from meterd.embedded.store import Transaction
 
-_LATEST_STAMP: Final = b"\xff" * keys.STAMP_BYTES
+_LATEST_ID: Final = b"\xff" * keys.STAMP_BYTES
 _LATEST_HOUR_MS: Final = keys.HOURS_MAX * HOUR_MS
 
 
 # Events
 
 
-class _Block(NamedTuple):
-    """Where a block of events is found, and how many are in it."""
-
-    stamp: bytes
-    part: int
-    customer_id: str
-    event_type: str
-    events: int
-
-
 def read_events(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> list[StoredEvent]:
-    """See ``Ledger.events``."""
-    events: list[StoredEvent] = []
-    for _, blocks in groupby(_blocks(txn, parts, query, before), key=lambda block: block.stamp):
-        events += _newest_first(txn, blocks, before)
-        if len(events) >= limit:
-            break
-    return events[:limit]
+    """See ``Ledger.events``; of one customer, what is posted."""
+    return list(islice(_events(txn, parts, query, before), limit))
 
 
 def page_end(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> bytes | None:
-    """See ``Ledger.page_end``: reads events only where a page cuts through a block."""
-    seen = 0
-    last: bytes | None = None
-    for stamp, group in groupby(_blocks(txn, parts, query, before), key=lambda block: block.stamp):
-        blocks = list(group)
-        count = sum(block.events for block in blocks)
-        # Only the newest block can be cut by ``before``.
-        if seen + count > limit or (last is None and before is not None):
-            events = _newest_first(txn, iter(blocks), before)
-            count = len(events)
-            if seen + count > limit:
-                return last if seen == limit else events[limit - seen - 1].id
-        seen += count
-        last = stamp
-    return None
+    """See ``Ledger.page_end``."""
+    behind_page = list(islice(_events(txn, parts, query, before), limit - 1, limit + 1))
+    return behind_page[0].id if len(behind_page) == 2 else None
 
 
-def _newest_first(
-    txn: Transaction, blocks: Iterator[_Block], before: bytes | None
-) -> list[StoredEvent]:
-    """The events of blocks that came with one append, those before the given id."""
-    together: list[StoredEvent] = []
-    for block in blocks:
-        prefix = keys.events_prefix(block.part, block.customer_id, block.event_type)
-        payload = txn.get("events", prefix + block.stamp)
-        assert payload is not None, f"event_times names a block that is not there: {block}"
-        together += records.decode_block(
-            payload, block.stamp, block.part, block.customer_id, block.event_type
-        )
-    together.sort(key=lambda stored: stored.id, reverse=True)
-    return [event for event in together if before is None or event.id < before]
-
-
-def _blocks(
+def _events(
     txn: Transaction, parts: int, query: EventQuery, before: bytes | None
-) -> Iterator[_Block]:
-    """The blocks that may hold events of the query, newest first."""
+) -> Iterator[StoredEvent]:
+    """The query's events, newest first."""
     if not _may_find(query.customer_id, query.event_type):
-        return iter(())
-    end = _LATEST_STAMP if query.to_ms is None else _stamp_at(query.to_ms + 1)
+        return
+    end = _LATEST_ID if query.to_ms is None else _id_at(query.to_ms + 1)
     if before is not None:
         end = min(end, before)
-    start = b"" if query.from_ms is None else _stamp_at(query.from_ms)
-    if query.customer_id is not None:
-        part = keys.part_of(query.customer_id, parts)
-        prefix = keys.customer_prefix(part, query.customer_id)
-        ranges = [
-            _customer_range(txn, part, query.customer_id, event_type, start, end)
-            for event_type in _types(txn, "events", prefix, query.event_type)
-        ]
-    else:
-        ranges = [
-            _time_range(txn, parts, event_type, start, end)
-            for event_type in _types(txn, "event_times", b"", query.event_type)
-        ]
-    return merge(*ranges, key=lambda block: block.stamp, reverse=True)
+    start = b"" if query.from_ms is None else _id_at(query.from_ms)
+    customer_id, event_type = query.customer_id, query.event_type
+    for record_id in _records(txn, parts, query, start, end):
+        payload = txn.get("events", record_id)
+        assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
+        stamp = stamp_of(record_id)
+        for block in reversed(records.decode_record(payload)):
+            for offset in range(len(block.events) - 1, -1, -1):
+                event = block.events[offset]
+                if customer_id is not None and event.customer_id != customer_id:
+                    continue
+                if event_type is not None and event.event_type != event_type:
+                    continue
+                part = keys.part_of(event.customer_id, parts)
+                event_id = stamp.id(block.counter + offset, part)
+                if event_id < end:
+                    yield StoredEvent(event_id, event, stamp.received_ms)
 
 
 def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:
@@ -126,45 +88,62 @@ def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:
     )
 
 
-def _types(txn: Transaction, table: str, prefix: bytes, only: str | None) -> Iterator[str]:
-    """The event types that stand behind a prefix, found with one seek for each."""
+def _records(
+    txn: Transaction, parts: int, query: EventQuery, start: bytes, end: bytes
+) -> Iterator[bytes]:
+    """The ids of records that may hold events of the query, newest first, each once.
+
+    A record is of one millisecond, so ``start``, the beginning of one, cuts none.
+    """
+    if query.customer_id is not None:
+        found = _records_of_customer(txn, parts, query.customer_id, query.event_type, end)
+    elif query.event_type is not None:
+        prefix = keys.record_by_type(query.event_type)
+        behind = txn.backward("records_by_type", prefix + end, prefix)
+        found = (key[len(prefix) :] for key, _ in behind)
+    else:
+        found = (key for key, _ in txn.backward("events", end, b""))
+    return takewhile(lambda record_id: record_id >= start, found)
+
+
+def _records_of_customer(
+    txn: Transaction, parts: int, customer_id: str, event_type: str | None, end: bytes
+) -> Iterator[bytes]:
+    part = keys.part_of(customer_id, parts)
+    ranges = [
+        _blocks(txn, keys.blocks_prefix(part, customer_id, name), end)
+        for name in _types_of(txn, keys.customer_prefix(part, customer_id), event_type)
+    ]
+    block_ids = (block_id for block_id, _ in groupby(merge(*ranges, reverse=True)))
+    for record_id, _ in groupby(txn.last_key("events", block_id) for block_id in block_ids):
+        assert record_id is not None, f"the log lacks events of {customer_id}"
+        yield record_id
+
+
+def _types_of(txn: Transaction, prefix: bytes, only: str | None) -> Iterator[str]:
+    """The event types that stand behind a customer's prefix, found with one seek for each."""
     if only is not None:
         yield only
         return
     start = prefix
-    while (key := txn.first_key(table, start)) is not None and key.startswith(prefix):
+    while (key := txn.first_key("blocks_by_customer", start)) is not None and key.startswith(
+        prefix
+    ):
         event_type = key[len(prefix) : key.index(keys.END, len(prefix))]
         yield event_type.decode()
         start = prefix + event_type + keys.AFTER_END
 
 
-def _customer_range(
-    txn: Transaction, part: int, customer_id: str, event_type: str, start: bytes, end: bytes
-) -> Iterator[_Block]:
-    prefix = keys.events_prefix(part, customer_id, event_type)
-    for key, payload in txn.backward("events", prefix + end, prefix):
-        stamp = key[len(prefix) :]
-        if stamp < start:
-            return
-        yield _Block(stamp, part, customer_id, event_type, records.read_count(payload))
+def _blocks(txn: Transaction, prefix: bytes, end: bytes) -> Iterator[bytes]:
+    """The ids of a customer's blocks of one type that begin before ``end``, newest first."""
+    for _, payload in txn.backward("blocks_by_customer", prefix + end, prefix):
+        for block_id in reversed(records.split_block_ids(payload)):
+            if block_id < end:
+                yield block_id
 
 
-def _time_range(
-    txn: Transaction, parts: int, event_type: str, start: bytes, end: bytes
-) -> Iterator[_Block]:
-    prefix = keys.event_times_prefix(event_type)
-    behind = len(prefix) + keys.STAMP_BYTES
-    for key, payload in txn.backward("event_times", prefix + end, prefix):
-        stamp = key[len(prefix) : behind]
-        if stamp < start:
-            return
-        customer_id = key[behind:].decode()
-        part = keys.part_of(customer_id, parts)
-        yield _Block(stamp, part, customer_id, event_type, records.read_count(payload))
-
-
-def _stamp_at(instant_ms: int) -> bytes:
-    """Not greater than any stamp of that millisecond, greater than all of earlier ones."""
+def _id_at(instant_ms: int) -> bytes:
+    """Not greater than any id of that millisecond, greater than all of earlier ones."""
     return (max(instant_ms, 0) << 80).to_bytes(keys.STAMP_BYTES, "big")
 
 

@@ -1,7 +1,7 @@
 """Who is awake: starts a customer's aggregator at its first message, retires it when it is idle.
 
 The only place that starts aggregators and the only one that speaks to them. A task for each
-customer costs 5 kB, so memory follows the customers that are active, not those that are known.
+customer costs 6 kB, so memory follows the customers that are active, not those that are known.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ import trio
 
 from meterd.domain.errors import OverloadedError
 from meterd.embedded.aggregator import Aggregator
+from meterd.embedded.heap import Heap
 from meterd.embedded.keys import part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from meterd.embedded.aggregator import Message
     from meterd.embedded.committer import Committer
-    from meterd.embedded.mailbox import Gate
     from meterd.embedded.store import Store
 
 # An aggregator that got no event between two sweeps retires: after 30 to 60 seconds.
 SWEEP_SECONDS: Final = 30.0
 # 6 kB each: the memory that aggregators may take is bounded at about 1.2 GB.
 ACTIVE_MAX: Final = 200_000
+# Under a millisecond.
+_LOOKED_AT_ONCE: Final = 1_000
 
 
 class Registry:
     """The aggregators that are awake, by customer."""
 
-    def __init__(self, store: Store, committer: Committer, gate: Gate) -> None:
+    def __init__(self, store: Store, committer: Committer) -> None:
         self._store = store
         self._committer = committer
-        self._gate = gate
         self._awake: dict[str, Aggregator] = {}
+        self._heap = Heap()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -50,49 +52,63 @@ class Registry:
                 await trio.sleep(SWEEP_SECONDS)
                 self.sweep()
 
-    def require_room(self, customer_ids: Iterable[str]) -> None:
-        """Raises OverloadedError unless each of these customers can be sent an append."""
-        for customer_id in customer_ids:
-            aggregator = self._awake.get(customer_id)
-            if aggregator is None:
-                if len(self._awake) >= ACTIVE_MAX:
-                    self.sweep()
-                    if len(self._awake) >= ACTIVE_MAX:
-                        raise OverloadedError("too many customers are active at once")
-            elif not aggregator.mailbox.has_room():
-                raise OverloadedError(f"too many events are waiting for customer {customer_id}")
+    def require_room(self, customer_ids: Collection[str]) -> None:
+        """Raises OverloadedError unless all of these customers can be awake at once."""
+        if len(self._awake) + len(customer_ids) <= ACTIVE_MAX:
+            return
+        asleep = [customer_id for customer_id in customer_ids if customer_id not in self._awake]
+        if len(self._awake) + len(asleep) > ACTIVE_MAX:
+            self.sweep()
+            if len(self._awake) + len(asleep) > ACTIVE_MAX:
+                raise OverloadedError("too many customers are active at once")
 
     def send(self, customer_id: str, message: Message) -> None:
         """Puts the message into the customer's mailbox, waking its aggregator first if need be."""
         aggregator = self._awake.get(customer_id)
         if aggregator is None:
             aggregator = self._wake(customer_id)
-        self._gate.sent()
-        aggregator.mailbox.put(message)
+        aggregator.send(message)
+
+    def at_rest(self, customer_id: str) -> bool:
+        """Whether all that was sent for this customer is in its totals on disk."""
+        aggregator = self._awake.get(customer_id)
+        return aggregator is None or aggregator.at_rest
+
+    async def restless(self) -> list[list[str]]:
+        """Those not at rest when this is called, for each part; others may be among them."""
+        found: list[list[str]] = [[] for _ in range(self._store.parts)]
+        for number, (customer_id, aggregator) in enumerate(list(self._awake.items())):
+            if not aggregator.at_rest:
+                found[aggregator.part].append(customer_id)
+            if number % _LOOKED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return found
 
     def retire(self, customer_ids: Iterable[str]) -> None:
         """Retires those of them that got no event: they were woken for a period's end only."""
         for customer_id in customer_ids:
             aggregator = self._awake.get(customer_id)
-            if aggregator is not None and not aggregator.is_used and aggregator.may_retire():
+            if aggregator is not None and not aggregator.is_used and aggregator.at_rest:
                 self._retire(customer_id, aggregator)
 
     def sweep(self) -> None:
-        """Retires everyone who got no event since the last sweep."""
+        """Retires everyone at rest who got no event since the last sweep."""
         for customer_id, aggregator in list(self._awake.items()):
             if aggregator.is_used:
                 aggregator.is_used = False
-            elif aggregator.may_retire():
+            elif aggregator.at_rest:
                 self._retire(customer_id, aggregator)
+        self._heap.shrunk(len(self._awake))
 
     def _wake(self, customer_id: str) -> Aggregator:
         assert self._nursery is not None, "the registry is not running"
         part = part_of(customer_id, self._store.parts)
-        aggregator = Aggregator(customer_id, part, self._store, self._committer, self._gate)
+        aggregator = Aggregator(customer_id, part, self._store, self._committer)
         self._awake[customer_id] = aggregator
-        self._nursery.start_soon(aggregator.run)
+        self._nursery.start_soon(aggregator.run, name="aggregator")  # or trio makes a name for each
+        self._heap.grown(len(self._awake))
         return aggregator
 
     def _retire(self, customer_id: str, aggregator: Aggregator) -> None:
         del self._awake[customer_id]
-        aggregator.mailbox.close()
+        aggregator.retire()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
@@ -39,7 +39,8 @@ TABLES: Final = (
     "meta",
     "customers",
     "events",
-    "event_times",
+    "records_by_type",
+    "blocks_by_customer",
     "totals",
     "aggregations",
     "customer_periods",
@@ -81,6 +82,15 @@ class Transaction:
         """The first key that is not less."""
         with self._txn.cursor(self._tables[table]) as cursor:
             return bytes(cursor.key()) if cursor.set_range(at_least) else None
+
+    def last_key(self, table: str, at_most: bytes) -> bytes | None:
+        """The last key that is not greater."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if cursor.set_range(at_most):
+                found = cursor.key() == at_most or cursor.prev()
+            else:
+                found = cursor.last()
+            return bytes(cursor.key()) if found else None
 
     def forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys with the prefix from ``start`` on, with their payloads."""

@@ -9,16 +9,16 @@ CHANGES: dict[str, tuple[str, str]] = {
         "2026-01-14T15:10 counts api=5",
         """
         introduces
-        block 14 15:10 api 5
+        block 14 15:10 api
         hourly 2026011415 open api=5/1
         """,
     ),
-    "a batch makes a block for each type, in the order of the array": (
+    "a batch is found by each of its types": (
         "2026-01-14T15:10 counts disk=3 api=5 disk=1 api=0.7",
         """
         introduces
-        block 14 15:10 disk 3 1
-        block 14 15:10 api 5 0.7
+        block 14 15:10 disk
+        block 14 15:10 api
         hourly 2026011415 open disk=4/2 api=5.7/2
         """,
     ),
@@ -29,9 +29,9 @@ CHANGES: dict[str, tuple[str, str]] = {
         """,
         """
         introduces
-        block 14 15:10 api 5
-        block 14 15:20 api 7
-        block 14 15:20 disk 3
+        block 14 15:10 api
+        block 14 15:20 api
+        block 14 15:20 disk
         hourly 2026011415 open api=12/2 disk=3/1
         """,
     ),
@@ -42,7 +42,7 @@ CHANGES: dict[str, tuple[str, str]] = {
         2026-01-14T15:59 counts api=7
         """,
         """
-        block 14 15:59 api 7
+        block 14 15:59 api
         hourly 2026011415 open api=12/2
         """,
     ),
@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[str, str]] = {
         """,
         """
         introduces
-        block 14 16:00 api 7
+        block 14 16:00 api
         hourly 2026011416 open api=7/1
         """,
     ),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from meterd.domain.account import Account, PlacedEvent, parts_of, takers
+from meterd.domain.account import Account, parts_of, takers
 from meterd.domain.aggregations import ClosingRules
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.receipts import Receipt, receive
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
     from meterd.domain.totals import PeriodTotals
 
-PART = 3
 RULES = ClosingRules(
     operations={"api": Operation.SUM, "disk": Operation.MAX},
     published=frozenset(PeriodType),
@@ -32,21 +32,29 @@ class Desk:
     """An account and its disk: what is lacking is read first, as the aggregator does."""
 
     def __init__(self) -> None:
-        self.account = Account("acme", PART)
+        self.account = Account("acme")
         self.totals: dict[Period, PeriodTotals] = {}
         self.aggregations: dict[Period, Aggregation] = {}
         self.deliveries: list[Delivery] = []
         self.rules = RULES
+        self._log: list[Receipt] = []
         self._counter = 0
 
     def append(self, at_ms: int, events: list[tuple[str, Decimal]]) -> None:
-        self._take_in_hand(period_at(PeriodType.HOURLY, at_ms))
-        placed = [
-            PlacedEvent(offset, UsageEvent("acme", event_type, value, b"{}"))
-            for offset, (event_type, value) in enumerate(events)
-        ]
-        self.account.append(Stamp(at_ms, self._counter, 7), placed)
+        found = [UsageEvent("acme", event_type, value, b"{}") for event_type, value in events]
+        receipt = receive(Stamp(at_ms, self._counter, 7), found)
         self._counter += len(events)
+        self._log.append(receipt)
+        self._count(receipt)
+
+    def repeat(self) -> None:
+        """Counts the whole log again, as a start does with what may not have been posted."""
+        for receipt in self._log:
+            self._count(receipt)
+
+    def _count(self, receipt: Receipt) -> None:
+        self._take_in_hand(receipt.hour)
+        self.account.append(receipt, range(len(receipt.events)))
 
     def close(self, period: Period, now_ms: int) -> Aggregation | None:
         self._take_in_hand(period, *takers(period))
@@ -73,7 +81,7 @@ class Desk:
 
     def restart(self) -> None:
         """What was not written is gone."""
-        self.account = Account("acme", PART)
+        self.account = Account("acme")
 
     def _take_in_hand(self, *periods: Period) -> None:
         for period in periods:

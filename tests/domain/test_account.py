@@ -1,8 +1,9 @@
 """What an account decides, by the table of ``account_changes.py``: events, closings, snapshots.
 
 A step is a moment and what happens then. A change is told line by line: whether it may introduce
-the customer, blocks of events, totals as ``type=sum/count``, aggregations as ``type=result/count``
-with when they were created and computed, deliveries. Days are told without their month.
+the customer, the blocks its events are in, totals as ``type=sum/count``, aggregations as
+``type=result/count`` with when they were created and computed, deliveries. Days are told without
+their month.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import pytest
 from meterd.domain.account import Change, Snapshot, parts_of, takers
 from meterd.domain.aggregations import completed_body
 from meterd.domain.deliveries import delivery_id
-from meterd.domain.event_ids import Stamp, position
+from meterd.domain.event_ids import Stamp, position, stamp_of
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from tests.domain.account_changes import CHANGES
-from tests.domain.desk import PART, Desk, ms
+from tests.domain.desk import Desk, ms
 
 
 def clock(instant_ms: int) -> str:
@@ -62,10 +63,9 @@ def happen(desk: Desk, step: str) -> None:
 def told(change: Change | None) -> list[str]:
     if change is None:
         return []
-    lines = ["introduces"] if change.introduces else []
-    for block in change.blocks:
-        values = " ".join(str(placed.event.value) for placed in block.events)
-        lines.append(f"block {clock(block.stamp.received_ms)} {block.event_type} {values}")
+    lines = [] if change.first_received_ms is None else ["introduces"]
+    for event_type, blocks in change.blocks.items():
+        lines += [f"block {clock(stamp_of(block).received_ms)} {event_type}" for block in blocks]
     for period, totals in sorted(change.totals.items()):
         sums = " ".join(
             f"{name}={found.sum}/{found.count}" for name, found in totals.by_type.items()
@@ -142,6 +142,34 @@ def test_a_delivery_carries_the_frozen_body_under_its_id() -> None:
     assert (delivery.created_ms, delivery.next_attempt_ms) == (HOUR.end_ms + 300_000,) * 2
 
 
+def test_a_batch_is_found_by_the_blocks_that_its_events_are_in() -> None:
+    """Each once, though many of the events are in it; in order."""
+    names = ["disk" if 64 <= number < 128 or number == 150 else "api" for number in range(200)]
+    counts = " ".join(f"{name}=1" for name in names)
+    change = change_of(after(f"2026-01-14T15:10 counts {counts}"))
+    stamp = Stamp(ms("2026-01-14T15:10"), 0, 7)
+    assert change.blocks == {
+        "api": [stamp.id(0), stamp.id(128), stamp.id(192)],
+        "disk": [stamp.id(64), stamp.id(128)],
+    }
+
+
+def test_what_is_read_again_from_the_log_counts_once() -> None:
+    """Hour by hour: what its totals have counted is passed over, what they have not is counted."""
+    desk = after(FIVE, "2026-01-14T15:11 commit", "2026-01-14T15:12 counts api=7")
+    desk.restart()
+    desk.repeat()
+    assert [line for line in told(desk.account.take_change()) if "api" in line] == [
+        "block 14 15:12 api",
+        "hourly 2026011415 open api=12/2",
+    ]
+    happen(desk, "2026-01-14T16:05 close hourly")
+    desk.commit()
+    desk.restart()
+    desk.repeat()
+    assert desk.account.take_change() is None
+
+
 def test_a_snapshot_says_whether_it_is_the_first() -> None:
     """On disk or not yet: there is only one first, and none of what is closed or empty."""
     desk = after(FIVE)
@@ -168,8 +196,8 @@ def test_positions_follow_the_order_of_the_array() -> None:
     found = change_of(desk).totals[HOUR].by_type["api"]
     assert (found.first, found.last) == (Decimal(5), Decimal(7))
     stamp = Stamp(at_ms, 0, 7)
-    assert found.first_at == position(at_ms, stamp.id(0, PART))
-    assert found.last_at == position(at_ms, stamp.id(3, PART))
+    assert found.first_at == position(at_ms, stamp.id(0))
+    assert found.last_at == position(at_ms, stamp.id(3))
     assert found.read(Operation.MAX) == 9
 
 

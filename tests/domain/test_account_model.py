@@ -179,7 +179,9 @@ class AccountMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_in_hand_or_else_on_disk_is_what_was_decided(self) -> None:
-        in_hand = self.desk.account._totals
+        in_hand = dict(self.desk.account._totals)
+        if (counting := self.desk.account._counting) is not None and counting.has_counted:
+            in_hand[counting.hour] = counting.totals()
         self._hold(self.books, self.desk.totals | in_hand)
 
     @invariant()

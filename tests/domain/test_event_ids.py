@@ -12,6 +12,7 @@ from meterd.domain.event_ids import (
     COUNTER_LIMIT,
     NONCE_LIMIT,
     Stamp,
+    next_stamp,
     position,
     stamp_of,
     to_text,
@@ -97,6 +98,66 @@ def test_the_events_of_a_batch_have_ids_in_its_order(stamp: Stamp, part: int) ->
     assert len(set(ids)) == 1000
     assert sorted(ids) == ids
     assert stamp_of(ids[999]) == Stamp(stamp.received_ms, stamp.counter + 999, stamp.nonce)
+
+
+@given(st.builds(Stamp, times, st.integers(0, COUNTER_LIMIT - 1000), nonces), st.integers(0, 999))
+def test_a_later_stamp_is_that_of_a_later_event(stamp: Stamp, events: int) -> None:
+    """As if another append began in the midst of this one: how blocks are named."""
+    assert stamp.later(events).id(3) == stamp.id(events + 3)
+
+
+FULL = COUNTER_LIMIT - 1
+
+
+@pytest.mark.parametrize(
+    ("last", "events", "now_ms", "following"),
+    [
+        (Stamp(5, 7, 1), 1, 5, Stamp(5, 8, 2)),
+        (Stamp(5, 7, 1), 1000, 5, Stamp(5, 8, 2)),
+        (Stamp(5, 7, 1), 1, 6, Stamp(6, 8, 2)),
+        (Stamp(5, 7, 1), 1, 900, Stamp(900, 8, 2)),
+        # the clock was set back
+        (Stamp(5, 7, 1), 1, 4, Stamp(5, 8, 2)),
+        (Stamp(5, 7, 1), 1, 0, Stamp(5, 8, 2)),
+        # the counter: its last number is used, and an append has all of its numbers in a row
+        (Stamp(5, FULL - 1, 1), 1, 5, Stamp(5, FULL, 2)),
+        (Stamp(5, FULL - 9, 1), 9, 5, Stamp(5, FULL - 8, 2)),
+        (Stamp(5, FULL - 9, 1), 10, 5, Stamp(6, 0, 2)),
+        (Stamp(5, FULL, 1), 1, 5, Stamp(6, 0, 2)),
+        (Stamp(5, FULL, 1), 1, 3, Stamp(6, 0, 2)),
+        (Stamp(5, FULL, 1), 1, 6, Stamp(6, 0, 2)),
+        (Stamp(5, FULL, 1), 1, 900, Stamp(900, 0, 2)),
+    ],
+)
+def test_the_next_stamp(last: Stamp, events: int, now_ms: int, following: Stamp) -> None:
+    """The time of day, or the last event's while that is later; the counter goes on, or over."""
+    assert next_stamp(last, events, now_ms, nonce=2) == following
+
+
+@given(
+    st.builds(Stamp, st.integers(0, 1 << 40), counters, nonces),
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(-3, 3), st.integers(-(1 << 40), 1 << 40)),
+            st.one_of(st.integers(1, 1000), st.just(COUNTER_LIMIT // 3)),
+            nonces,
+        ),
+        max_size=12,
+    ),
+)
+def test_stamps_only_go_up(last: Stamp, appends: list[tuple[int, int, int]]) -> None:
+    """However the clock jumps, and whichever process goes on: the order of ids is that of storing.
+
+    A later process has another nonce, which must not decide.
+    """
+    for jump_ms, events, nonce in appends:
+        now_ms = max(last.received_ms + jump_ms, 0)
+        stamp = next_stamp(last, events, now_ms, nonce)
+        assert stamp.received_ms >= now_ms
+        assert stamp.counter + events <= COUNTER_LIMIT
+        assert stamp.id() > last.id(part=255)
+        last = stamp.later(events - 1)
+        assert last.id() == stamp.id(events - 1)
 
 
 @given(st.tuples(times, stamps, parts), st.tuples(times, stamps, parts))

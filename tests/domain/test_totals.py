@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterd.domain.operations import Operation
-from meterd.domain.totals import NOTHING, Totals, merge, merge_types, totals_of
+from meterd.domain.totals import NOTHING, Totals, counted, merge, merge_types, totals_of
 
 # Whatever events.py lets in: 64 digits at most, up to 1e308, down to 463 places behind the point.
 quantities = st.builds(
@@ -180,6 +180,30 @@ def test_merging_is_associative(events: list[tuple[Decimal, int]]) -> None:
     """A day may be made of its hours in any grouping."""
     a, b, c = (of_placed([event]) for event in events)
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
+
+
+@given(st.lists(placed, min_size=2, max_size=12, unique_by=lambda event: event[1]))
+def test_counting_one_more_is_merging_it(events: list[tuple[Decimal, int]]) -> None:
+    """To the last digit, and wherever the event stands among those before."""
+    (value, place), *others = events
+    before = of_placed(others)
+    after = counted(before, value, at(place))
+    assert repr(after) == repr(merge(before, totals_of([value], at(place), at(place))))
+
+
+@pytest.mark.parametrize("value", ["1.0", "1", "1.00"])
+def test_of_equal_values_the_earlier_stays(value: str) -> None:
+    """So that what is read does not depend on which of the ways it was counted."""
+    before, one = of("1.0"), totals_of([Decimal(value)], at(5), at(5))
+    after = counted(before, Decimal(value), at(5))
+    assert repr(after) == repr(merge(before, one))
+    assert (str(after.min), str(after.max), str(after.last)) == ("1.0", "1.0", value)
+
+
+def test_counting_beyond_what_may_be_let_in_fails() -> None:
+    """As merging does."""
+    with pytest.raises(Inexact):
+        counted(of("1e600"), Decimal("1e-463"), at(1))
 
 
 def test_types_are_merged_each_for_itself() -> None:

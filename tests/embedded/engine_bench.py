@@ -6,6 +6,7 @@ what happens between two transactions, and a mock clock may be used.
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -15,7 +16,7 @@ from meterd.embedded.store import Store
 from tests.ledger_bench import START_MS, SettableClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from meterd.embedded.committer import Hop
@@ -103,6 +104,19 @@ class EngineBench:
         self.hop = WriterHop(self.hop.hop)
         await self.start()
 
+    async def cut_off(self, transactions: int, work: Callable[[], Awaitable[object]]) -> None:
+        """Runs the work until the power goes off behind that many transactions; nobody hears."""
+
+        async def run() -> None:
+            await work()
+            raise AssertionError("the work was done before the power went off")
+
+        self.hop.cut_after = transactions
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await self.stopped.wait()
+            nursery.cancel_scope.cancel()
+
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         self._starts += 1
         self.stopped, self._running = trio.Event(), trio.CancelScope()
@@ -117,6 +131,7 @@ class EngineBench:
             )
             with self._running:
                 async with self.ledger.running():
+                    self.hop.transactions = 0  # counted from here on
                     task_status.started()
                     await trio.sleep_forever()
         except* PowerCutError:
@@ -124,3 +139,13 @@ class EngineBench:
         finally:
             self.store.close()
             self.stopped.set()
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[EngineBench]:
+    """An engine over a store in that folder, which exists."""
+    async with trio.open_nursery() as nursery:
+        bench = EngineBench(folder / "data", nursery)
+        await bench.start()
+        yield bench
+        await bench.stop()

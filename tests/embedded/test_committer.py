@@ -9,18 +9,23 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.account import Account, takers
 from meterd.domain.errors import CommitFailedError
-from meterd.embedded.committer import Committer, Decided
-from meterd.embedded.mailbox import Gate
-from meterd.embedded.store import PARTS, Store
+from meterd.domain.event_ids import Stamp
+from meterd.domain.receipts import receive
+from meterd.embedded.committer import Committer
+from meterd.embedded.mailbox import Reply
+from meterd.embedded.store import Store
 from tests.embedded.engine_bench import WriterHop
-from tests.embedded.test_journal import change_of
+from tests.embedded.test_journal import HOUR, change_of
+from tests.ledger_bench import START_MS, event, rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from meterd.domain.account import Change
+    from meterd.embedded.mailbox import Round
     from meterd.embedded.store import Transaction
 
 
@@ -31,68 +36,114 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-class Decider:
-    """A source with one decision after another."""
+class Actor:
+    """A decider that hands over one change, at once or when it is let."""
 
-    def __init__(self, *changes: Change | None) -> None:
-        self.changes = list(changes)
-        self.taken = 0
+    def __init__(self, change: Change | None, *, decides: bool = True) -> None:
+        self.change = change
+        self.reply = Reply(1)
         self.told = 0
+        self.rounds: list[Round] = []
+        self._decides = decides
 
-    def take(self) -> Decided:
-        self.taken += 1
-        return Decided(self.changes.pop(0), [])
+    def begin(self, round_: Round) -> None:
+        self.rounds.append(round_)
+        if self._decides:
+            self.decide()
 
-    def committed(self, decided: Decided) -> None:
+    def decide(self) -> None:
+        if self.change is not None:
+            self.rounds[-1].handed_over.append((self, self.change))
+        self.rounds[-1].replies.append(self.reply)
+        self.rounds[-1].decided()
+
+    def committed(self, change: Change) -> None:
+        assert change is self.change
         self.told += 1
 
+    @property
+    def is_answered(self) -> bool:
+        return is_durable(self.reply)
 
-def events_in(store: Store) -> int:
+
+def is_durable(reply: Reply) -> bool:
+    return reply._outstanding == 0
+
+
+def record(committer: Committer, counter: int) -> Reply:
+    """Events for the log, to be written with the mail that is sent with them."""
+    reply = Reply(1)
+    committer.record(receive(Stamp(START_MS, counter, 0), [event()]), reply)
+    return reply
+
+
+def counts_in(store: Store) -> tuple[int, int]:
+    """Records of the log, and customers with totals."""
     with store.read() as txn:
-        return txn.count("events")
+        return txn.count("events"), txn.count("totals")
 
 
 async def test_what_came_meanwhile_is_the_next_transaction(store: Store) -> None:
-    """Changes and works of many together, each source asked once, and told behind the commit."""
+    """Events, changes and works together: each actor asked once, all told behind the commit."""
     hop = WriterHop()
     hop.may_pass = trio.Event()
-    committer = Committer(store, Gate(), hop)
-    first, others = Decider(change_of("a")), [Decider(change_of(f"c{n}")) for n in range(5)]
-    results: list[int] = []
+    committer = Committer(store, hop)
+    first, others = Actor(change_of("a")), [Actor(change_of(f"c{n}")) for n in range(5)]
+    results: list[tuple[int, int]] = []
 
     async def execute() -> None:
-        results.append(await committer.execute(lambda txn: txn.count("events")))
+        found = await committer.execute(lambda txn: (txn.count("events"), txn.count("totals")))
+        results.append(found)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        committer.enlist(first)
+        replies = [record(committer, 0)]
+        committer.expect(first)
         await wait_all_tasks_blocked()
-        for other in others:
-            committer.enlist(other)
+        for counter, other in enumerate(others, 1):
+            replies.append(record(committer, counter))
+            committer.expect(other)
         nursery.start_soon(execute)
         nursery.start_soon(execute)
         await wait_all_tasks_blocked()
-        assert (first.taken, first.told, events_in(store)) == (1, 0, 0)
-        assert [other.taken for other in others] == [0] * 5
+        assert (len(first.rounds), first.told, counts_in(store)) == (1, 0, (0, 0))
+        assert [other.rounds for other in others] == [[]] * 5
+        assert not any(map(is_durable, replies))
+        assert not first.is_answered
         hop.may_pass.set()
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert [other.told for other in [first, *others]] == [1] * 6
-    assert results == [6, 6], "works come behind the changes of their transaction"
+    assert [actor.told for actor in [first, *others]] == [1] * 6
+    assert all(actor.is_answered for actor in [first, *others])
+    assert all(map(is_durable, replies))
+    assert results == [(2, 6)] * 2, "works come behind the log and the changes of their transaction"
     assert hop.transactions == 2
 
 
-async def test_a_decision_that_changes_nothing_needs_no_transaction(store: Store) -> None:
-    """It is answered all the same."""
-    hop = WriterHop()
-    committer = Committer(store, Gate(), hop)
-    source = Decider(None)
+async def test_events_need_no_change(store: Store) -> None:
+    """They are in the log though their customers' totals are not to be written yet."""
+    committer = Committer(store, WriterHop())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        committer.enlist(source)
+        reply = record(committer, 0)
+        committer.expect(Actor(None))
+        with trio.fail_after(5):
+            await reply.wait()
+        nursery.cancel_scope.cancel()
+    assert counts_in(store) == (1, 0)
+
+
+async def test_a_round_that_changes_nothing_needs_no_transaction(store: Store) -> None:
+    """It is answered all the same."""
+    hop = WriterHop()
+    committer = Committer(store, hop)
+    actor = Actor(None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        committer.expect(actor)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert (source.told, hop.transactions) == (1, 0)
+    assert (actor.is_answered, actor.told, hop.transactions) == (True, 0, 0)
 
 
 async def test_a_failed_transaction_ends_the_committer(store: Store) -> None:
@@ -101,16 +152,17 @@ async def test_a_failed_transaction_ends_the_committer(store: Store) -> None:
     def fail(txn: Transaction) -> None:
         raise lmdb.DiskError("input/output error")
 
-    committer = Committer(store, Gate(), WriterHop())
-    source = Decider(change_of("a"))
-    committer.enlist(source)
+    committer = Committer(store, WriterHop())
+    actor = Actor(change_of("a"))
+    reply = record(committer, 0)
+    committer.expect(actor)
     with pytest.RaisesGroup(CommitFailedError):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(committer.execute, fail)
             await wait_all_tasks_blocked()
             nursery.start_soon(committer.run)
-    assert source.told == 0
-    assert events_in(store) == 0
+    assert (actor.told, actor.is_answered, is_durable(reply)) == (0, False, False)
+    assert counts_in(store) == (0, 0)
 
 
 async def test_a_transaction_that_has_begun_is_finished_and_answered(store: Store) -> None:
@@ -125,39 +177,102 @@ async def test_a_transaction_that_has_begun_is_finished_and_answered(store: Stor
                 await may_end.wait()
                 return await super().__call__(work)
 
-    committer = Committer(store, Gate(), ShieldedHop())
-    source = Decider(change_of("a"))
+    committer = Committer(store, ShieldedHop())
+    actor = Actor(change_of("a"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        committer.enlist(source)
+        reply = record(committer, 0)
+        committer.expect(actor)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         may_end.set()
-    assert source.told == 1
-    assert events_in(store) == 1
+    assert (actor.told, actor.is_answered, is_durable(reply)) == (1, True, True)
+    assert counts_in(store) == (1, 1)
 
 
-async def test_undecided_messages_hold_the_next_transaction_up(store: Store) -> None:
-    """What was let in is taken together: the commit waits for those who have not decided yet."""
-    gate, hop = Gate(), WriterHop()
-    committer = Committer(store, gate, hop)
-    early, late = Decider(change_of("a")), Decider(change_of("b"))
-    gate.sent()
-    gate.sent()
+async def test_the_undecided_hold_the_transaction_up(store: Store) -> None:
+    """Whoever had mail when the round began is in it; nothing is written before all decided."""
+    hop = WriterHop()
+    committer = Committer(store, hop)
+    early, late = Actor(change_of("a")), Actor(change_of("b"), decides=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        committer.enlist(early)
-        gate.decided()
-        for _ in range(10):
-            await trio.lowlevel.checkpoint()
-        assert early.taken == hop.transactions == 0
-        committer.enlist(late)
-        gate.decided()
+        committer.expect(early)
+        committer.expect(late)
+        await wait_all_tasks_blocked()
+        assert (early.told, hop.transactions) == (0, 0)
+        late.decide()
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert (early.told, late.told, hop.transactions) == (1, 1, 1)
 
 
-def test_parts_are_the_stores(store: Store) -> None:
-    """A change is written where the store's number of parts puts its customer."""
-    assert store.parts == PARTS
+async def test_what_comes_while_a_round_is_decided_waits_for_the_next(store: Store) -> None:
+    """Events, their mail and works: else an append would be in the log without being decided on."""
+    hop = WriterHop()
+    committer = Committer(store, hop)
+    late, following = Actor(None, decides=False), Actor(None)
+    seen: list[tuple[int, ...]] = []
+
+    def look() -> None:
+        with store.read() as txn:
+            is_worked = txn.get("meta", b"work") is not None
+            seen.append((txn.count("events"), is_worked, *map(is_durable, replies)))
+
+    hop.committed = look
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        replies = [record(committer, 0)]
+        committer.expect(late)
+        await wait_all_tasks_blocked()
+        replies.append(record(committer, 1))
+        committer.expect(following)
+        nursery.start_soon(committer.execute, lambda txn: txn.put("meta", b"work", b""))
+        await wait_all_tasks_blocked()
+        late.decide()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == [(1, False, False, False), (2, True, True, False)]
+    assert all(map(is_durable, replies))
+
+
+async def test_deliveries_are_told_of_when_they_are_on_disk(store: Store) -> None:
+    """To whoever waits for more than there were."""
+    account = Account("acme")
+    for period in (HOUR, *takers(HOUR)):
+        account.restore(period, None)
+    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0])
+    account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
+    hop = WriterHop()
+    hop.may_pass = trio.Event()
+    committer = Committer(store, hop)
+    told: list[int] = []
+
+    async def wait(beyond: int) -> None:
+        await committer.wait_deliveries_made(beyond)
+        told.append(beyond)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        for beyond in (1, 2):
+            nursery.start_soon(wait, beyond)
+        committer.expect(Actor(account.take_change()))
+        await wait_all_tasks_blocked()
+        assert (told, committer.deliveries_made) == ([], 0)
+        hop.may_pass.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (told, committer.deliveries_made) == ([1], 2)
+
+
+async def test_a_change_is_written_into_its_part(store: Store) -> None:
+    """Where the store's number of parts puts its customer."""
+    committer = Committer(store, WriterHop())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        actor = Actor(change_of("acme"))
+        committer.expect(actor)
+        await actor.reply.wait()
+        nursery.cancel_scope.cancel()
+    with store.read() as txn:
+        assert txn.first_key("customers", b"") == b"\x0eacme"

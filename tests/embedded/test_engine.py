@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
 from meterd.domain.periods import HOUR_MS, PeriodType
-from meterd.embedded import registry
+from meterd.embedded import queries, registry
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
 from meterd.ledger import Recorded
-from tests.embedded.engine_bench import EngineBench
+from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import (
+    ALL,
+    EVERY_EVENT,
     START_MS,
     append_at,
     at,
@@ -30,7 +33,7 @@ from tests.ledger_bench import (
 from tests.ledger_conformance import LedgerConformance
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -41,31 +44,12 @@ NEXT_YEAR_MS = at("2027-01-04T00:00")
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
-    async with trio.open_nursery() as nursery:
-        running = EngineBench(tmp_path / "data", nursery)
-        await running.start()
-        yield running
-        await running.stop()
+    async with running(tmp_path) as bench:
+        yield bench
 
 
 class TestEmbeddedLedger(LedgerConformance):
     pass
-
-
-async def cut_off(
-    bench: EngineBench, transactions: int, work: Callable[[], Awaitable[object]]
-) -> None:
-    """Runs the work until the power goes off behind that many transactions; nobody is answered."""
-
-    async def run() -> None:
-        await work()
-        raise AssertionError("the work was done before the power went off")
-
-    bench.hop.cut_after = transactions
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        await bench.stopped.wait()
-        nursery.cancel_scope.cancel()
 
 
 # One append, one transaction
@@ -80,7 +64,7 @@ async def test_an_append_of_many_customers_is_one_transaction(bench: EngineBench
 async def test_of_an_append_that_is_cut_off_nothing_is_stored(bench: EngineBench) -> None:
     """Neither events nor totals nor customers: the power went off before the commit."""
     await bench.ledger.append([event("before")])
-    await cut_off(bench, 0, partial(bench.ledger.append, [event(customer) for customer in MANY]))
+    await bench.cut_off(0, partial(bench.ledger.append, [event(customer) for customer in MANY]))
     await bench.restart()
     assert [one.event.customer_id for one in await stored(bench)] == ["before"]
     assert (await bench.ledger.snapshot(rules())).customers == 1
@@ -92,17 +76,17 @@ async def test_appends_are_never_split_under_concurrency(bench: EngineBench) -> 
 
     def count_of_each_append() -> None:
         with bench.store.read() as txn:
-            keys = [key for key, _ in txn.forward("event_times", b"", b"")]
-        stamps = [key[key.index(b"\x00", 1) + 1 :][:16] for key in keys]
-        sizes = {stamps.count(stamp) for stamp in set(stamps)}
-        assert sizes <= {1, len(MANY)}, sizes
-        seen.append(len(stamps))
+            found = queries.read_events(txn, bench.store.parts, EVERY_EVENT, ALL, None)
+        batches = Counter(one.event.value for one in found if one.event.event_type == "max")
+        assert all(count % len(MANY) == 0 for count in batches.values()), batches
+        seen.append(len(found))
 
     bench.hop.committed = count_of_each_append
 
     async def many(number: int) -> None:
         for _ in range(3):
-            await bench.ledger.append([event(customer, value=number) for customer in MANY])
+            batch = [event(customer, "max", value=number) for customer in MANY]
+            await bench.ledger.append(batch)
 
     async def single(number: int) -> None:
         for _ in range(6):
@@ -257,7 +241,7 @@ async def test_a_close_that_is_cut_off_is_finished_later(
     customers = [f"c{number}" for number in range(6)]
     await bench.ledger.append([event(customer) for customer in customers])
     bench.clock.now_ms = at("2026-01-15T00:00")
-    await cut_off(bench, transactions, partial(close_ended, bench, rules()))
+    await bench.cut_off(transactions, partial(close_ended, bench, rules()))
     bench.clock.now_ms = START_MS
     await bench.restart()
     await bench.ledger.append([event(customer, value=10) for customer in customers])

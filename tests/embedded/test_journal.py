@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.domain.account import Account, PlacedEvent
+from meterd.domain.account import Account, Change
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
-from meterd.embedded import journal
-from meterd.embedded.keys import part_of
+from meterd.domain.receipts import receive
+from meterd.embedded import journal, records
+from meterd.embedded.keys import blocks_prefix, customer_key, part_of
 from meterd.embedded.store import PARTS, Store
 from tests.ledger_bench import START_MS, event, rules
 
@@ -18,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from meterd.domain.account import Change
-
 HOUR = period_at(PeriodType.HOURLY, START_MS)
 DAY = period_at(PeriodType.DAILY, START_MS)
+FULL = journal._BLOCKS_MAX
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def change_of(customer_id: str, *, events: int = 1, at_ms: int = START_MS) -> Change:
-    account = Account(customer_id, part_of(customer_id, PARTS))
-    account.restore(period_at(PeriodType.HOURLY, at_ms), None)
-    account.append(
-        Stamp(at_ms, 0, 0), [PlacedEvent(offset, event(customer_id)) for offset in range(events)]
-    )
+    """Of an append of so many events, where nothing was stored of the hour."""
+    receipt = receive(Stamp(at_ms, 0, 0), [event(customer_id)] * events)
+    account = Account(customer_id)
+    account.restore(receipt.hour, None)
+    account.append(receipt, range(events))
     change = account.take_change()
     assert change is not None
     return change
@@ -46,26 +47,70 @@ def write(store: Store, *changes: Change) -> None:
     store.write(lambda txn: journal.write_changes(txn, changes, PARTS))
 
 
-def test_events_and_totals_are_written_together(store: Store) -> None:
-    """The count of events is that of all changes; customers are known from their first event."""
-    write(store, change_of("acme", events=3), change_of("b"))
+def test_totals_index_and_customer_are_written_together(store: Store) -> None:
+    """A customer is known from its first event on, and since then."""
+    part = part_of("acme", PARTS)
+    write(store, change_of("acme", events=130), change_of("b"))
     write(store, change_of("acme", events=2, at_ms=START_MS + HOUR_MS))
     with store.read() as txn:
-        assert journal.count_events(txn) == 6
         assert txn.count("customers") == 2
-        assert txn.count("events") == txn.count("event_times") == 3
-        totals = journal.read_totals(txn, part_of("acme", PARTS), HOUR, "acme")
+        assert txn.get("customers", customer_key(part, "acme")) == records.number(START_MS)
+        assert txn.count("totals") == txn.count("blocks_by_customer") == 3
+        totals = journal.read_totals(txn, part, HOUR, "acme")
         assert totals is not None
-        assert totals.by_type["sum"].count == 3
-        assert journal.read_totals(txn, part_of("acme", PARTS), DAY, "acme") is None
+        assert totals.by_type["sum"].count == 130
+        assert totals.through == Stamp(START_MS, 129, 0).id()
+        assert journal.read_totals(txn, part, DAY, "acme") is None
+        assert txn.count("events") == 0, "the log is written by itself"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "found"),
+    [
+        (1, [1]),
+        (2, [2]),
+        (FULL - 1, [FULL - 1]),
+        (FULL, [FULL]),
+        (FULL + 1, [FULL, 1]),
+        (2 * FULL, [FULL, FULL]),
+        (2 * FULL + 44, [FULL, FULL, 44]),
+    ],
+)
+def test_an_index_record_has_only_so_many_blocks(
+    store: Store, blocks: int, found: list[int]
+) -> None:
+    """It stands under the first of them, and together they give all, in order; by type."""
+    ids = [Stamp(START_MS + number, number, 7).id() for number in range(blocks)]
+    write(store, Change("acme", first_received_ms=None, blocks={"sum": ids, "max": ids[:1]}))
+    prefix = blocks_prefix(part_of("acme", PARTS), "acme", "sum")
+    with store.read() as txn:
+        entries = [
+            (key, records.split_block_ids(payload))
+            for key, payload in txn.forward("blocks_by_customer", prefix, prefix)
+        ]
+        assert txn.count("blocks_by_customer") == len(found) + 1
+    assert [len(held) for _, held in entries] == found
+    assert [key for key, _ in entries] == [prefix + held[0] for _, held in entries]
+    assert [block_id for _, held in entries for block_id in held] == ids
+
+
+def test_how_far_is_posted(store: Store) -> None:
+    """What was written last; nothing in a new store."""
+    with store.read() as txn:
+        assert journal.posted_through(txn) == b""
+    for counter in (1, 200):
+        mark = Stamp(START_MS, counter, 7).id()
+        store.write(partial(journal.write_posted, through=mark))
+        with store.read() as txn:
+            assert journal.posted_through(txn) == mark
 
 
 def test_a_closed_change_writes_aggregation_and_deliveries(store: Store) -> None:
     """The aggregation by period and by customer, and each delivery with its place in the queue."""
-    account = Account("acme", part_of("acme", PARTS))
+    account = Account("acme")
     for period in (HOUR, DAY):
         account.restore(period, None)
-    account.append(Stamp(START_MS, 0, 0), [PlacedEvent(0, event())])
+    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0])
     closed = account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
     change = account.take_change()
     assert change is not None

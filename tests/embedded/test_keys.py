@@ -27,18 +27,27 @@ def test_names_that_begin_alike_are_apart() -> None:
     """One customer's keys never stand in another's range, nor one type's in another's."""
     stamp = Stamp(START_MS, 0, 0).id()
     for longer in ("acme2", "acme ", "acmé"):
-        assert not keys.events_prefix(0, longer, "api").startswith(keys.customer_prefix(0, "acme"))
-        assert not (keys.event_times_prefix(longer) + stamp).startswith(
-            keys.event_times_prefix("acme")
+        assert not keys.blocks_prefix(0, longer, "api").startswith(keys.customer_prefix(0, "acme"))
+        assert not keys.blocks_prefix(0, "acme", longer).startswith(
+            keys.blocks_prefix(0, "acme", "acme")
         )
+        assert not keys.record_by_type(longer, stamp).startswith(keys.record_by_type("acme"))
         assert not keys.outbox_key(longer, 0, "msg").startswith(keys.outbox_prefix("acme"))
 
 
 def test_all_keys_of_a_type_stand_before_the_bound_behind_it() -> None:
-    """``AFTER_END`` leads from any stamp of one event type to the next type."""
+    """``AFTER_END`` leads from any block of one event type to the next type."""
     prefix = keys.customer_prefix(0, "acme")
-    latest = keys.events_prefix(0, "acme", "api") + b"\xff" * keys.STAMP_BYTES
-    assert latest < prefix + b"api" + keys.AFTER_END < keys.events_prefix(0, "acme", "api.calls")
+    latest = keys.blocks_prefix(0, "acme", "api") + b"\xff" * keys.STAMP_BYTES
+    assert latest < prefix + b"api" + keys.AFTER_END < keys.blocks_prefix(0, "acme", "api.calls")
+
+
+def test_records_of_a_type_stand_in_the_order_of_receipt() -> None:
+    """All of one type together, by the ids of the records."""
+    ids = [Stamp(received_ms, 0, 0).id() for received_ms in (0, 255, 256, START_MS)]
+    found = [keys.record_by_type(name, one) for name in ("api", "api.calls") for one in ids]
+    assert found == sorted(found)
+    assert [key.removeprefix(keys.record_by_type("api")) for key in found[:4]] == ids
 
 
 def test_newest_first_reverses_the_hours() -> None:
@@ -78,8 +87,8 @@ def test_the_longest_names_fit_into_a_key() -> None:
     stamp = bytes(keys.STAMP_BYTES)
     period = period_at(PeriodType.YEARLY, START_MS)
     longest = [
-        keys.events_prefix(0, customer, event_type) + stamp,
-        keys.event_times_prefix(event_type) + stamp + customer.encode(),
+        keys.blocks_prefix(0, customer, event_type) + stamp,
+        keys.record_by_type(event_type, stamp),
         keys.totals_key(0, period, customer),
         keys.aggregation_key(0, period.type, period.start_ms, customer),
         keys.customer_periods_prefix(0, customer, period.type) + keys.newest_first(START_MS),

@@ -1,4 +1,4 @@
-"""Mailboxes keep order and bounds, replies wait for all, and the gate lets appends in whole."""
+"""Bells lose no ring, replies wait for all, events stay in flight until then, rounds are whole."""
 
 from __future__ import annotations
 
@@ -6,59 +6,105 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.embedded.mailbox import Gate, Mailbox, Reply
+from meterd.embedded.mailbox import Bell, InFlight, Reply, Round
 
 
-async def test_messages_come_in_order_and_then_the_end() -> None:
-    """What was put before the close is still received."""
-    mailbox: Mailbox[int] = Mailbox(10)
-    received: list[int | None] = []
+class Waiter:
+    """Waits for a bell again and again."""
 
-    async def receive() -> None:
-        while (message := await mailbox.receive()) is not None:
-            received.append(message)
-        received.append(None)
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
+        self.heard = 0
 
+    async def run(self) -> None:
+        while True:
+            await self.bell.wait()
+            self.heard += 1
+
+
+# Bells
+
+
+async def test_a_bell_wakes_whoever_waits_every_time() -> None:
+    """Once for each ring that comes while it waits, and not before."""
+    waiter = Waiter(Bell())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(receive)
+        nursery.start_soon(waiter.run)
+        for rings in range(3):
+            await wait_all_tasks_blocked()
+            assert waiter.heard == rings
+            waiter.bell.ring()
         await wait_all_tasks_blocked()
-        mailbox.put(1)
-        mailbox.put(2)
+        assert waiter.heard == 3
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rings", [1, 2, 5])
+async def test_a_bell_rung_while_nobody_waits_wakes_the_next_one_once(rings: int) -> None:
+    """However often: who is woken looks at all that has come."""
+    waiter = Waiter(Bell())
+    for _ in range(rings):
+        waiter.bell.ring()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
         await wait_all_tasks_blocked()
-        assert received == [1, 2]
-        mailbox.put(3)
-        mailbox.close()
-    assert received == [1, 2, 3, None]
+        assert waiter.heard == 1
+        nursery.cancel_scope.cancel()
 
 
-def test_a_mailbox_has_room_up_to_its_limit() -> None:
-    """Whoever puts asks first."""
-    mailbox: Mailbox[int] = Mailbox(2)
-    mailbox.put(1)
-    assert mailbox.has_room()
-    mailbox.put(2)
-    assert not mailbox.has_room()
-    assert len(mailbox) == 2
+async def test_a_ring_behind_the_one_that_wakes_is_not_lost() -> None:
+    """Though the waiter's turn had not yet come: what came then it may have looked at too early."""
+    waiter = Waiter(Bell())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        waiter.bell.ring()
+        waiter.bell.ring()
+        await wait_all_tasks_blocked()
+        assert waiter.heard == 2
+        nursery.cancel_scope.cancel()
 
 
-def test_nothing_is_put_behind_the_end() -> None:
-    """A message to a retired actor would be lost: that is our own mistake."""
-    mailbox: Mailbox[int] = Mailbox(2)
-    mailbox.close()
-    with pytest.raises(AssertionError):
-        mailbox.put(1)
+async def test_a_bell_whose_waiter_has_gone_keeps_its_ring() -> None:
+    """Whoever was cancelled is not woken, and the next one is."""
+    bell = Bell()
+    with trio.move_on_after(0):
+        await bell.wait()
+    bell.ring()
+    with trio.fail_after(5):
+        await bell.wait()
+
+
+async def test_a_bell_has_one_waiter() -> None:
+    """A second one would take the first one's place for ever."""
+    waiter = Waiter(Bell())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waiter.run)
+        await wait_all_tasks_blocked()
+        with pytest.raises(AssertionError):
+            await waiter.bell.wait()
+        nursery.cancel_scope.cancel()
+
+
+# Replies
 
 
 async def test_a_reply_waits_for_every_message() -> None:
     """Not for all but one."""
     reply = Reply(3)
+    answered: list[int] = []
+
+    async def wait() -> None:
+        await reply.wait()
+        answered.append(3)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reply.wait)
-        for left in (2, 1, 0):
+        nursery.start_soon(wait)
+        for _ in range(3):
             await wait_all_tasks_blocked()
-            assert nursery.child_tasks
-            assert left >= 0
+            assert answered == []
             reply.durable()
+    assert answered == [3]
 
 
 async def test_a_reply_to_nothing_is_there_at_once() -> None:
@@ -67,45 +113,74 @@ async def test_a_reply_to_nothing_is_there_at_once() -> None:
         await Reply(0).wait()
 
 
-async def turns() -> None:
-    """Lets all others run a few times; whoever holds the gate looks again each time."""
-    for _ in range(5):
-        await trio.lowlevel.checkpoint()
+async def test_a_reply_that_came_before_anyone_waits_is_there_at_once() -> None:
+    """The disk may be faster than the caller."""
+    reply = Reply(1)
+    reply.durable()
+    with trio.fail_after(5):
+        await reply.wait()
 
 
-async def test_the_gate_holds_until_all_that_was_let_in_is_decided() -> None:
-    """And lets in nobody meanwhile; released, everybody."""
-    gate = Gate()
-    happened: list[str] = []
-    gate.sent()
-    gate.sent()
+@pytest.mark.parametrize(
+    ("takes", "fits"),
+    [
+        ([10], [True]),
+        ([11], [False]),
+        ([4, 6, 1], [True, True, False]),
+        # what was refused takes no room
+        ([4, 7, 6], [True, False, True]),
+    ],
+)
+def test_events_in_flight_are_bounded(takes: list[int], fits: list[bool]) -> None:
+    """Up to the limit and no further."""
+    in_flight = InFlight(10)
+    assert [in_flight.take(events) for events in takes] == fits
 
-    async def hold() -> None:
-        await gate.hold()
-        happened.append("held")
 
-    async def come() -> None:
-        await gate.wait_open()
-        happened.append("came")
+def test_room_that_is_given_back_may_be_taken_again() -> None:
+    """As much as was given back."""
+    in_flight = InFlight(10)
+    assert in_flight.take(10)
+    in_flight.give_back(3)
+    assert [in_flight.take(events) for events in (4, 3, 1)] == [False, True, False]
+
+
+def test_events_are_in_flight_until_all_is_durable() -> None:
+    """Whether or not anyone waits for it: a caller that has gone away frees nothing."""
+    in_flight = InFlight(10)
+    assert in_flight.take(10)
+    reply = Reply(2, in_flight, 10)
+    reply.durable()
+    assert not in_flight.take(1)
+    reply.durable()
+    assert in_flight.take(10)
+
+
+# Rounds
+
+
+async def test_a_round_is_decided_when_everyone_has() -> None:
+    """Not when all but one have."""
+    round_ = Round(3)
+    over: list[bool] = []
+
+    async def wait() -> None:
+        await round_.wait_decided()
+        over.append(True)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold)
-        await turns()
-        gate.decided()
-        nursery.start_soon(come)
-        await turns()
-        assert happened == []
-        gate.decided()
-        await turns()
-        assert happened == ["held"]
-        gate.release()
-    assert happened == ["held", "came"]
+        nursery.start_soon(wait)
+        for _ in range(3):
+            await wait_all_tasks_blocked()
+            assert over == []
+            round_.decided()
+    assert over == [True]
 
 
-async def test_an_open_gate_stops_nobody() -> None:
-    """No checkpoint between coming and sending: an append is let in whole."""
-    gate = Gate()
-    await gate.wait_open()
-    await gate.hold()
-    gate.release()
-    await gate.wait_open()
+async def test_a_round_may_be_over_before_anyone_waits() -> None:
+    """And one without actors is at once."""
+    decided = Round(1)
+    decided.decided()
+    with trio.fail_after(5):
+        await decided.wait_decided()
+        await Round(0).wait_decided()

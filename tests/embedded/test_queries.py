@@ -6,25 +6,29 @@ look-up in LMDB is counted, in a store and in one ten times as large.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 
-from meterd.domain.account import Change, EventBlock, PlacedEvent
+from meterd.domain.account import Change
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
 from meterd.domain.deliveries import first_attempt
 from meterd.domain.event_ids import Stamp
+from meterd.domain.events import BATCH_MAX
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.receipts import Receipt, receive
 from meterd.domain.totals import PeriodTotals, totals_of
-from meterd.embedded import journal, outbox, queries
+from meterd.embedded import journal, log, outbox, queries
 from meterd.embedded.store import PARTS, Store, Transaction
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
 from tests.ledger_bench import START_MS, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SMALL, LARGE = 2_000, 20_000
 TYPES: Final = ("api.calls", "storage", "seats")
@@ -42,26 +46,46 @@ def customer_of(number: int, events: int) -> str:
     return f"c{number % 16}" if number % 2 else f"d{number % (events // 40)}"
 
 
-def change_of(number: int, events: int) -> Change:
-    """An event each minute, from customers in turn; its hour's totals, aggregation and delivery."""
-    customer, event_type = customer_of(number, events), TYPES[number % 3]
-    received_ms = SOME_MS + (number - events // 2) * MINUTE_MS
-    sent = event(customer, event_type, number)
-    at = received_ms.to_bytes(8, "big")
+def receipt_of(number: int, events: int) -> Receipt:
+    """Two events every two minutes, of two customers: every record of the log has both."""
+    numbers = (2 * number, 2 * number + 1)
+    found = [event(customer_of(n, events), TYPES[n % 3], n) for n in numbers]
+    return receive(Stamp(SOME_MS + (2 * number - events // 2) * MINUTE_MS, 2 * number, 0), found)
+
+
+def change_of(receipt: Receipt, offset: int) -> Change:
+    """What one event changes: its hour's totals, aggregation and delivery."""
+    sent, hour = receipt.events[offset], receipt.hour
+    at = receipt.position(offset)
     totals = totals_of([sent.value], at, at)
-    hour = period_at(PeriodType.HOURLY, received_ms)
-    figures = {event_type: Figure(Operation.SUM, sent.value, 1)}
+    figures = {sent.event_type: Figure(Operation.SUM, sent.value, 1)}
     times = hour.start_ms, FIRST_REVISION, True, hour.end_ms, hour.end_ms
-    aggregation = Aggregation(customer, hour.type, *times, figures, ("billing",))
+    aggregation = Aggregation(sent.customer_id, hour.type, *times, figures, ("billing",))
     return Change(
-        customer,
-        introduces=True,
-        blocks=[EventBlock(Stamp(received_ms, 0, 0), event_type, (PlacedEvent(0, sent),))],
-        totals={hour: PeriodTotals(closed=False, by_type={event_type: totals})},
+        sent.customer_id,
+        first_received_ms=receipt.received_ms,
+        totals={hour: PeriodTotals(closed=False, by_type={sent.event_type: totals})},
         aggregations={hour: aggregation},
-        withdrawn=set(),
         deliveries=[first_attempt(aggregation, "billing", b"{}", hour.end_ms)],
     )
+
+
+def index_of(receipts: list[Receipt]) -> Iterator[Change]:
+    """Each customer's blocks, posted by one to four events."""
+    waiting: defaultdict[tuple[str, str], list[bytes]] = defaultdict(list)
+    for receipt in receipts:
+        for sent in receipt.events:
+            blocks = waiting[sent.customer_id, sent.event_type]
+            blocks += receipt.blocks
+            if len(blocks) > sent.value % 4:
+                yield index_change(sent.customer_id, sent.event_type, blocks)
+                blocks.clear()
+    for (customer, event_type), blocks in waiting.items():
+        yield index_change(customer, event_type, blocks)
+
+
+def index_change(customer_id: str, event_type: str, blocks: list[bytes]) -> Change:
+    return Change(customer_id, first_received_ms=None, blocks={event_type: blocks.copy()})
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +93,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Store
     made = {}
     for events in (SMALL, LARGE):
         store = Store(tmp_path_factory.mktemp("queries") / "data")
-        changes = [change_of(number, events) for number in range(events)]
-        store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
+        receipts = [receipt_of(number, events) for number in range(events // 2)]
+        changes = [change_of(receipt, offset) for receipt in receipts for offset in range(2)]
+        store.write(partial(log.write_receipts, receipts=receipts))
+        for written in (changes, list(index_of(receipts))):
+            store.write(partial(journal.write_changes, changes=written, parts=PARTS))
+        store.write(partial(journal.write_posted, through=receipts[-LIMIT].last_id))
         made[events] = store
     yield made
     for store in made.values():
@@ -191,14 +219,28 @@ def next_due(txn: Transaction) -> int | None:
 
 
 def known(txn: Transaction) -> tuple[int, int]:
-    return txn.count("customers"), journal.count_events(txn)
+    return txn.count("customers"), log.count_events(txn)
 
 
-@pytest.mark.parametrize("ask", [customers_of_an_hour, next_to_close, next_due, known])
+def not_posted(txn: Transaction) -> list[Receipt]:
+    """What a start reads after a crash."""
+    found = list(log.read_from(txn, journal.posted_through(txn)))
+    assert len(found) == LIMIT - 1
+    return found
+
+
+def last_stamp(txn: Transaction) -> Stamp | None:
+    return log.last_stamp(txn)
+
+
+ASKED: Final = (customers_of_an_hour, next_to_close, next_due, known, not_posted, last_stamp)
+
+
+@pytest.mark.parametrize("ask", ASKED)
 def test_what_actors_ask_costs_little(
     stores: dict[int, Store], ask: Callable[[Transaction], Any]
 ) -> None:
-    """What is next, who is in a period, and how much there is."""
+    """What is next, who is in a period, how much there is, and what came last."""
     must_not_grow(stores, ask)
 
 
@@ -227,11 +269,32 @@ def test_the_counter_counts(stores: dict[int, Store]) -> None:
     assert whole[1][0] > 9 * whole[0][0]
 
 
-def test_pages_hold_no_more_than_asked_for(stores: dict[int, Store]) -> None:
-    """A customer's events come from its own range alone: two steps each, and one for each type."""
-    steps, events = cost(
-        stores[LARGE],
-        lambda txn: queries.read_events(txn, PARTS, EventQuery(customer_id="c7"), LIMIT, None),
-    )
-    assert len(events) == LIMIT
-    assert steps <= 2 * LIMIT + 4 * len(TYPES)
+@pytest.mark.parametrize("customer_id", ["c7", "d8"])
+@pytest.mark.parametrize("before", [None, SOME_ID], ids=["newest", "deep"])
+def test_pages_hold_no_more_than_asked_for(
+    stores: dict[int, Store], customer_id: str, before: bytes | None
+) -> None:
+    """A customer's events come from its own range: each a step in it, two to find its record and
+    one to read that; and a few for each type.
+    """
+    for query in (EventQuery(customer_id), EventQuery(customer_id, "seats")):
+        read = partial(queries.read_events, parts=PARTS, query=query, limit=LIMIT, before=before)
+        steps, events = cost(stores[LARGE], read)
+        assert {one.event.customer_id for one in events} == {customer_id}
+        assert steps <= 4 * len(events) + 5 * len(TYPES)
+
+
+def test_a_batch_is_read_from_its_few_records(tmp_path: Path) -> None:
+    """Each is found once for every type that is in it, and read once."""
+    store = Store(tmp_path / "data")
+    events = [event("c7", TYPES[n % 3], n) for n in range(BATCH_MAX)]
+    receipt = receive(Stamp(SOME_MS, 0, 0), events)
+    blocks = {name: list(receipt.blocks) for name in TYPES}
+    store.write(partial(log.write_receipts, receipts=[receipt]))
+    changes = [Change("c7", first_received_ms=SOME_MS, blocks=blocks)]
+    store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
+    query = EventQuery(customer_id="c7")
+    steps, found = cost(store, lambda txn: queries.read_events(txn, PARTS, query, BATCH_MAX, None))
+    store.close()
+    assert [one.event for one in reversed(found)] == events
+    assert steps <= len(receipt.blocks) * (1 + 2 * len(TYPES)) + 5 * len(TYPES)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from decimal import Decimal
 
 import msgspec
-import pytest
 
-from meterd.domain.account import EventBlock, PlacedEvent
 from meterd.domain.aggregations import Aggregation, Figure
 from meterd.domain.deliveries import begin_attempt, first_attempt
-from meterd.domain.event_ids import COUNTER_LIMIT, NONCE_LIMIT, Stamp
+from meterd.domain.event_ids import Stamp
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType
 from meterd.domain.totals import PeriodTotals, totals_of
 from meterd.embedded import records
+from meterd.embedded.records import LoggedBlock
 from tests.ledger_bench import START_MS, event
 
 VALUES = ["1", "-0", "0.30", "9007199254740993", "1E+308", "-1E-400", "0." + "1" * 64]
@@ -31,33 +30,33 @@ AGGREGATION = Aggregation(
 )
 
 
-def test_a_block_gives_its_events_back() -> None:
-    """Ids, values and metadata, in the order sent, from the key's stamp and the record alone."""
-    stamp = Stamp(START_MS, COUNTER_LIMIT - 1000, NONCE_LIMIT - 1)
-    sent = [event("Ærø", "sum", value, b'{"a": 1}') for value in VALUES]
-    placed = tuple(PlacedEvent(offset * 7, one) for offset, one in enumerate(sent))
-    payload = records.encode_block(EventBlock(stamp, "sum", placed))
-    found = records.decode_block(payload, stamp.id(), 9, "Ærø", "sum")
-    assert [one.event for one in found] == sent
-    assert [str(one.event.value) for one in found] == VALUES
-    assert [one.id for one in found] == [stamp.id(one.offset, 9) for one in placed]
-    assert {one.received_ms for one in found} == {START_MS}
+def test_a_record_gives_its_blocks_back() -> None:
+    """Customers, types, values to the last digit and metadata, in the order sent."""
+    names = [("acme", "sum"), ("Ærø", "Größe")]
+    blocks = [
+        LoggedBlock(counter, [event(*names[n % 2], value, b'{"a": 1}') for n in range(2)])
+        for counter, value in enumerate(VALUES)
+    ]
+    found = records.decode_record(records.encode(blocks))
+    assert found == blocks
+    assert [[str(one.value) for one in block.events] for block in found] == [
+        [value] * 2 for value in VALUES
+    ]
 
 
-@pytest.mark.parametrize("events", [1, 2, 255, 256, 1000, 65_535])
-def test_a_block_says_first_how_many_events_it_has(events: int) -> None:
-    """The count is read without reading the events."""
-    placed = tuple(PlacedEvent(offset, event()) for offset in range(events))
-    payload = records.encode_block(EventBlock(Stamp(START_MS, 0, 0), "sum", placed))
-    assert records.read_count(payload[:2]) == records.read_count(payload) == events
-    assert records.count(events) == payload[:2]
+def test_block_ids_stand_one_after_another() -> None:
+    """As many as there are."""
+    ids = [Stamp(START_MS, counter, 7).id() for counter in range(3)]
+    for count in range(4):
+        assert records.split_block_ids(b"".join(ids[:count])) == ids[:count]
 
 
 def test_totals_keep_all_digits() -> None:
-    """Sum, least, greatest, first and last with their positions."""
+    """Sum, least, greatest, first and last with their positions; and through which event."""
     values = [Decimal(value) for value in VALUES]
     totals = totals_of(values, b"\x01" * 24, b"\x02" * 24)
-    kept = PeriodTotals(closed=True, by_type={"Größe": totals})
+    through = Stamp(START_MS, 9, 7).id()
+    kept = PeriodTotals(closed=True, by_type={"Größe": totals}, through=through)
     found = records.decode_totals(records.encode(kept))
     assert found == kept
     assert str(found.by_type["Größe"].sum) == str(totals.sum)

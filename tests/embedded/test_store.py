@@ -17,7 +17,7 @@ import pytest
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
 from meterd.embedded import store as store_module
-from meterd.embedded.store import PARTS, Meta, Store, Transaction, seal
+from meterd.embedded.store import FORMAT, PARTS, Meta, Store, Transaction, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,11 +54,11 @@ def test_what_is_committed_is_there_when_opened_again(folder: Path) -> None:
     """And the parts are those of the creation; each opening counts."""
     store = Store(folder)
     put(store, b"a", b"1")
-    assert store.meta == Meta(1, PARTS, 1)
+    assert store.meta == Meta(FORMAT, PARTS, 1)
     store.close()
     store = Store(folder)
     assert get(store, b"a") == b"1"
-    assert store.meta == Meta(1, PARTS, 2)
+    assert store.meta == Meta(FORMAT, PARTS, 2)
     store.close()
 
 
@@ -99,7 +99,7 @@ def test_another_format_is_refused(folder: Path) -> None:
     put(store, b"meta", msgspec.msgpack.encode(Meta(7, PARTS, 1)))
     store.close()
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"format 7.* 1"):
+        with pytest.raises(StoreError, match=rf"format 7.* {FORMAT}"):
             Store(folder)
 
 
@@ -318,3 +318,14 @@ def test_a_copy_of_a_running_store_opens(folder: Path, store: Store, tmp_path: P
     found = Store(tmp_path / "copy")
     assert get(found, b"a") == b"1"
     found.close()
+
+
+def test_the_last_key_that_is_not_greater(folder: Path) -> None:
+    """Itself, the one before, the last of all, or none."""
+    store = Store(folder)
+    for key in (b"b", b"d"):
+        put(store, key, b"1", table="customers")
+    with store.read() as txn:
+        asked = (b"a", b"b", b"c", b"d", b"e")
+        assert [txn.last_key("customers", key) for key in asked] == [None, b"b", b"b", b"d", b"d"]
+    store.close()

@@ -1,0 +1,123 @@
+"""When what was counted is written to the totals, who waits for it, and what a crash leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.periods import PeriodType
+from meterd.embedded import keys, records, recovery
+from meterd.embedded.engine import CUSTOMERS_AT_ONCE, POST_SECONDS, EmbeddedLedger
+from meterd.embedded.store import Store
+from meterd.ledger import EventQuery
+from tests.embedded.engine_bench import EngineBench, inline, running
+from tests.ledger_bench import START_MS, event, figures, rules, stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+MANY = [f"c{number}" for number in range(300)]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
+    async with running(tmp_path) as bench:
+        yield bench
+
+
+def totals_on_disk(bench: EngineBench) -> int:
+    """How many events are counted in the hours that are stored."""
+    found = 0
+    with bench.store.read() as txn:
+        for key, payload in txn.forward("totals", b"", b""):
+            if keys.totals_period(key).type is PeriodType.HOURLY:
+                by_type = records.decode_totals(payload).by_type
+                found += sum(totals.count for totals in by_type.values())
+    return found
+
+
+async def test_events_are_posted_every_ten_seconds(
+    bench: EngineBench, autojump_clock: MockClock
+) -> None:
+    """Acknowledged from the log; one write of the totals, however many events came meanwhile."""
+    for _ in range(5):
+        await bench.ledger.append([event(customer) for customer in MANY])
+    assert totals_on_disk(bench) == 0
+    assert len(await stored(bench)) == 5 * len(MANY)
+    transactions = bench.hop.transactions
+    await trio.sleep(POST_SECONDS + 1)
+    assert totals_on_disk(bench) == 5 * len(MANY)
+    assert bench.hop.transactions - transactions == -(-len(MANY) // CUSTOMERS_AT_ONCE) + 1
+    transactions = bench.hop.transactions
+    await trio.sleep(10 * POST_SECONDS)
+    assert bench.hop.transactions == transactions, "nothing came, and nothing was written"
+
+
+async def test_only_whom_one_asks_for_is_posted(bench: EngineBench) -> None:
+    """A customer's events are found at once, and the others need not wait for the disk."""
+    await bench.ledger.append([event(customer) for customer in MANY])
+    found = await stored(bench, EventQuery(customer_id="c7"))
+    assert [one.event.customer_id for one in found] == ["c7"]
+    assert totals_on_disk(bench) == 1
+
+
+async def test_a_reader_sees_what_is_being_posted(bench: EngineBench) -> None:
+    """Also while the transaction that posts it is on its way to the disk."""
+    await bench.ledger.append([event("a", value=1)])
+    bench.hop.may_pass = trio.Event()
+    found: list[list[int]] = []
+
+    async def read() -> None:
+        seen = await stored(bench, EventQuery(customer_id="a"))
+        found.append([int(one.event.value) for one in seen])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        assert found == []
+        bench.hop.may_pass.set()
+    assert found == [[1], [1]]
+
+
+async def test_a_start_posts_what_a_crash_left(bench: EngineBench) -> None:
+    """Each event once, though some of the customers had been posted already."""
+    await bench.ledger.append([event(customer, value=1) for customer in MANY])
+    await stored(bench, EventQuery(customer_id="c7"))
+    await bench.ledger.append([event(customer, value=10) for customer in MANY])
+    await bench.cut_off(2, bench.ledger.next_to_close)
+    assert 0 < totals_on_disk_after(bench) < 2 * len(MANY)
+    await bench.restart()
+    assert totals_on_disk(bench) == 2 * len(MANY)
+    await bench.ledger.snapshot(rules())
+    for customer in ("c0", "c7", "c299"):
+        assert await figures(bench, f"{customer}_hourly_2026011411") == {"sum": "11"}
+        assert len(await stored(bench, EventQuery(customer_id=customer))) == 2
+
+
+def totals_on_disk_after(bench: EngineBench) -> int:
+    """The same, of an engine whose power went off."""
+    bench.store = Store(bench.folder)
+    try:
+        return totals_on_disk(bench)
+    finally:
+        bench.store.close()
+
+
+async def test_an_engine_that_is_stopped_in_order_leaves_nothing_to_post(tmp_path: Path) -> None:
+    """So the next start reads nothing again."""
+    store = Store(tmp_path / "data")
+    ledger = EmbeddedLedger(store, now_ms=lambda: START_MS, nonce=1, hop=inline, read_hop=inline)
+    async with ledger.running():
+        await ledger.append([event(customer) for customer in MANY])
+    assert recovery.post_rest(store) == 0
+    with store.read() as txn:
+        assert txn.count("customers") == len(MANY)
+    store.close()
