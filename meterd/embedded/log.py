@@ -1,10 +1,10 @@
 """The log: every event ever recorded, in the order of receipt, written before it is acknowledged.
 
-A record holds whole blocks (see ``domain.receipts``) that came within one millisecond, one after
-another, and is keyed by the id of its first event. So what is new is appended at one place, a few
-pages for a whole transaction; records never overlap; and a block is in the last record that does
-not begin after it. ``records_by_type`` says which records hold events of a type. Both are written
-here, at once; what is kept for each customer is posted later (``journal``, ``recovery``).
+A record holds whole blocks (see ``domain.receipts``) of one transaction, one after another, and is
+keyed by the id of its first event. So what is new is appended at one place, a few pages for a whole
+transaction; and since stamps only go up, records never overlap, and a block is in the last record
+that does not begin after it. ``records_by_type`` says which records hold events of a type. Both are
+written here, at once; what is kept for each customer is posted later (``journal``, ``recovery``).
 
 Synchronous, inside a transaction of ``store``; knows nothing of actors.
 """
@@ -33,20 +33,22 @@ _LAST_ID: Final = b"\xff" * keys.STAMP_BYTES
 class _Record:
     """A record being filled."""
 
-    def __init__(self, block_id: bytes, stamp: Stamp) -> None:
-        self.id = block_id
-        self.stamp = stamp
+    def __init__(self, first: Stamp) -> None:
+        self.first = first
         self.blocks: list[LoggedBlock] = []
         self.events = 0
 
-    def add(self, counter: int, events: Sequence[UsageEvent]) -> None:
-        self.blocks.append(LoggedBlock(counter - self.stamp.counter, events))
+    def add(self, stamp: Stamp, events: Sequence[UsageEvent]) -> None:
+        later_ms = stamp.received_ms - self.first.received_ms
+        later_counter = stamp.counter - self.first.counter
+        self.blocks.append(LoggedBlock(later_ms, later_counter, events))
         self.events += len(events)
 
     def write(self, txn: Transaction) -> None:
-        txn.put("events", self.id, records.encode(self.blocks))
+        record_id = self.first.id()
+        txn.put("events", record_id, records.encode(self.blocks))
         for event_type in {event.event_type for block in self.blocks for event in block.events}:
-            txn.put("records_by_type", keys.record_by_type(event_type, self.id), b"")
+            txn.put("records_by_type", keys.record_by_type(event_type, record_id), b"")
 
 
 def write_receipts(txn: Transaction, receipts: Iterable[Receipt]) -> None:
@@ -54,17 +56,14 @@ def write_receipts(txn: Transaction, receipts: Iterable[Receipt]) -> None:
     record: _Record | None = None
     events = 0
     for receipt in receipts:
-        stamp = receipt.stamp
-        for number, block_id in enumerate(receipt.blocks):
-            start = number * BLOCK_EVENTS
-            if record is not None and (
-                record.events >= _FULL or record.stamp.received_ms != stamp.received_ms
-            ):
+        for start in range(0, len(receipt.events), BLOCK_EVENTS):
+            stamp = receipt.stamp.later(start)
+            if record is not None and record.events >= _FULL:
                 record.write(txn)
                 record = None
             if record is None:
-                record = _Record(block_id, stamp.later(start))
-            record.add(stamp.counter + start, receipt.events[start : start + BLOCK_EVENTS])
+                record = _Record(stamp)
+            record.add(stamp, receipt.events[start : start + BLOCK_EVENTS])
         events += len(receipt.events)
     if record is not None:
         record.write(txn)
@@ -81,7 +80,7 @@ def read_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
     for record_id, payload in txn.forward("events", start, b""):
         first = stamp_of(record_id)
         for block in records.decode_record(payload):
-            receipt = receive(first.later(block.counter), block.events)
+            receipt = receive(block.stamp(first), block.events)
             if receipt.last_id > after:
                 yield receipt
 
@@ -90,7 +89,7 @@ def last_stamp(txn: Transaction) -> Stamp | None:
     """The stamp of the last event; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):
         block = records.decode_record(payload)[-1]
-        return stamp_of(record_id).later(block.counter + len(block.events) - 1)
+        return block.stamp(stamp_of(record_id)).later(len(block.events) - 1)
     return None
 
 

@@ -9,7 +9,7 @@ one short transaction; a long answer is many pages.
 from __future__ import annotations
 
 from heapq import merge
-from itertools import groupby, islice, takewhile
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
@@ -67,17 +67,17 @@ def _events(
     for record_id in _records(txn, parts, query, start, end):
         payload = txn.get("events", record_id)
         assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
-        stamp = stamp_of(record_id)
+        first = stamp_of(record_id)
         for block in reversed(records.decode_record(payload)):
+            stamp = block.stamp(first)
             for offset in range(len(block.events) - 1, -1, -1):
                 event = block.events[offset]
                 if customer_id is not None and event.customer_id != customer_id:
                     continue
                 if event_type is not None and event.event_type != event_type:
                     continue
-                part = keys.part_of(event.customer_id, parts)
-                event_id = stamp.id(block.counter + offset, part)
-                if event_id < end:
+                event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
+                if start <= event_id < end:
                     yield StoredEvent(event_id, event, stamp.received_ms)
 
 
@@ -91,10 +91,7 @@ def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:
 def _records(
     txn: Transaction, parts: int, query: EventQuery, start: bytes, end: bytes
 ) -> Iterator[bytes]:
-    """The ids of records that may hold events of the query, newest first, each once.
-
-    A record is of one millisecond, so ``start``, the beginning of one, cuts none.
-    """
+    """The ids of records that may hold events of the query, newest first, each once."""
     if query.customer_id is not None:
         found = _records_of_customer(txn, parts, query.customer_id, query.event_type, end)
     elif query.event_type is not None:
@@ -103,7 +100,10 @@ def _records(
         found = (key[len(prefix) :] for key, _ in behind)
     else:
         found = (key for key, _ in txn.backward("events", end, b""))
-    return takewhile(lambda record_id: record_id >= start, found)
+    for record_id in found:
+        yield record_id
+        if record_id < start:  # which may lie within it, but not before it
+            return
 
 
 def _records_of_customer(

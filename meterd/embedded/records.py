@@ -9,6 +9,7 @@ import msgspec
 
 from meterd.domain.aggregations import Aggregation
 from meterd.domain.deliveries import Delivery
+from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
 
@@ -17,10 +18,17 @@ _BLOCK_ID_BYTES: Final = 16
 
 
 class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
-    """A block in its record: its counter, counted from the record's, and its events."""
+    """A block in its record: how much later it is stamped than the record, and its events."""
 
-    counter: int
+    later_ms: int
+    later_counter: int
     events: Sequence[UsageEvent]
+
+    def stamp(self, record: Stamp) -> Stamp:
+        """The block's, from that of its record."""
+        return Stamp(
+            record.received_ms + self.later_ms, record.counter + self.later_counter, record.nonce
+        )
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

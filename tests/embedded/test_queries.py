@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
@@ -298,3 +299,42 @@ def test_a_batch_is_read_from_its_few_records(tmp_path: Path) -> None:
     store.close()
     assert [one.event for one in reversed(found)] == events
     assert steps <= len(receipt.blocks) * (1 + 2 * len(TYPES)) + 5 * len(TYPES)
+
+
+@pytest.mark.parametrize("customer_id", [None, "a"])
+@pytest.mark.parametrize("event_type", [None, "seats"])
+def test_bounds_and_pages_cut_through_a_record(
+    tmp_path: Path, customer_id: str | None, event_type: str | None
+) -> None:
+    """Of a transaction that took a few milliseconds: every bound, every page, every filter."""
+    store = Store(tmp_path / "data")
+    receipts = []
+    for number in range(12):
+        sent = [event("ab"[number % 2], TYPES[number // 2 % 3], number)]
+        receipts.append(receive(Stamp(SOME_MS + number // 3, number, 0), sent))
+    store.write(partial(log.write_receipts, receipts=receipts))
+    blocks: dict[str, list[bytes]] = defaultdict(list)
+    for receipt in receipts[::2]:
+        blocks[receipt.events[0].event_type] += receipt.blocks
+    changes = [Change("a", first_received_ms=SOME_MS, blocks=blocks)]
+    store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
+    bounds = (None, *range(SOME_MS - 1, SOME_MS + 6))
+    for from_ms, to_ms in product(bounds, bounds):
+        query = EventQuery(customer_id, event_type, from_ms, to_ms)
+        expected = [
+            receipt.events[0]
+            for receipt in reversed(receipts)
+            if customer_id in {None, receipt.events[0].customer_id}
+            and event_type in {None, receipt.events[0].event_type}
+            and (from_ms is None or from_ms <= receipt.received_ms)
+            and (to_ms is None or receipt.received_ms <= to_ms)
+        ]
+        with store.read() as txn:
+            found = queries.read_events(txn, PARTS, query, LIMIT, None)
+            assert [one.event for one in found] == expected
+            for cut in range(1, len(found)):
+                rest = queries.read_events(txn, PARTS, query, LIMIT, found[cut - 1].id)
+                assert rest == found[cut:]
+                assert queries.page_end(txn, PARTS, query, cut, None) == found[cut - 1].id
+            assert queries.page_end(txn, PARTS, query, len(found) or 1, None) is None
+    store.close()

@@ -34,7 +34,7 @@ def test_a_record_gives_its_blocks_back() -> None:
     """Customers, types, values to the last digit and metadata, in the order sent."""
     names = [("acme", "sum"), ("Ærø", "Größe")]
     blocks = [
-        LoggedBlock(counter, [event(*names[n % 2], value, b'{"a": 1}') for n in range(2)])
+        LoggedBlock(counter, -counter, [event(*names[n % 2], value, b'{"a": 1}') for n in range(2)])
         for counter, value in enumerate(VALUES)
     ]
     found = records.decode_record(records.encode(blocks))
@@ -42,6 +42,14 @@ def test_a_record_gives_its_blocks_back() -> None:
     assert [[str(one.value) for one in block.events] for block in found] == [
         [value] * 2 for value in VALUES
     ]
+
+
+def test_a_block_is_stamped_later_than_its_record() -> None:
+    """By milliseconds and by the counter, which goes back where it was used up."""
+    record = Stamp(START_MS, 1000, 7)
+    assert LoggedBlock(0, 0, []).stamp(record) == record
+    assert LoggedBlock(3, 64, []).stamp(record) == Stamp(START_MS + 3, 1064, 7)
+    assert LoggedBlock(1, -1000, []).stamp(record) == Stamp(START_MS + 1, 0, 7)
 
 
 def test_block_ids_stand_one_after_another() -> None:
