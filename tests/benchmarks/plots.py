@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.benchmarks.results import Results
+    from tests.benchmarks.results import Results, Round
 
 mpl.rcParams["svg.hashsalt"] = "meterd"  # the same figures make the same file
 mpl.rcParams["figure.figsize"] = (7.5, 4.5)
@@ -64,19 +64,24 @@ def _throughput(results: Results) -> Figure | None:
 
 
 def _stored(results: Results) -> Figure | None:
-    points = [
-        (point.events / 1e6, point.single.cpu_us)
-        for point in results.stored
-        if point.single.cpu_us is not None
-    ]
-    if not points:
+    """Medians of the rounds, beside an empty store in the same rounds."""
+    if not results.stored:
         return None
     figure = Figure()
     axes = figure.subplots()
-    axes.plot(*zip(*points, strict=True), marker="o")
+    millions = [point.events / 1e6 for point in results.stored]
+    filled = [_cpu_us(point.single) for point in results.stored]
+    empty = [_cpu_us(point.empty) for point in results.stored]
+    axes.plot(millions, filled, marker="o", label="so many events stored")
+    axes.plot(millions, empty, marker="o", linestyle="--", label="an empty store, in turn")
     axes.set(xlabel="million events stored", ylabel="server CPU for a single event, µs")
     axes.set_ylim(bottom=0)
+    axes.legend()
     return figure
+
+
+def _cpu_us(rounds: list[Round]) -> float:
+    return median(found.cpu_us for found in rounds if found.cpu_us is not None)
 
 
 def _memory(results: Results) -> Figure | None:

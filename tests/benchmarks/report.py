@@ -143,16 +143,28 @@ def _add_states(made: Table, results: Results) -> None:
         made.add_row("  resident memory after it", _memory(closing.after))
     if results.stored:
         made.add_section()
-        made.add_row("[bold]single events, 64 connections; pages of GET /events[/bold]")
+        made.add_row("[bold]single events, 64 connections, beside an empty store in turn[/bold]")
     for stored in results.stored:
-        page = f"page {stored.listing.p50_ms:.1f}, {stored.listing.p99_ms:.1f} ms"
+        rates = [found.events_per_s for found in stored.single]
+        pairs = zip(stored.single, stored.empty, strict=True)
+        ratios = [filled.events_per_s / empty.events_per_s for filled, empty in pairs]
         made.add_row(
-            f"  {stored.events:,} events stored",
-            f"{stored.single.events_per_s:,.0f}/s",
-            f"{stored.store_mb:,.0f} MB",
-            f"filled at {stored.filled_per_s:,.0f}/s" if stored.events else "",
-            _cpu([stored.single]),
-            f"{_latency([stored.single])}; {page}" + _failures([stored.single]),
+            f"  {stored.events:,} events stored: {stored.store_mb:,.0f} MB",
+            f"{median(rates):,.0f}/s",
+            f"{min(rates):,.0f} - {max(rates):,.0f}",
+            f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) of an empty one",
+            _cpu(stored.single),
+            _latency(stored.single) + _failures([*stored.single, *stored.empty]),
+        )
+        listing = stored.listing
+        filled = f"filled at {stored.filled_per_s:,.0f}/s" if stored.events else ""
+        made.add_row(
+            "    GET /events?customerId=",
+            f"{listing.events_per_s:,.0f}/s",
+            filled,
+            "",
+            "",
+            f"{listing.p50_ms:.1f}, {listing.p99_ms:.1f} ms",
         )
 
 

@@ -83,12 +83,15 @@ class Closing(msgspec.Struct, frozen=True):
 
 
 class StoredPoint(msgspec.Struct, frozen=True):
-    """With so many events stored: single events, and pages of one customer's events."""
+    """With so many events stored: single events, beside an empty store in turn, and pages of one
+    customer's events.
+    """
 
     events: int
     filled_per_s: float
     store_mb: float
-    single: Round
+    single: list[Round]
+    empty: list[Round]
     listing: Outcome
 
 
@@ -112,7 +115,8 @@ class Results(msgspec.Struct):
             yield "closing, calm", self.closing.calm.failures
             yield "closing, meanwhile", self.closing.meanwhile.failures
         for point in self.stored:
-            yield f"{point.events} events stored", point.single.failures
+            for found in (*point.single, *point.empty):
+                yield f"{point.events} events stored", found.failures
             yield f"{point.events} events stored, listing", point.listing.failures
 
 

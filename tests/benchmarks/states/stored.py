@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EVENTS: Final = (0, 1_000_000)
 EVENTS_OF_FULL: Final = (0, 1_000_000, 5_000_000, 10_000_000, 20_000_000, 50_000_000)
+ROUNDS: Final = 3
 LONGEST_S: Final = 6 * 3600.0
 
 
@@ -26,13 +27,17 @@ def measure(
     seconds: float,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[StoredPoint]:
-    """One meterd, filled through the API from number to number.
+    """One meterd, filled through the API from number to number, beside one that is empty.
 
-    The measuring itself stores some thousands of events more; they are not counted.
+    Single events come to both in turn, because machines change their pace from minute to minute,
+    and it takes many to fill a store. What that stores is not counted.
     """
     points = []
     stored = 0
-    with meterd(folder) as server:
+    full, empty = folder / "full", folder / "empty"
+    for place in (full, empty):
+        place.mkdir()
+    with meterd(full) as server, meterd(empty) as beside:
         for wanted in events:
             tell(f"storing {wanted:,} events")
             began = time.perf_counter()
@@ -49,9 +54,13 @@ def measure(
             took_s = time.perf_counter() - began
             filled_per_s = (wanted - stored) / took_s
             stored = wanted
-            single = turn(server, Plan(kind="single", connections=64, seconds=seconds))
+            load = Plan(kind="single", connections=64, seconds=seconds)
+            rounds = [(turn(server, load), turn(beside, load)) for _ in range(ROUNDS)]
+            single, unfilled = map(list, zip(*rounds, strict=True))
             listing = server.load(Plan(kind="listing", connections=1, seconds=seconds))
-            points.append(StoredPoint(wanted, filled_per_s, _disk_mb(folder), single, listing))
+            points.append(
+                StoredPoint(wanted, filled_per_s, _disk_mb(full), single, unfilled, listing)
+            )
     return points
 
 
