@@ -3,7 +3,7 @@ totals.
 
 An actor because events, a period's end and a snapshot may come for a customer at the same time and
 each must see what the others decided. Sent to by the registry only; its mail is bounded by the
-engine's limit on events in flight.
+engine's limit on events in flight. It has no task of its own: the committer gives it its turn.
 
 Events are counted at once, in memory; their totals are written when the account is posted, at the
 latest ``engine.POST_SECONDS`` after. The log has the events by then, and a start counts again what
@@ -22,10 +22,11 @@ from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.periods import Period
 from meterd.domain.receipts import Receipt
 from meterd.embedded import journal
-from meterd.embedded.mailbox import Bell, Reply, Round
+from meterd.embedded.mailbox import Reply
 
 if TYPE_CHECKING:
     from meterd.embedded.committer import Committer
+    from meterd.embedded.mailbox import Round
     from meterd.embedded.store import Store
 
 
@@ -71,12 +72,10 @@ class Aggregator:
 
     __slots__ = (
         "_account",
-        "_asked",
         "_committer",
         "_is_in_flight",
         "_is_posted",
         "_mail",
-        "_round",
         "_store",
         "_to_decide",
         "is_used",
@@ -91,8 +90,6 @@ class Aggregator:
         self._committer = committer
         self._mail: list[Message] = []
         self._to_decide: Sequence[Message] = ()
-        self._round: Round | None = None
-        self._asked = Bell()
         self._is_posted = True  # but for what is in the mail
         self._is_in_flight = False
 
@@ -107,39 +104,21 @@ class Aggregator:
             self._committer.expect(self)
         self._mail.append(message)
 
-    def begin(self, round_: Round) -> None:
+    def begin(self) -> None:
         """See ``Decider``."""
         self._to_decide, self._mail = self._mail, []
-        self._round = round_
-        self._asked.ring()
+
+    def decide(self, round_: Round) -> None:
+        """See ``Decider``."""
+        mail, self._to_decide = self._to_decide, ()
+        replies = [reply for message in mail if (reply := self._decide(message)) is not None]
+        if replies:
+            self._hand_over(round_, replies)
 
     def committed(self, change: Change) -> None:
         """See ``Decider``."""
         self._is_in_flight = False
         self._account.committed(change)
-
-    def retire(self) -> None:
-        """Ends ``run``; only when at rest."""
-        assert self.at_rest, "an actor was retired that had something to do"
-        self._asked.ring()
-
-    async def run(self) -> None:
-        """Decides when asked to, until it is retired."""
-        while True:
-            await self._asked.wait()
-            if not self._to_decide:
-                return
-            self._decide_all()
-
-    # Apart from ``run``, whose variables would keep a round's changes until the next one.
-    def _decide_all(self) -> None:
-        mail, self._to_decide = self._to_decide, ()
-        round_, self._round = self._round, None
-        assert round_ is not None
-        replies = [reply for message in mail if (reply := self._decide(message)) is not None]
-        if replies:
-            self._hand_over(round_, replies)
-        round_.decided()
 
     def _hand_over(self, round_: Round, replies: list[Reply]) -> None:
         """Who sent anything but events waits until all that was decided is on disk."""

@@ -91,7 +91,7 @@ class EmbeddedLedger:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
         await self._hop(partial(recovery.post_rest, self._store))
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._registry.run)
+            nursery.start_soon(self._registry.run)
             nursery.start_soon(self._committer.run)
             nursery.start_soon(self._post_regularly)
             yield self

@@ -1,9 +1,9 @@
 """How actors are spoken to: what wakes one, what a caller waits on, the round that they decide in.
 
 A round is what makes an append of many customers one transaction. Its messages reach all mailboxes
-in one go; the committer then asks everyone who has got mail to decide on what is there at that
-moment. So what is written together holds each append whole or not at all, and an actor is woken
-once for a transaction, however many messages have come for it.
+in one go; the committer then has everyone who has got mail decide on what is there at that moment.
+So what is written together holds each append whole or not at all, and an actor has one turn for a
+transaction, however many messages have come for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class Bell:
     """Wakes the one task that waits for it; rung while nobody waits, it wakes the next one at once.
 
-    What trio.Event does, for one waiter and any number of times, at a third of the cost. Waiting is
-    no coroutine of its own: 100,000 actors do it.
+    What trio.Event does, for one waiter and any number of times, at a third of the cost.
     """
 
     __slots__ = ("_is_rung", "_waiting")
@@ -104,28 +103,19 @@ class Reply:
 class Round:
     """What several actors decide for one transaction: who hands over which change, who waits."""
 
-    def __init__(self, actors: int) -> None:
+    def __init__(self) -> None:
         self.handed_over: list[tuple[Decider, Change]] = []
         self.replies: list[Reply] = []
-        self._undecided = actors
-        self._all_decided = Bell()
-
-    def decided(self) -> None:
-        """One of the actors has decided on all its mail, and handed over what is to be written."""
-        self._undecided -= 1
-        if not self._undecided:
-            self._all_decided.ring()
-
-    async def wait_decided(self) -> None:
-        if self._undecided:
-            await self._all_decided.wait()
 
 
 class Decider(Protocol):
     """Who has got mail: an aggregator."""
 
-    def begin(self, round_: Round) -> None:
-        """Decide on the mail that is here now, and tell the round."""
+    def begin(self) -> None:
+        """The mail that is here now is what the round is about."""
+
+    def decide(self, round_: Round) -> None:
+        """Decide on that mail, and give the round what is to be written and who waits for it."""
 
     def committed(self, change: Change) -> None:
         """What was handed over is on disk."""

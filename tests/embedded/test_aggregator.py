@@ -21,7 +21,7 @@ from tests.embedded.engine_bench import WriterHop
 from tests.ledger_bench import START_MS, event, rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from meterd.domain.aggregations import Aggregation
@@ -68,13 +68,10 @@ class Actor:
 
 
 @pytest.fixture
-async def alone(tmp_path: Path) -> AsyncIterator[Actor]:
+def alone(tmp_path: Path) -> Iterator[Actor]:
     """Nobody begins a round but the test."""
     made = Actor(tmp_path / "data")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.aggregator.run)
-        yield made
-        nursery.cancel_scope.cancel()
+    yield made
     made.store.close()
 
 
@@ -109,35 +106,33 @@ async def test_it_is_at_rest_only_when_all_is_posted_and_on_disk(actor: Actor) -
     assert actor.total() == (2, "3")
 
 
-async def test_it_is_not_at_rest_with_mail_of_whatever_kind(alone: Actor) -> None:
+def test_it_is_not_at_rest_with_mail_of_whatever_kind(alone: Actor) -> None:
     """While it waits, and while it is to be decided on, though nothing of it may be to write."""
     alone.post()
     assert not alone.rests(), "a message waits"
-    round_ = Round(1)
-    alone.aggregator.begin(round_)
+    alone.aggregator.begin()
     assert not alone.rests(), "a message is to be decided on"
-    await round_.wait_decided()
+    alone.aggregator.decide(Round())
     assert alone.rests()
 
 
-async def test_a_round_is_about_the_mail_that_was_there_when_it_began(alone: Actor) -> None:
+def test_a_round_is_about_the_mail_that_was_there_when_it_began(alone: Actor) -> None:
     """What comes behind that is decided on in the next one: its events are in the next write."""
 
-    async def decide() -> tuple[int, list[Reply]]:
-        await round_.wait_decided()
+    def decide() -> tuple[int, list[Reply]]:
+        round_ = Round()
+        alone.aggregator.decide(round_)
         ((_, change),) = round_.handed_over
         return change.totals[HOUR].by_type["sum"].count, round_.replies
 
     alone.append(1)
     first = alone.post()
-    round_ = Round(1)
-    alone.aggregator.begin(round_)
+    alone.aggregator.begin()
     alone.append(10)
     second = alone.post()
-    assert await decide() == (1, [first])
-    round_ = Round(1)
-    alone.aggregator.begin(round_)
-    assert await decide() == (2, [second])
+    assert decide() == (1, [first])
+    alone.aggregator.begin()
+    assert decide() == (2, [second])
 
 
 async def test_events_are_answered_when_they_are_in_the_log(actor: Actor) -> None:
@@ -195,22 +190,10 @@ async def test_a_successor_goes_on_from_the_disk(actor: Actor) -> None:
     """A retired customer's next actor counts on."""
     actor.append(1)
     await actor.post().wait()
-    actor.aggregator.retire()
     actor.aggregator = Aggregator("acme", PART, actor.store, actor.committer)
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(actor.aggregator.run)
-            actor.append(5)
-            await actor.post().wait()
-            actor.aggregator.retire()
+    actor.append(5)
+    await actor.post().wait()
     assert actor.total() == (2, "6")
-
-
-async def test_who_has_something_to_do_is_not_retired(actor: Actor) -> None:
-    """What it knows and the disk does not would be lost: that is our own mistake."""
-    await actor.append(1).wait()
-    with pytest.raises(AssertionError):
-        actor.aggregator.retire()
 
 
 async def test_a_snapshot_writes_what_was_counted_along_with_it(actor: Actor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -13,6 +14,7 @@ from meterd.domain.account import Account, takers
 from meterd.domain.errors import CommitFailedError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.receipts import receive
+from meterd.embedded import committer as committers
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
@@ -21,7 +23,7 @@ from tests.embedded.test_journal import HOUR, change_of
 from tests.ledger_bench import START_MS, event, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from meterd.domain.account import Change
@@ -37,25 +39,23 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class Actor:
-    """A decider that hands over one change, at once or when it is let."""
+    """A decider that hands over one change; ``meanwhile`` is called while it decides."""
 
-    def __init__(self, change: Change | None, *, decides: bool = True) -> None:
+    def __init__(self, change: Change | None, meanwhile: Callable[[], None] = lambda: None) -> None:
         self.change = change
         self.reply = Reply(1)
         self.told = 0
-        self.rounds: list[Round] = []
-        self._decides = decides
+        self.rounds = 0
+        self._meanwhile = meanwhile
 
-    def begin(self, round_: Round) -> None:
-        self.rounds.append(round_)
-        if self._decides:
-            self.decide()
+    def begin(self) -> None:
+        self.rounds += 1
 
-    def decide(self) -> None:
+    def decide(self, round_: Round) -> None:
+        self._meanwhile()
         if self.change is not None:
-            self.rounds[-1].handed_over.append((self, self.change))
-        self.rounds[-1].replies.append(self.reply)
-        self.rounds[-1].decided()
+            round_.handed_over.append((self, self.change))
+        round_.replies.append(self.reply)
 
     def committed(self, change: Change) -> None:
         assert change is self.change
@@ -106,8 +106,8 @@ async def test_what_came_meanwhile_is_the_next_transaction(store: Store) -> None
         nursery.start_soon(execute)
         nursery.start_soon(execute)
         await wait_all_tasks_blocked()
-        assert (len(first.rounds), first.told, counts_in(store)) == (1, 0, (0, 0))
-        assert [other.rounds for other in others] == [[]] * 5
+        assert (first.rounds, first.told, counts_in(store)) == (1, 0, (0, 0))
+        assert [other.rounds for other in others] == [0] * 5
         assert not any(map(is_durable, replies))
         assert not first.is_answered
         hop.may_pass.set()
@@ -190,28 +190,33 @@ async def test_a_transaction_that_has_begun_is_finished_and_answered(store: Stor
     assert counts_in(store) == (1, 1)
 
 
-async def test_the_undecided_hold_the_transaction_up(store: Store) -> None:
-    """Whoever had mail when the round began is in it; nothing is written before all decided."""
-    hop = WriterHop()
-    committer = Committer(store, hop)
-    early, late = Actor(change_of("a")), Actor(change_of("b"), decides=False)
+async def test_everyone_begins_before_anyone_decides(store: Store) -> None:
+    """What is sent to any of them while others decide is not of this round."""
+    begun: list[list[int]] = []
+    actors: list[Actor] = []
+
+    def look() -> None:
+        begun.append([actor.rounds for actor in actors])
+
+    actors += [Actor(None, look) for _ in range(3)]
+    committer = Committer(store, WriterHop())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        committer.expect(early)
-        committer.expect(late)
-        await wait_all_tasks_blocked()
-        assert (early.told, hop.transactions) == (0, 0)
-        late.decide()
+        for actor in actors:
+            committer.expect(actor)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert (early.told, late.told, hop.transactions) == (1, 1, 1)
+    assert begun == [[1, 1, 1]] * 3
 
 
-async def test_what_comes_while_a_round_is_decided_waits_for_the_next(store: Store) -> None:
+async def test_what_comes_while_a_round_is_decided_waits_for_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Events, their mail and works: else an append would be in the log without being decided on."""
+    monkeypatch.setattr(committers, "DECIDERS_AT_ONCE", 1)
     hop = WriterHop()
     committer = Committer(store, hop)
-    late, following = Actor(None, decides=False), Actor(None)
+    replies: list[Reply] = []
     seen: list[tuple[int, ...]] = []
 
     def look() -> None:
@@ -219,21 +224,42 @@ async def test_what_comes_while_a_round_is_decided_waits_for_the_next(store: Sto
             is_worked = txn.get("meta", b"work") is not None
             seen.append((txn.count("events"), is_worked, *map(is_durable, replies)))
 
+    def send() -> None:
+        replies.append(record(committer, 1))
+        committer.expect(Actor(None))
+        nursery.start_soon(committer.execute, lambda txn: txn.put("meta", b"work", b""))
+
     hop.committed = look
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        replies = [record(committer, 0)]
-        committer.expect(late)
-        await wait_all_tasks_blocked()
-        replies.append(record(committer, 1))
-        committer.expect(following)
-        nursery.start_soon(committer.execute, lambda txn: txn.put("meta", b"work", b""))
-        await wait_all_tasks_blocked()
-        late.decide()
+        replies.append(record(committer, 0))
+        committer.expect(Actor(None, send))
+        committer.expect(Actor(None))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert seen == [(1, False, False, False), (2, True, True, False)]
     assert all(map(is_durable, replies))
+
+
+@pytest.mark.parametrize(("at_once", "longest"), [(5, 10), (40, 40)])
+async def test_others_have_their_turn_while_many_decide(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int, longest: int
+) -> None:
+    """A batch of a thousand customers does not hold up everybody else until all have decided."""
+    monkeypatch.setattr(committers, "DECIDERS_AT_ONCE", at_once)
+    committer = Committer(store, WriterHop())
+    happened: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        for _ in range(40):
+            committer.expect(Actor(None, lambda: happened.append("decided")))
+        while happened.count("decided") < 40:
+            happened.append("another task")
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    in_one_go = [len(list(turns)) for what, turns in groupby(happened) if what == "decided"]
+    assert max(in_one_go) <= longest
+    assert (len(in_one_go) == 1) == (longest == 40)
 
 
 async def test_deliveries_are_told_of_when_they_are_on_disk(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Bells lose no ring, replies wait for all, events stay in flight until then, rounds are whole."""
+"""Bells lose no ring, replies wait for all, events stay in flight until then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.embedded.mailbox import Bell, InFlight, Reply, Round
+from meterd.embedded.mailbox import Bell, InFlight, Reply
 
 
 class Waiter:
@@ -154,33 +154,3 @@ def test_events_are_in_flight_until_all_is_durable() -> None:
     assert not in_flight.take(1)
     reply.durable()
     assert in_flight.take(10)
-
-
-# Rounds
-
-
-async def test_a_round_is_decided_when_everyone_has() -> None:
-    """Not when all but one have."""
-    round_ = Round(3)
-    over: list[bool] = []
-
-    async def wait() -> None:
-        await round_.wait_decided()
-        over.append(True)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        for _ in range(3):
-            await wait_all_tasks_blocked()
-            assert over == []
-            round_.decided()
-    assert over == [True]
-
-
-async def test_a_round_may_be_over_before_anyone_waits() -> None:
-    """And one without actors is at once."""
-    decided = Round(1)
-    decided.decided()
-    with trio.fail_after(5):
-        await decided.wait_decided()
-        await Round(0).wait_decided()

@@ -72,7 +72,7 @@ async def awake(tmp_path: Path) -> AsyncIterator[Awake]:
     store = Store(tmp_path / "data")
     made = Awake(store)
     async with trio.open_nursery() as nursery:
-        await nursery.start(made.registry.run)
+        nursery.start_soon(made.registry.run)
         nursery.start_soon(made.committer.run)
         yield made
         nursery.cancel_scope.cancel()
