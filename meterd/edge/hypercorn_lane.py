@@ -10,7 +10,9 @@ serving loop, whose faults end a process that must not end. What is used is no p
 - ``context.terminated`` is never set: with it, the GOAWAY of a shutdown overtakes the end of an
   HTTP/2 answer, which the client then takes for cut short;
 - a stream with ``do_handshake`` is taken for one with TLS, and what ALPN agreed on is asked of it;
-- an HTTP/2 protocol has a buffer for each stream whose answer is not sent to its end.
+- an HTTP/2 protocol has a buffer for each stream whose answer is not sent to its end;
+- it looks up in ``streams`` whose data has come, and fails with the whole connection where that
+  stream is over, its client answered before it had sent all (``_Streams`` has one for each).
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
+from h2.exceptions import StreamClosedError
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.logging import Logger
+from hypercorn.protocol.events import Body
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
@@ -57,6 +61,7 @@ class HypercornLane:
     def __init__(self, app: Application, limits: Limits, log: FilteringBoundLogger) -> None:
         self._app = ASGIWrapper(_guarded(app, limits))
         self._config = _config(limits, log)
+        self._unread_bytes_max = limits.body_bytes_max
         self._context = WorkerContext(max_requests=None)
         self._state: LifespanState = {}
 
@@ -76,7 +81,7 @@ class HypercornLane:
         # TCPServer names the TLS stream only, but takes whatever has its methods.
         served = _Encrypted(stream) if stream.transport.is_encrypted else stream
         server = TCPServer(self._app, self._config, self._context, state, cast("Any", served))
-        server.idle_task = _ReadyForNextRequest(stream)
+        server.idle_task = _BetweenRequests(server, stream, self._unread_bytes_max)
         return HypercornSession(server, stream)
 
 
@@ -119,16 +124,50 @@ class _Encrypted:
         return self.transport_stream.transport.protocol
 
 
-class _ReadyForNextRequest(TrioSingleTask):
-    def __init__(self, stream: GuardedStream) -> None:
+class _BetweenRequests(TrioSingleTask):
+    """Hears when a connection is ready for its next request, and when one has begun."""
+
+    def __init__(self, server: TCPServer, stream: GuardedStream, unread_bytes_max: int) -> None:
         super().__init__()
+        self._server = server
         self._stream = stream
+        self._unread_bytes_max = unread_bytes_max
 
     async def restart(self, task_group: TaskGroup, action: Callable[..., Any]) -> None:  # noqa: ARG002
         self._stream.begin_next_request()
 
     async def stop(self) -> None:
-        pass
+        protocol = self._server.protocol.protocol
+        if isinstance(protocol, H2Protocol) and not isinstance(protocol.streams, _Streams):
+            protocol.streams = _Streams(protocol, self._unread_bytes_max)
+
+
+class _Streams(dict[int, Any]):
+    """The streams of an HTTP/2 connection; what comes for one that is over goes nowhere.
+
+    A client is not cut while it sends what nobody reads any more: it may not look at its answer
+    before. Only one who sends more than may be unread has its streams reset (RFC 9113, 8.1).
+    """
+
+    def __init__(self, protocol: H2Protocol, unread_bytes_max: int) -> None:
+        super().__init__(protocol.streams)
+        self._protocol = protocol
+        self._may_be_unread = unread_bytes_max
+
+    def __missing__(self, _: int) -> _Streams:
+        return self
+
+    async def handle(self, event: object) -> None:
+        """As a stream of hypercorn's does."""
+        if not isinstance(event, Body):
+            return
+        self._may_be_unread -= len(event.data)
+        is_answered = event.stream_id not in self._protocol.stream_buffers
+        if self._may_be_unread < 0 and is_answered:
+            try:
+                self._protocol.connection.reset_stream(event.stream_id)
+            except StreamClosedError:
+                pass  # that was all of it
 
 
 class _Exchange:

@@ -10,6 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import h2.connection
+import pytest
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -223,3 +224,34 @@ async def test_disconnect_still_comes_from_inside_the_last_send() -> None:
         await wait_all_tasks_blocked()
         await wire.client.send_eof()
     assert heard == ["disconnect", "sent"]
+
+
+async def test_late_data_of_http2_still_ends_the_connection() -> None:
+    """The reason for ``_Streams``, which is put in place when the first request has begun."""
+    wire = Wire()
+    server = make_server(wire)
+    heard = cast("Heard", server.idle_task)
+
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    server.app = ASGIWrapper(hasty)
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+        async with wire, trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            client = h2.connection.H2Connection()
+            client.initiate_connection()
+            fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
+            client.send_headers(1, fields)
+            await wire.client.send_all(client.data_to_send())
+            await wait_all_tasks_blocked()
+            assert "stop" in heard.told
+            protocol = cast("object", server.protocol.protocol)
+            assert isinstance(protocol, H2Protocol)
+            assert type(protocol.streams) is dict
+            assert protocol.stream_buffers == {}
+            client.send_data(1, b"late")
+            await wire.client.send_all(client.data_to_send())
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()

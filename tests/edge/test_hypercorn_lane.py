@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import h2.events
 import pytest
 import structlog
 import trio
@@ -90,6 +91,46 @@ async def test_websocket_over_http2_is_turned_away() -> None:
         await client.flush()
         assert (await client.until_answered(stream_id))[0] == 403
         assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+
+
+async def test_http2_body_that_comes_behind_its_answer_harms_nobody() -> None:
+    """Whoever is refused may still be sending; the connection's other requests are answered."""
+    app = App()
+    async with open_door(app.quart) as door, await Http2Client.connect(door) as client:
+        held = await client.request(b"/held")
+        for end in (True, False):
+            refused = await client.request(b"/nowhere", b"POST", b"begin", end=False)
+            assert (await client.until_answered(refused))[0] == 404
+            client.connection.send_data(refused, b"x" * 10_000)
+            client.connection.send_data(refused, b"x" * 10_000, end_stream=end)
+            await client.flush()
+            assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+        app.release.set()
+        assert (await client.until_answered(held))[0] == 200
+        assert not any(isinstance(event, h2.events.StreamReset) for event in client.events)
+    assert door.logged == []
+
+
+@pytest.mark.parametrize("end", [True, False])
+async def test_http2_client_that_sends_more_than_may_be_unread_is_told(*, end: bool) -> None:
+    """By a reset of that stream, which is no error; more of it is taken and dropped."""
+    limits = Limits(body_bytes_max=20_000)
+    async with (
+        open_door(App().quart, limits) as door,
+        await Http2Client.connect(door) as client,
+    ):
+        refused = await client.request(b"/nowhere", b"POST", b"begin", end=False)
+        assert (await client.until_answered(refused))[0] == 404
+        for last in (False, False, end):
+            client.connection.send_data(refused, b"x" * 10_000, end_stream=last)
+        await client.flush()
+        assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+        resets = [event for event in client.events if isinstance(event, h2.events.StreamReset)]
+        assert [(reset.stream_id, reset.error_code) for reset in resets] == (
+            [] if end else [(refused, 0)]
+        )
+        assert (await client.until_answered(await client.request(b"/ping")))[0] == 200
+    assert door.logged == []
 
 
 async def test_escaped_exception_is_a_500_and_logged() -> None:
