@@ -5,7 +5,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
-CONFIG ?= systemconfig.toml
+CONFIG ?= $(or $(METERD_CONFIG),systemconfig.toml)
 IMAGE ?= meterd
 
 .PHONY: run check test bench image clean

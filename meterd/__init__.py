@@ -48,6 +48,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     edge/            HTTP in and out
       limits           every limit of the serving side
       problems         which status each outcome has
+      certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
       access           who may do what
       ingest           the one way in for events

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -28,11 +28,15 @@ from meterd.domain.endpoints import masked_url
 from meterd.domain.errors import MeterdError
 from meterd.domain.instants import format_instant
 from meterd.domain.sections import DESCRIPTION, Refused
+from meterd.edge.certificates import server_context, validity
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.source import ConfigSource, locate
 from meterd.work.clock import WallClock
 
-_RELOAD: Final = "A running meterd follows on SIGHUP: kill -HUP <pid of meterd>"
+if TYPE_CHECKING:
+    from meterd.domain.addresses import Server
+
+_RELOAD: Final = "A running meterd follows on SIGHUP: kill -HUP $(cat {}/lock)"
 
 
 class _OneLineErrors(click.Group):
@@ -81,7 +85,7 @@ def serve(ctx: click.Context, given: Path | None) -> None:
 
 
 @main.command(
-    epilog="Example: meterd check --config systemconfig.toml && kill -HUP <pid of meterd>"
+    epilog="Example: meterd check --config systemconfig.toml && kill -HUP $(cat meterd-data/lock)"
 )
 @_config
 def check(given: Path | None) -> None:
@@ -91,8 +95,9 @@ def check(given: Path | None) -> None:
     """
     source = _source(given)
     config = source.read()
+    summary = _summary(config)
     click.echo(f"{source.path} is valid")
-    for name, value in _summary(config):
+    for name, value in summary:
         click.echo(f"  {name:<12}{value}")
     for line in advice(config):
         click.echo(f"note: {line}", err=True)
@@ -102,6 +107,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     periods = ", ".join(config.periods) or "none"
     return [
         ("address", config.server.bind),
+        ("tls", _tls(config.server)),
         ("data", config.storage.path),
         ("periods", f"{periods}; closed {format_duration(config.grace_ms)} after their end"),
         *[("event type", f"{name} ({kind.op})") for name, kind in config.events.items()],
@@ -113,6 +119,16 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         ("dry run", "yes: nothing is sent" if config.dry_run else "no"),
         ("log level", config.log_level),
     ]
+
+
+def _tls(server: Server) -> str:
+    """Raises ConfigError where the files cannot be used."""
+    if not server.has_tls:
+        return "no"
+    context = server_context(server.tls_certificate, server.tls_key)
+    until_ms, refusal = validity(context, server.tls_certificate)
+    until = "" if until_ms is None else f"until {format_instant(until_ms)}"
+    return f"{server.tls_certificate}, {until or f'which clients refuse: {refusal}'}"
 
 
 @main.group(epilog="Example: meterd keys create --scope read --description dashboard")
@@ -147,8 +163,9 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
         created_ms=WallClock().now_ms(),
     )
     add_key(config.storage.path, key)
+    reload = _RELOAD.format(config.storage.path)
     click.echo(text)
-    click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {_RELOAD}", err=True)
+    click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {reload}", err=True)
 
 
 @keys.command("list", epilog="Example: meterd keys list")
@@ -184,7 +201,7 @@ def revoke(given: Path | None, key_id: str) -> None:
     source = _source(given)
     config = source.configured()
     if remove_key(config.storage.path, key_id):
-        click.echo(f"{key_id} revoked. {_RELOAD}", err=True)
+        click.echo(f"{key_id} revoked. {_RELOAD.format(config.storage.path)}", err=True)
     elif key_id == ENVIRONMENT_KEY_ID and any(key.id == key_id for key in config.keys):
         raise MeterdError(f"{key_id} is in the environment: take it out there and restart")
     elif any(key.id == key_id for key in config.keys):

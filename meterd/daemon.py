@@ -30,12 +30,12 @@ from meterd.domain.errors import CommitFailedError, ConfigError, MeterdError
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
+from meterd.edge.certificates import server_context, validity
 from meterd.edge.egress import open_sender
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import BodyBudget, Limits
 from meterd.edge.plain_lane import PlainLane
-from meterd.edge.transports import server_context
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.keyfile import ensure_key
@@ -75,6 +75,10 @@ class Settings:
         """Reads the TLS files anew. Raises ConfigError, with nothing replaced, if that fails."""
         server = config.server
         tls = server_context(server.tls_certificate, server.tls_key) if server.has_tls else None
+        if tls is not None and (refusal := validity(tls, server.tls_certificate).refusal):
+            _log.warning(
+                "clients refuse this certificate", file=server.tls_certificate, why=refusal
+            )
         self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
 
     def config(self) -> Config:
@@ -212,7 +216,7 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
             async for received in signals:
                 if received != signal.SIGHUP:
                     break
-                _reload(source, daemon)
+                _reload(source, daemon, config)
             _log.info("stopping", signal=signal.Signals(received).name)
             gc.disable()  # thousands of cancelled actors are no reason to look for cycles
     _log.info("stopped")
@@ -234,15 +238,15 @@ def _ensure_key(source: ConfigSource, daemon: Daemon) -> None:
         )
 
 
-def _reload(source: ConfigSource, daemon: Daemon) -> None:
-    before = daemon.settings.config()
+def _reload(source: ConfigSource, daemon: Daemon, started_with: Config) -> None:
+    """Where to listen and what folder to use stay as they were at the start."""
     try:
-        config = source.read(data_dir=before.storage.path)
+        config = source.read(data_dir=started_with.storage.path)
         daemon.reconfigure(config)
     except ConfigError as fault:
         _log.error("configuration not reloaded: the old one stays", faults=str(fault).splitlines())
         return
-    for line in changes_needing_restart(before, config):
+    for line in changes_needing_restart(started_with, config):
         _log.warning("a change needs a restart", change=line)
     _log.info("configuration reloaded")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from meterd.cli import main
 from meterd.domain.credentials import Keyring, Scope
 from meterd.domain.instants import format_instant
 from meterd.keyfile import KEY_FILE, read_keys
+from tests.edge.encrypted import certificate_in
 
 if TYPE_CHECKING:
     from meterd.source import ConfigSource
@@ -58,6 +60,7 @@ def test_check_says_what_would_run() -> None:
     assert result.stdout.splitlines() == [
         "systemconfig.toml is valid",
         "  address     127.0.0.1:8080",
+        "  tls         no",
         "  data        meterd-data",
         "  periods     daily; closed 5m after their end",
         "  event type  a (sum)",
@@ -68,6 +71,23 @@ def test_check_says_what_would_run() -> None:
         "  dry run     no",
         "  log level   info",
     ]
+
+
+def test_check_looks_at_the_certificate(folder: Path) -> None:
+    """As a start would: until when it is good, whether clients take it, whether it can be used."""
+    text = (folder / "systemconfig.toml").read_text()
+    tls = '\n[server]\ntls_certificate = "meterd.crt"\ntls_key = "meterd.key"\n'
+    (folder / "systemconfig.toml").write_text(text + tls)
+    ends = datetime(2100, 5, 4, tzinfo=UTC)
+    certificate_in(folder, not_after=ends)
+    assert "  tls         meterd.crt, until 2100-05-04T00:00:00.000Z\n" in run("check").stdout
+    certificate_in(folder, not_before=ends - timedelta(days=90), not_after=ends)
+    result = run("check")
+    assert "meterd.crt, which clients refuse: certificate is not yet valid\n" in result.stdout
+    (folder / "meterd.key").unlink()
+    result = run("check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "server.tls_key: cannot read meterd.key" in result.stderr
 
 
 def test_check_tells_every_fault(folder: Path) -> None:
@@ -123,7 +143,7 @@ def test_a_created_key_is_printed_once_and_lets_in(folder: Path) -> None:
     assert made.description == "shop"
     assert result.stderr == (
         f"{made.id} made (ingest,read); it is shown only now."
-        " A running meterd follows on SIGHUP: kill -HUP <pid of meterd>\n"
+        " A running meterd follows on SIGHUP: kill -HUP $(cat meterd-data/lock)\n"
     )
     assert text not in (folder / "meterd-data" / KEY_FILE).read_text()
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from structlog.testing import capture_logs
 from meterd import daemon as daemon_module
 from meterd.daemon import EXIT_BROKEN, _reload, _url, running, serve, set_log_level, set_up_logging
 from meterd.domain.config import Config, LogLevel
-from meterd.domain.credentials import Keyring
+from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import MeterdError
 from meterd.embedded import journal, outbox
+from meterd.keyfile import add_key
 from meterd.source import ConfigSource
 from meterd.work.closer import Closer
 from tests.daemon_bench import (
@@ -146,6 +148,7 @@ def test_it_serves_until_told(
     assert log[2]["signal"] == stop.name
 
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 TLS = """
 [server]
 tls_certificate = "{}"
@@ -157,21 +160,49 @@ async def test_tls_is_served_and_reloaded(tmp_path: Path) -> None:
     """A renewed certificate is for new connections; files that do not fit leave the old one."""
     files = certificate_in(tmp_path)
     source = source_in(tmp_path, TLS.format(*files))
-    async with running(source.read(), clock()) as daemon:
+    config = source.read()
+    async with running(config, clock()) as daemon:
         assert daemon.urls[0].startswith("https://127.0.0.1:")
         old = await certificate_of(daemon)
         certificate_in(tmp_path)
-        _reload(source, daemon)
+        _reload(source, daemon, config)
         new = await certificate_of(daemon)
         assert old != new
         (tmp_path / "meterd.key").write_text("no key")
         with capture_logs() as logged:
-            _reload(source, daemon)
+            _reload(source, daemon, config)
         assert [entry["event"] for entry in logged] == [
             "configuration not reloaded: the old one stays"
         ]
         assert files[1] in logged[0]["faults"][0]
         assert await certificate_of(daemon) == new
+        certificate_in(tmp_path, not_before=LONG_AGO, not_after=LONG_AGO + timedelta(days=90))
+        with capture_logs() as logged:
+            _reload(source, daemon, config)
+        assert [(entry["event"], entry["why"]) for entry in logged] == [
+            ("clients refuse this certificate", "certificate has expired")
+        ]
+
+
+async def test_what_needs_a_restart_is_as_it_was_at_the_start(tmp_path: Path) -> None:
+    """However often it is reloaded meanwhile: the keys are those of the folder in use."""
+    as_it_was = TEXT.format(grace="0s", more=f'[storage]\npath = "{tmp_path / "first"}"')
+    source = source_in(tmp_path)
+    source.path.write_text(as_it_was)
+    of_the_environment = dict(source.environ)
+    del of_the_environment["METERD_DATA_DIR"]
+    source = ConfigSource(source.path, of_the_environment)
+    config = source.read()
+    async with running(config, clock()) as daemon:
+        add_key(config.storage.path, new_key(bytes(32))[1])
+        with capture_logs() as logged:
+            source.path.write_text(as_it_was.replace("first", "second"))
+            for _ in range(3):
+                _reload(source, daemon, config)
+                assert len(daemon.settings.config().keys) == 2
+            source.path.write_text(as_it_was)
+            _reload(source, daemon, config)
+    assert [entry["event"] for entry in logged] == ["a change needs a restart"] * 3
 
 
 async def certificate_of(daemon: Daemon) -> object:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from meterd.edge.certificates import HTTP2
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.limits import PIECE_BYTES, Limits, Pace
-from meterd.edge.transports import HTTP2
 
 if TYPE_CHECKING:
     from collections.abc import Callable

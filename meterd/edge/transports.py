@@ -13,16 +13,12 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from pathlib import Path
 from typing import Final, Protocol
 
 import trio
 
-from meterd.domain.errors import ConfigError
 from meterd.edge.limits import KIB, PIECE_BYTES
 
-HTTP2: Final = "h2"
-_PROTOCOLS: Final = (HTTP2, "http/1.1")
 # What a TLS record holds (RFC 8446, section 5.1). Of a longer write OpenSSL may have sent a part
 # that it does not tell of, and it insists on being given all of it again.
 _RECORD_BYTES: Final = 16 * KIB
@@ -251,28 +247,3 @@ class TlsTransport:
             socket.socket.shutdown(self.socket, how)
         except OSError:
             pass  # the client was faster
-
-
-def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """TLS 1.2 or later with the certificate chain and its key, from PEM files.
-
-    Raises ConfigError with the option and the file that cannot be used.
-    """
-    for option, path in (("tls_certificate", certificate), ("tls_key", key)):
-        try:
-            Path(path).read_bytes()
-        except OSError as fault:
-            raise ConfigError(f"server.{option}: cannot read {path}: {fault.strerror}") from fault
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(_PROTOCOLS)
-    try:
-        # Without a password given, OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError) as fault:
-        why = getattr(fault, "reason", None) or "not PEM, or encrypted"
-        raise ConfigError(
-            f"server.tls_certificate, server.tls_key: cannot use {certificate} with {key}: {why}"
-        ) from fault
-    return context

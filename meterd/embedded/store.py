@@ -155,7 +155,7 @@ class Store:
         with ExitStack() as undo:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                undo.callback(os.close, _lock(folder))
+                undo.callback(_unlock, _lock(folder))
                 place = folder / "store"
                 _create(place, map_size)
                 self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
@@ -239,6 +239,11 @@ def _lock(folder: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)  # or it would name a process that may be anything by then
+    os.close(descriptor)
 
 
 def _create(place: Path, map_size: int) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 import trustme
 
-from meterd.edge.transports import server_context
+from meterd.edge.certificates import server_context
 from tests.edge.loopback import Client, Http2Client
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from tests.edge.loopback import Door
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 AUTHORITY: Final = trustme.CA()
 
 
-def certificate_in(folder: Path, host: str = "127.0.0.1") -> tuple[str, str]:
+def certificate_in(
+    folder: Path, *, not_before: datetime | None = None, not_after: datetime | None = None
+) -> tuple[str, str]:
     """The paths of a certificate and its key, written into the folder."""
-    issued = AUTHORITY.issue_cert(host)
+    issued = AUTHORITY.issue_cert("127.0.0.1", not_before=not_before, not_after=not_after)
     certificate, key = folder / "meterd.crt", folder / "meterd.key"
     certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     key.write_bytes(issued.private_key_pem.bytes())

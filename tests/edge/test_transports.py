@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trustme
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.errors import ConfigError
 from meterd.edge.limits import MIB, PIECE_BYTES
-from meterd.edge.transports import SocketTransport, TlsTransport, server_context
-from tests.edge.encrypted import certificate_in, served_with, trusting
+from meterd.edge.transports import SocketTransport, TlsTransport
+from tests.edge.encrypted import served_with, trusting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from meterd.edge.transports import Transport
 
@@ -165,54 +162,3 @@ async def test_a_client_that_has_left_before_is_broken(tmp_path: Path) -> None:
     await trio.lowlevel.wait_readable(accepted.socket)
     with pytest.raises(trio.BrokenResourceError):
         TlsTransport(accepted, served_with(tmp_path))
-
-
-# Certificates
-
-
-def test_what_is_too_old_is_not_spoken(tmp_path: Path) -> None:
-    """RFC 8996: TLS 1.2 is the least; and a client cannot make the server renegotiate."""
-    context = served_with(tmp_path)
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
-    assert context.options & ssl.OP_NO_RENEGOTIATION
-
-
-@pytest.mark.parametrize("option", ["tls_certificate", "tls_key"])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, option: str) -> None:
-    """With the option that names it."""
-    certificate, key = certificate_in(tmp_path)
-    missing = str(tmp_path / "missing.pem")
-    files = (missing, key) if option == "tls_certificate" else (certificate, missing)
-    message = f"^server.{option}: cannot read {missing}: No such file or directory$"
-    with pytest.raises(ConfigError, match=message):
-        server_context(*files)
-
-
-def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    """The key of another certificate, and what is no PEM at all."""
-    certificate, key = certificate_in(tmp_path)
-    other = tmp_path / "other.key"
-    for text in (trustme.CA().issue_cert("b").private_key_pem.bytes(), b"no key"):
-        other.write_bytes(text)
-        with pytest.raises(ConfigError, match=f"cannot use {certificate} with {other}: "):
-            server_context(certificate, str(other))
-    with pytest.raises(ConfigError, match=f"cannot use {other} with {key}: "):
-        server_context(str(other), key)
-
-
-def test_an_encrypted_key_is_refused_and_not_asked_for(tmp_path: Path) -> None:
-    """Nobody sits at a daemon's terminal."""
-    certificate, key = certificate_in(tmp_path)
-    encrypted = tmp_path / "encrypted.key"
-    encrypted.write_bytes(_encrypt(key))
-    with pytest.raises(ConfigError, match=f"cannot use {certificate} with {encrypted}: "):
-        server_context(certificate, str(encrypted))
-
-
-def _encrypt(key: str) -> bytes:
-    from cryptography.hazmat.primitives import serialization as form
-
-    loaded = form.load_pem_private_key(Path(key).read_bytes(), None)
-    return loaded.private_bytes(
-        form.Encoding.PEM, form.PrivateFormat.PKCS8, form.BestAvailableEncryption(b"secret")
-    )

@@ -42,6 +42,7 @@ async def main() -> None:
     config = Config()
     config.bind = [address]
     config.errorlog = None
+    config.keep_alive_max_requests = sys.maxsize  # as in meterd: else it closes after a thousand
     stopped = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: serve(app, config, shutdown_trigger=stopped.wait))
