@@ -38,7 +38,6 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       mailbox          what wakes an actor, reply, round
       committer        the only writer
       aggregator       one customer
-      heap             keeps the garbage collector off the actors
       registry         who is awake
       engine           the Ledger over all of these
     work/            what happens by itself

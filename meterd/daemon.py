@@ -218,7 +218,6 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
                     break
                 _reload(source, daemon, config)
             _log.info("stopping", signal=signal.Signals(received).name)
-            gc.disable()  # thousands of cancelled actors are no reason to look for cycles
     _log.info("stopped")
 
 

@@ -46,21 +46,26 @@ HANDS_UP_TO: Final[dict[PeriodType, tuple[PeriodType, ...]]] = {
 }
 
 
-class Change(msgspec.Struct):
+# What an account is made of holds no cycles, and there may be 100,000 of them: nothing of it is for
+# the garbage collector to walk over (``gc=False``; no lists or tuples, but for a moment).
+
+
+class Change(msgspec.Struct, gc=False):
     """What one customer's decisions change on disk: all of it together, or nothing.
 
-    ``blocks`` are those that hold events counted, by event type. ``first_received_ms`` is when the
-    first of them came, where the customer may be new: these are its first events in an hour.
+    ``blocks`` has the ids of those that hold events counted, one behind another, by event type.
+    ``first_received_ms`` is when the first of them came, where the customer may be new: these are
+    its first events in an hour.
     """
 
     customer_id: str
     first_received_ms: int | None = None
-    blocks: dict[str, list[bytes]] = {}
+    blocks: dict[str, bytearray] = {}
     totals: dict[Period, PeriodTotals] = {}
     aggregations: dict[Period, Aggregation] = {}
     # Whose snapshot is all there was to publish, and is not any more.
-    withdrawn: list[Period] = []
-    deliveries: list[Delivery] = []
+    withdrawn: tuple[Period, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -70,38 +75,32 @@ class Snapshot(msgspec.Struct, frozen=True):
     is_first: bool
 
 
-class _Counting:
+class _Counting(msgspec.Struct, eq=False, gc=False):
     """An open hour's totals while events are counted in it."""
 
-    __slots__ = ("by_type", "closed", "has_counted", "hour", "through")
-
-    def __init__(self, hour: Period, before: PeriodTotals) -> None:
-        self.hour = hour
-        self.by_type = dict(before.by_type)
-        self.through = before.through
-        self.closed = before.closed
-        self.has_counted = False
+    hour: Period
+    by_type: dict[str, Totals]
+    through: bytes
+    closed: bool
+    has_counted: bool = False
 
     def totals(self) -> PeriodTotals:
         """As counted; nothing may be counted here any more."""
         return PeriodTotals(closed=False, by_type=self.by_type, through=self.through)
 
 
-class Account:
+class Account(msgspec.Struct, eq=False, gc=False):
     """One customer's totals in the periods that are in hand, and the changes not yet taken.
 
     A period is in hand from ``restore`` until a change that closes it, or no longer needs it, is on
     disk (``committed``): until then what is stored would be older than what was decided.
     """
 
-    __slots__ = ("_aggregations", "_change", "_counting", "_totals", "customer_id")
-
-    def __init__(self, customer_id: str) -> None:
-        self.customer_id = customer_id
-        self._totals: dict[Period, PeriodTotals] = {}
-        self._aggregations: dict[Period, Aggregation] = {}
-        self._change: Change | None = None
-        self._counting: _Counting | None = None
+    customer_id: str
+    _totals: dict[Period, PeriodTotals] = {}
+    _aggregations: dict[Period, Aggregation] = {}
+    _change: Change | None = None
+    _counting: _Counting | None = None
 
     def lacks(self, period: Period) -> bool:
         """Whether that period's stored totals must be restored before deciding on it."""
@@ -162,12 +161,12 @@ class Account:
             change = self._changing()
             change.aggregations.pop(period, None)
             self._aggregations.pop(period, None)
-            change.withdrawn.append(period)
+            change.withdrawn += (period,)
         if closed is not None and closed.endpoints:
             body = completed_body(closed)
-            self._changing().deliveries += [
+            self._changing().deliveries += tuple(
                 first_attempt(closed, endpoint, body, now_ms) for endpoint in closed.endpoints
-            ]
+            )
         return closed
 
     def snapshot(
@@ -241,7 +240,9 @@ class Account:
         counting = self._counting
         if counting is None or counting.hour is not hour:
             self._put_counted()
-            counting = self._counting = _Counting(hour, self._totals[hour])
+            before = self._totals[hour]
+            counting = _Counting(hour, dict(before.by_type), before.through, before.closed)
+            self._counting = counting
         return counting
 
     def _count(
@@ -250,17 +251,24 @@ class Account:
         """Counts these events, which are all of that type."""
         first = offsets[0]
         before = counting.by_type.get(event_type)
-        blocks = self._changing().blocks.setdefault(event_type, [])
+        blocks = self._blocks(event_type)
         if len(offsets) > 1:
             added = _totals_of(receipt, offsets)
             totals = added if before is None else merge(before, added)
             numbers = dict.fromkeys([offset // BLOCK_EVENTS for offset in offsets])
-            blocks += [receipt.blocks[number] for number in numbers]
+            blocks += b"".join([receipt.blocks[number] for number in numbers])
         else:
             at, value = receipt.position(first), receipt.events[first].value
             totals = totals_of((value,), at, at) if before is None else counted(before, value, at)
-            blocks.append(receipt.blocks[first // BLOCK_EVENTS])
+            blocks += receipt.blocks[first // BLOCK_EVENTS]
         counting.by_type[event_type] = totals
+
+    def _blocks(self, event_type: str) -> bytearray:
+        by_type = self._changing().blocks
+        found = by_type.get(event_type)
+        if found is None:
+            found = by_type[event_type] = bytearray()
+        return found
 
     def _put_counted(self) -> None:
         """What was counted becomes the hour's totals."""

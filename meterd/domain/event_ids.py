@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+ID_BYTES: Final = 16
 COUNTER_LIMIT: Final = 1 << 30
 NONCE_LIMIT: Final = 1 << 36
 _LOW_COUNTER_BITS: Final = 18
@@ -45,7 +46,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
             | self.nonce << 8
             | part
         )
-        return number.to_bytes(16, "big")
+        return number.to_bytes(ID_BYTES, "big")
 
 
 def next_stamp(last: Stamp, events: int, now_ms: int, nonce: int) -> Stamp:

@@ -28,7 +28,7 @@ class PeriodType(StrEnum):
     YEARLY = "yearly"
 
 
-class Period(msgspec.Struct, frozen=True, order=True):
+class Period(msgspec.Struct, frozen=True, order=True, gc=False):
     """``[start_ms, end_ms)``. Compared by end, then finest first: the order of closing."""
 
     end_ms: int

@@ -125,7 +125,7 @@ def merge_types(one: dict[str, Totals], other: dict[str, Totals]) -> dict[str, T
     return merged
 
 
-class PeriodTotals(msgspec.Struct, frozen=True, array_like=True):
+class PeriodTotals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One customer's totals over one period, by event type.
 
     An hour holds its events up to and with the one whose id is ``through``; those that come later

@@ -26,8 +26,8 @@ PIECE_BYTES = 64 * KIB
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
 
-# SIGTERM must have ended everything within 10 s; the committer and the store need the rest.
-SERVING_STOP_MAX_S = 8.0
+# SIGTERM must have ended everything within 10 s; deliveries and the ledger need the rest.
+SERVING_STOP_MAX_S = 7.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

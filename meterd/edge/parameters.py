@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.periods import PeriodType
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 100_000
-_EVENT_ID_BYTES: Final = 16
 _INSTANT_LIMIT_MS: Final = 1 << 48  # what an event's id has room for, beyond the year 10,000
 
 
@@ -69,7 +69,7 @@ class Parameters:
 
     def event_cursor(self) -> bytes | None:
         place = self._cursor()
-        if place is not None and len(place) != _EVENT_ID_BYTES:
+        if place is not None and len(place) != ID_BYTES:
             raise _unfit_cursor()
         return place
 

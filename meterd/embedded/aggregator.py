@@ -5,9 +5,9 @@ An actor because events, a period's end and a snapshot may come for a customer a
 each must see what the others decided. Sent to by the registry only; its mail is bounded by the
 engine's limit on events in flight. It has no task of its own: the committer gives it its turn.
 
-Events are counted at once, in memory; their totals are written when the account is posted, at the
-latest ``engine.POST_SECONDS`` after. The log has the events by then, and a start counts again what
-was not posted (``recovery``).
+Events are counted at once, in memory; their totals are written when the account is posted
+(``engine.POST_SECONDS``). The log has the events by then, and a start counts again what was not
+posted (``recovery``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.periods import Period
 from meterd.domain.receipts import Receipt
 from meterd.embedded import journal
+from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import Reply
+from meterd.embedded.store import Store
 
 if TYPE_CHECKING:
-    from meterd.embedded.committer import Committer
     from meterd.embedded.mailbox import Round
-    from meterd.embedded.store import Store
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -67,31 +67,21 @@ class TakeSnapshot(msgspec.Struct, frozen=True):
 Message = Append | Post | Close | TakeSnapshot
 
 
-class Aggregator:
-    """See above; ``is_used`` is the registry's mark for who may retire."""
+class Aggregator(msgspec.Struct, eq=False, gc=False):
+    """See above; ``is_used`` is the registry's mark for who may retire.
 
-    __slots__ = (
-        "_account",
-        "_committer",
-        "_is_in_flight",
-        "_is_posted",
-        "_mail",
-        "_store",
-        "_to_decide",
-        "is_used",
-        "part",
-    )
+    Nothing for the garbage collector to walk over, as its account, but while there is mail.
+    """
 
-    def __init__(self, customer_id: str, part: int, store: Store, committer: Committer) -> None:
-        self.is_used = False
-        self._account = Account(customer_id)
-        self.part = part
-        self._store = store
-        self._committer = committer
-        self._mail: list[Message] = []
-        self._to_decide: Sequence[Message] = ()
-        self._is_posted = True  # but for what is in the mail
-        self._is_in_flight = False
+    part: int
+    _account: Account
+    _store: Store
+    _committer: Committer
+    is_used: bool = False
+    _mail: list[Message] | None = None
+    _to_decide: list[Message] | None = None
+    _is_posted: bool = True  # but for what is in the mail
+    _is_in_flight: bool = False
 
     @property
     def at_rest(self) -> bool:
@@ -100,17 +90,20 @@ class Aggregator:
 
     def send(self, message: Message) -> None:
         """Puts the message into the mailbox; it is decided on in the next round."""
-        if not self._mail:
+        if self._mail is None:
+            self._mail = [message]
             self._committer.expect(self)
-        self._mail.append(message)
+        else:
+            self._mail.append(message)
 
     def begin(self) -> None:
         """See ``Decider``."""
-        self._to_decide, self._mail = self._mail, []
+        self._to_decide, self._mail = self._mail, None
 
     def decide(self, round_: Round) -> None:
         """See ``Decider``."""
-        mail, self._to_decide = self._to_decide, ()
+        mail, self._to_decide = self._to_decide, None
+        assert mail is not None, "a round was decided that did not begin"
         replies = [reply for message in mail if (reply := self._decide(message)) is not None]
         if replies:
             self._hand_over(round_, replies)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.store import Transaction
 
-# In one index record: 2 kB, half of what a page holds.
-_BLOCKS_MAX: Final = 128
+# In one index record: 128 blocks, half of what a page holds.
+_BLOCKS_BYTES_MAX: Final = 128 * ID_BYTES
 
 
 def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> None:
@@ -31,9 +32,9 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
         part = keys.part_of(change.customer_id, parts)
         for event_type, blocks in change.blocks.items():
             prefix = keys.blocks_prefix(part, change.customer_id, event_type)
-            for start in range(0, len(blocks), _BLOCKS_MAX):
-                ids = blocks[start : start + _BLOCKS_MAX]
-                txn.put("blocks_by_customer", prefix + ids[0], b"".join(ids))
+            for start in range(0, len(blocks), _BLOCKS_BYTES_MAX):
+                ids = bytes(blocks[start : start + _BLOCKS_BYTES_MAX])
+                txn.put("blocks_by_customer", prefix + ids[:ID_BYTES], ids)
         if change.first_received_ms is not None:
             customer = keys.customer_key(part, change.customer_id)
             txn.put_new("customers", customer, records.number(change.first_received_ms))

@@ -27,7 +27,6 @@ from meterd.domain.periods import HOUR_MS, RANK, Period, PeriodType, period_at
 
 END: Final = b"\x00"
 AFTER_END: Final = b"\x01"  # the first byte string greater than any key continuing behind END
-STAMP_BYTES: Final = 16
 HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,000
 EVENTS: Final = b"events"
 FLOOR: Final = b"floor"

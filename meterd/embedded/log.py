@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.event_ids import Stamp, stamp_of
+from meterd.domain.event_ids import ID_BYTES, Stamp, stamp_of
 from meterd.domain.receipts import BLOCK_EVENTS, receive
 from meterd.embedded import keys, records
 from meterd.embedded.records import LoggedBlock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # A record is full with the block that reaches this, so it has less than two blocks' events.
 _FULL: Final = BLOCK_EVENTS
-_LAST_ID: Final = b"\xff" * keys.STAMP_BYTES
+_LAST_ID: Final = b"\xff" * ID_BYTES
 
 
 class _Record:

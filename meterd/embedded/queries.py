@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
-from meterd.domain.event_ids import stamp_of
+from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
 from meterd.embedded import keys, records
 from meterd.ledger import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from meterd.embedded.store import Transaction
 
-_LATEST_ID: Final = b"\xff" * keys.STAMP_BYTES
+_LATEST_ID: Final = b"\xff" * ID_BYTES
 _LATEST_HOUR_MS: Final = keys.HOURS_MAX * HOUR_MS
 
 
@@ -144,7 +144,7 @@ def _blocks(txn: Transaction, prefix: bytes, end: bytes) -> Iterator[bytes]:
 
 def _id_at(instant_ms: int) -> bytes:
     """Not greater than any id of that millisecond, greater than all of earlier ones."""
-    return (max(instant_ms, 0) << 80).to_bytes(keys.STAMP_BYTES, "big")
+    return (max(instant_ms, 0) << 80).to_bytes(ID_BYTES, "big")
 
 
 # Aggregations

@@ -9,12 +9,11 @@ import msgspec
 
 from meterd.domain.aggregations import Aggregation
 from meterd.domain.deliveries import Delivery
-from meterd.domain.event_ids import Stamp
+from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
 
 _NUMBER_BYTES: Final = 8
-_BLOCK_ID_BYTES: Final = 16
 
 
 class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
@@ -42,8 +41,8 @@ decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 
 def split_block_ids(payload: bytes) -> list[bytes]:
     """The ids that stand one after another."""
-    starts = range(0, len(payload), _BLOCK_ID_BYTES)
-    return [payload[start : start + _BLOCK_ID_BYTES] for start in starts]
+    starts = range(0, len(payload), ID_BYTES)
+    return [payload[start : start + ID_BYTES] for start in starts]
 
 
 def number(value: int) -> bytes:

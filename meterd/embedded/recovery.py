@@ -16,11 +16,11 @@ from meterd.embedded import journal, log
 from meterd.embedded.keys import part_of
 
 if TYPE_CHECKING:
-    from meterd.domain.account import Change
     from meterd.domain.receipts import Receipt
     from meterd.embedded.store import Store, Transaction
 
-# In one transaction: a few megabytes of memory.
+# In one transaction. Only totals and ids of them are held, the events themselves one record at a
+# time: some 10 MB, also where each block is of other customers.
 _BLOCKS_AT_ONCE: Final = 2_000
 
 
@@ -33,27 +33,26 @@ def post_rest(store: Store) -> int:
 
 
 def _post_some(txn: Transaction, parts: int) -> int:
-    receipts = list(islice(log.read_from(txn, journal.posted_through(txn)), _BLOCKS_AT_ONCE))
-    if receipts:
-        changes = _counted(txn, parts, receipts)
-        journal.write_changes(txn, changes, parts)
-        journal.write_posted(txn, receipts[-1].last_id)
-    return len(receipts)
-
-
-def _counted(txn: Transaction, parts: int, receipts: list[Receipt]) -> list[Change]:
-    """What these events change in their customers' accounts."""
     accounts: dict[str, Account] = {}
-    for receipt in receipts:
-        for customer_id, offsets in group_by_customer(receipt.events).items():
-            account = accounts.get(customer_id)
-            if account is None:
-                account = accounts[customer_id] = Account(customer_id)
-            if account.lacks(receipt.hour):
-                part = part_of(customer_id, parts)
-                stored = journal.read_totals(txn, part, receipt.hour, customer_id)
-                account.restore(receipt.hour, stored)
-            account.append(receipt, offsets)
-    return [
-        change for account in accounts.values() if (change := account.take_change()) is not None
-    ]
+    blocks, through = 0, b""
+    for receipt in islice(log.read_from(txn, journal.posted_through(txn)), _BLOCKS_AT_ONCE):
+        _count(txn, parts, receipt, accounts)
+        blocks, through = blocks + 1, receipt.last_id
+    if blocks:
+        counted = (account.take_change() for account in accounts.values())
+        changes = [change for change in counted if change is not None]
+        journal.write_changes(txn, changes, parts)
+        journal.write_posted(txn, through)
+    return blocks
+
+
+def _count(txn: Transaction, parts: int, receipt: Receipt, accounts: dict[str, Account]) -> None:
+    for customer_id, offsets in group_by_customer(receipt.events).items():
+        account = accounts.get(customer_id)
+        if account is None:
+            account = accounts[customer_id] = Account(customer_id)
+        if account.lacks(receipt.hour):
+            part = part_of(customer_id, parts)
+            stored = journal.read_totals(txn, part, receipt.hour, customer_id)
+            account.restore(receipt.hour, stored)
+        account.append(receipt, offsets)

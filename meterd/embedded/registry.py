@@ -6,13 +6,14 @@ customers that are active, not those that are known.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from meterd.domain.account import Account
 from meterd.domain.errors import OverloadedError
 from meterd.embedded.aggregator import Aggregator
-from meterd.embedded.heap import Heap
 from meterd.embedded.keys import part_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SWEEP_SECONDS: Final = 30.0
 # About 4 kB each with five event types: bounds what aggregators take at 0.8 GB.
 ACTIVE_MAX: Final = 200_000
+# A sweep of so many takes 50 ms: whoever finds no room sweeps for it only so often.
+ROOM_SECONDS: Final = 2.0
 # Under a millisecond.
 _LOOKED_AT_ONCE: Final = 1_000
 
@@ -37,7 +40,7 @@ class Registry:
         self._store = store
         self._committer = committer
         self._awake: dict[str, Aggregator] = {}
-        self._heap = Heap()
+        self._swept_at = -inf
 
     def __len__(self) -> int:
         return len(self._awake)
@@ -54,7 +57,8 @@ class Registry:
             return
         asleep = [customer_id for customer_id in customer_ids if customer_id not in self._awake]
         if len(self._awake) + len(asleep) > ACTIVE_MAX:
-            self.sweep()
+            if trio.current_time() >= self._swept_at + ROOM_SECONDS:
+                self.sweep()
             if len(self._awake) + len(asleep) > ACTIVE_MAX:
                 raise OverloadedError("too many customers are active at once")
 
@@ -89,16 +93,15 @@ class Registry:
 
     def sweep(self) -> None:
         """Retires everyone at rest who got no event since the last sweep."""
+        self._swept_at = trio.current_time()
         for customer_id, aggregator in list(self._awake.items()):
             if aggregator.is_used:
                 aggregator.is_used = False
             elif aggregator.at_rest:
                 del self._awake[customer_id]
-        self._heap.shrunk(len(self._awake))
 
     def _wake(self, customer_id: str) -> Aggregator:
         part = part_of(customer_id, self._store.parts)
-        aggregator = Aggregator(customer_id, part, self._store, self._committer)
+        aggregator = Aggregator(part, Account(customer_id), self._store, self._committer)
         self._awake[customer_id] = aggregator
-        self._heap.grown(len(self._awake))
         return aggregator

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30

@@ -17,7 +17,7 @@ import pytest
 from meterd.domain.account import Change, Snapshot, parts_of, takers
 from meterd.domain.aggregations import completed_body
 from meterd.domain.deliveries import delivery_id
-from meterd.domain.event_ids import Stamp, position, stamp_of
+from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from tests.domain.account_changes import CHANGES
@@ -64,7 +64,8 @@ def told(change: Change | None) -> list[str]:
     if change is None:
         return []
     lines = [] if change.first_received_ms is None else ["introduces"]
-    for event_type, blocks in change.blocks.items():
+    for event_type, ids in change.blocks.items():
+        blocks = [bytes(ids[at : at + ID_BYTES]) for at in range(0, len(ids), ID_BYTES)]
         lines += [f"block {clock(stamp_of(block).received_ms)} {event_type}" for block in blocks]
     for period, totals in sorted(change.totals.items()):
         sums = " ".join(
@@ -149,8 +150,8 @@ def test_a_batch_is_found_by_the_blocks_that_its_events_are_in() -> None:
     change = change_of(after(f"2026-01-14T15:10 counts {counts}"))
     stamp = Stamp(ms("2026-01-14T15:10"), 0, 7)
     assert change.blocks == {
-        "api": [stamp.id(0), stamp.id(128), stamp.id(192)],
-        "disk": [stamp.id(64), stamp.id(128)],
+        "api": stamp.id(0) + stamp.id(128) + stamp.id(192),
+        "disk": stamp.id(64) + stamp.id(128),
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.account import Account
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
@@ -38,7 +39,7 @@ class Actor:
         self.store = Store(folder)
         self.hop = WriterHop()
         self.committer = Committer(self.store, self.hop)
-        self.aggregator = Aggregator("acme", PART, self.store, self.committer)
+        self.aggregator = Aggregator(PART, Account("acme"), self.store, self.committer)
 
     def append(self, number: int, at_ms: int = START_MS) -> Reply:
         """An event of that value and counter, as the engine sends it."""
@@ -190,7 +191,7 @@ async def test_a_successor_goes_on_from_the_disk(actor: Actor) -> None:
     """A retired customer's next actor counts on."""
     actor.append(1)
     await actor.post().wait()
-    actor.aggregator = Aggregator("acme", PART, actor.store, actor.committer)
+    actor.aggregator = Aggregator(PART, Account("acme"), actor.store, actor.committer)
     actor.append(5)
     await actor.post().wait()
     assert actor.total() == (2, "6")

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tracemalloc
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import PeriodType
-from meterd.embedded import keys, records, recovery
-from meterd.embedded.engine import CUSTOMERS_AT_ONCE, POST_SECONDS, EmbeddedLedger
+from meterd.domain.receipts import BLOCK_EVENTS, receive
+from meterd.embedded import keys, log, records, recovery
+from meterd.embedded.engine import (
+    LAST_POSTING_S,
+    POST_SECONDS,
+    POSTED_AT_ONCE,
+    EmbeddedLedger,
+)
 from meterd.embedded.store import Store
 from meterd.ledger import EventQuery
-from tests.embedded.engine_bench import EngineBench, inline, running
+from tests.embedded.engine_bench import EngineBench, WriterHop, inline, running
 from tests.ledger_bench import START_MS, event, figures, rules, stored
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
 
+T = TypeVar("T")
+
 MANY = [f"c{number}" for number in range(300)]
+SYNC_SECONDS = 0.6
+
+
+async def slow(work: Callable[[], T]) -> T:
+    """A disk of which two transactions take longer than a stop waits."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep(SYNC_SECONDS)
+    return work()
 
 
 @pytest.fixture
@@ -53,7 +72,7 @@ async def test_events_are_posted_every_ten_seconds(
     transactions = bench.hop.transactions
     await trio.sleep(POST_SECONDS + 1)
     assert totals_on_disk(bench) == 5 * len(MANY)
-    assert bench.hop.transactions - transactions == -(-len(MANY) // CUSTOMERS_AT_ONCE) + 1
+    assert bench.hop.transactions - transactions == -(-len(MANY) // POSTED_AT_ONCE) + 1
     transactions = bench.hop.transactions
     await trio.sleep(10 * POST_SECONDS)
     assert bench.hop.transactions == transactions, "nothing came, and nothing was written"
@@ -120,4 +139,44 @@ async def test_an_engine_that_is_stopped_in_order_leaves_nothing_to_post(tmp_pat
     assert recovery.post_rest(store) == 0
     with store.read() as txn:
         assert txn.count("customers") == len(MANY)
+    store.close()
+
+
+async def test_a_stop_waits_only_so_long_for_the_last_posting(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """On a slow disk: what is left the next start posts."""
+    store = Store(tmp_path / "data")
+    hop = WriterHop(slow)
+    ledger = EmbeddedLedger(store, now_ms=lambda: START_MS, nonce=1, hop=hop, read_hop=inline)
+    async with ledger.running():
+        await ledger.append([event(customer) for customer in MANY])
+        began = trio.current_time()
+        transactions = hop.transactions
+    took = trio.current_time() - began
+    assert took <= LAST_POSTING_S + SYNC_SECONDS
+    assert hop.transactions - transactions == int(LAST_POSTING_S / SYNC_SECONDS) + 1
+    with store.read() as txn:
+        assert 0 < txn.count("customers") < len(MANY)
+    assert recovery.post_rest(store) > 0
+    with store.read() as txn:
+        assert txn.count("customers") == len(MANY)
+    store.close()
+
+
+def test_large_events_are_not_held_together(tmp_path: Path) -> None:
+    """A start after a crash must not need more memory than meterd had."""
+    store = Store(tmp_path / "data")
+    metadata = b'{"note": "' + b"x" * 16_000 + b'"}'
+    for number in range(40):
+        sent = [event("a", metadata=metadata)] * BLOCK_EVENTS
+        receipt = receive(Stamp(START_MS, number * BLOCK_EVENTS, 7), sent)
+        store.write(partial(log.write_receipts, receipts=[receipt]))
+    tracemalloc.start()
+    try:
+        assert recovery.post_rest(store) == 40
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 * BLOCK_EVENTS * len(metadata)
     store.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meterd.domain.account import Account, Change
-from meterd.domain.event_ids import Stamp
+from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.embedded import journal, records
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HOUR = period_at(PeriodType.HOURLY, START_MS)
 DAY = period_at(PeriodType.DAILY, START_MS)
-FULL = journal._BLOCKS_MAX
+FULL = journal._BLOCKS_BYTES_MAX // ID_BYTES
 
 
 @pytest.fixture
@@ -81,7 +81,8 @@ def test_an_index_record_has_only_so_many_blocks(
 ) -> None:
     """It stands under the first of them, and together they give all, in order; by type."""
     ids = [Stamp(START_MS + number, number, 7).id() for number in range(blocks)]
-    write(store, Change("acme", first_received_ms=None, blocks={"sum": ids, "max": ids[:1]}))
+    index = {"sum": bytearray(b"".join(ids)), "max": bytearray(ids[0])}
+    write(store, Change("acme", blocks=index))
     prefix = blocks_prefix(part_of("acme", PARTS), "acme", "sum")
     with store.read() as txn:
         entries = [

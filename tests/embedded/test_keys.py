@@ -6,7 +6,7 @@ import pytest
 
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
-from meterd.domain.event_ids import Stamp
+from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.embedded import keys
 from tests.ledger_bench import START_MS, at
@@ -38,7 +38,7 @@ def test_names_that_begin_alike_are_apart() -> None:
 def test_all_keys_of_a_type_stand_before_the_bound_behind_it() -> None:
     """``AFTER_END`` leads from any block of one event type to the next type."""
     prefix = keys.customer_prefix(0, "acme")
-    latest = keys.blocks_prefix(0, "acme", "api") + b"\xff" * keys.STAMP_BYTES
+    latest = keys.blocks_prefix(0, "acme", "api") + b"\xff" * ID_BYTES
     assert latest < prefix + b"api" + keys.AFTER_END < keys.blocks_prefix(0, "acme", "api.calls")
 
 
@@ -84,7 +84,7 @@ def test_the_outbox_stands_in_the_order_of_coming_due() -> None:
 def test_the_longest_names_fit_into_a_key() -> None:
     """LMDB's limit is 511 bytes; what the domain lets in must never meet it."""
     customer, event_type = "c" * CUSTOMER_ID_MAX_BYTES, "e" * EVENT_TYPE_NAME_MAX
-    stamp = bytes(keys.STAMP_BYTES)
+    stamp = bytes(ID_BYTES)
     period = period_at(PeriodType.YEARLY, START_MS)
     longest = [
         keys.blocks_prefix(0, customer, event_type) + stamp,

@@ -67,7 +67,7 @@ def change_of(receipt: Receipt, offset: int) -> Change:
         first_received_ms=receipt.received_ms,
         totals={hour: PeriodTotals(closed=False, by_type={sent.event_type: totals})},
         aggregations={hour: aggregation},
-        deliveries=[first_attempt(aggregation, "billing", b"{}", hour.end_ms)],
+        deliveries=(first_attempt(aggregation, "billing", b"{}", hour.end_ms),),
     )
 
 
@@ -86,7 +86,7 @@ def index_of(receipts: list[Receipt]) -> Iterator[Change]:
 
 
 def index_change(customer_id: str, event_type: str, blocks: list[bytes]) -> Change:
-    return Change(customer_id, first_received_ms=None, blocks={event_type: blocks.copy()})
+    return Change(customer_id, blocks={event_type: bytearray(b"".join(blocks))})
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_a_batch_is_read_from_its_few_records(tmp_path: Path) -> None:
     store = Store(tmp_path / "data")
     events = [event("c7", TYPES[n % 3], n) for n in range(BATCH_MAX)]
     receipt = receive(Stamp(SOME_MS, 0, 0), events)
-    blocks = {name: list(receipt.blocks) for name in TYPES}
+    blocks = {name: bytearray(b"".join(receipt.blocks)) for name in TYPES}
     store.write(partial(log.write_receipts, receipts=[receipt]))
     changes = [Change("c7", first_received_ms=SOME_MS, blocks=blocks)]
     store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
@@ -313,9 +313,9 @@ def test_bounds_and_pages_cut_through_a_record(
         sent = [event("ab"[number % 2], TYPES[number // 2 % 3], number)]
         receipts.append(receive(Stamp(SOME_MS + number // 3, number, 0), sent))
     store.write(partial(log.write_receipts, receipts=receipts))
-    blocks: dict[str, list[bytes]] = defaultdict(list)
+    blocks: dict[str, bytearray] = defaultdict(bytearray)
     for receipt in receipts[::2]:
-        blocks[receipt.events[0].event_type] += receipt.blocks
+        blocks[receipt.events[0].event_type] += receipt.blocks[0]
     changes = [Change("a", first_received_ms=SOME_MS, blocks=blocks)]
     store.write(partial(journal.write_changes, changes=changes, parts=PARTS))
     bounds = (None, *range(SOME_MS - 1, SOME_MS + 6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,7 @@ from meterd.embedded.aggregator import Append, Close, Post
 from meterd.embedded.committer import Committer
 from meterd.embedded.keys import part_of
 from meterd.embedded.mailbox import Reply
-from meterd.embedded.registry import SWEEP_SECONDS, Registry
+from meterd.embedded.registry import ROOM_SECONDS, SWEEP_SECONDS, Registry
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import WriterHop
 from tests.ledger_bench import START_MS, event, rules
@@ -188,15 +190,62 @@ async def test_looking_for_the_restless_lets_others_run(
     assert len(awake.registry) == 4, "the idle one has retired, and another was woken"
 
 
-async def test_only_so_many_are_awake(awake: Awake, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_are_awake(
+    awake: Awake, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
     """Another is refused until one has retired, which is tried at once; who is awake is served."""
     monkeypatch.setattr(registry, "ACTIVE_MAX", 2)
     await awake.counted("a", "b")
     with pytest.raises(OverloadedError):
         awake.registry.require_room(["c"])
     awake.registry.require_room(["a", "b"])
+    await trio.sleep(ROOM_SECONDS)
     awake.registry.require_room(["c"])
     assert len(awake.registry) == 0
+
+
+async def test_room_is_not_looked_for_again_and_again(
+    awake: Awake, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """A sweep looks at everyone: whoever is refused meanwhile makes none."""
+    monkeypatch.setattr(registry, "ACTIVE_MAX", 1)
+    await awake.counted("a")
+    for _ in range(3):
+        with pytest.raises(OverloadedError):
+            awake.registry.require_room(["b"])
+    await trio.sleep(ROOM_SECONDS)
+    awake.registry.require_room(["b"])
+
+
+async def test_the_garbage_collector_has_nothing_to_do_with_who_is_awake(awake: Awake) -> None:
+    """Counted or posted: a full collection walks over all that it may, and stops the daemon."""
+    names = [f"c{number}" for number in range(1000)]
+    gc.collect()
+    before = len(gc.get_objects())
+    for step in (awake.append, awake.post):
+        for reply in [step(name) for name in names]:
+            await reply.wait()
+        await awake.counted("whoever is still known to the committer")
+        gc.collect()
+        assert len(gc.get_objects()) - before < len(names) / 10
+
+
+async def test_who_has_retired_is_gone_without_the_garbage_collector(awake: Awake) -> None:
+    """Which would never find a cycle that such an actor is in. Each holds its customer's id."""
+    names = [f"c{number}" for number in range(10)]
+    before = [sys.getrefcount(name) for name in names]
+    gc.disable()
+    try:
+        await awake.counted(*names)
+        await awake.wake(names[0]).wait()
+        await awake.counted("whoever is still known to the committer")
+        assert [sys.getrefcount(name) for name in names] != before
+        for _ in range(2):
+            awake.registry.sweep()
+        assert len(awake.registry) == 0
+        assert [sys.getrefcount(name) for name in names] == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
