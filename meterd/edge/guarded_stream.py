@@ -52,7 +52,7 @@ class GuardedStream:
         self._plain_serves = False
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
-        self._pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
+        self.pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
         # When the wait for a head began: for its first byte, and from that for the others.
         self._waiting_since = self.active_at
         self._reading = trio.CancelScope()
@@ -145,7 +145,7 @@ class GuardedStream:
             return
         self._framer.next_request()
         self._answering = False
-        self._pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
+        self.pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
         self._waiting_since = trio.current_time()
         self._reading.deadline = self._deadline()
         self._next_request.set()
@@ -178,17 +178,16 @@ class GuardedStream:
         self.scope.cancel()
 
     async def linger(self) -> None:
-        """Reads on for a moment after the answer.
+        """Says good-bye, and reads on for a moment.
 
         A socket closed with bytes unread resets the connection, and a reset may take the answer
         away from a client that is still sending.
         """
-        if self._received_all:
-            return
         with trio.move_on_after(self._limits.linger_s):
             try:
                 await self.transport.send_eof()
-                await self.transport.drain()
+                if not self._received_all:
+                    await self.transport.drain()
             except trio.BrokenResourceError:
                 pass
 
@@ -246,7 +245,7 @@ class GuardedStream:
         self._received_all = not data
         self.active_at = trio.current_time()
         if self._framer.phase is Phase.BODY:
-            self._pace.record(self.active_at - began_at, len(data))
+            self.pace.record(self.active_at - began_at, len(data))
         elif self._framer.phase is Phase.HEAD and not self._framer.buffered:
             self._waiting_since = self.active_at
             if data and self._plain is not None:
@@ -261,7 +260,7 @@ class GuardedStream:
             case Phase.HEAD:
                 return self._waiting_since + self._limits.keep_alive_s
             case Phase.BODY:
-                return trio.current_time() + self._pace.left_s
+                return trio.current_time() + self.pace.left_s
             case Phase.ANSWER:
                 return math.inf
             case Phase.HTTP2:

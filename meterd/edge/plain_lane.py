@@ -45,7 +45,13 @@ _END_BYTES: Final = len(END_OF_HEAD)
 
 
 class Wire(Protocol):
-    """A connection while the plain lane has it."""
+    """A connection while the plain lane has it.
+
+    ``pace`` is the time that is left for a body that has not come whole: it is the request's,
+    whichever lane reads.
+    """
+
+    pace: Pace
 
     @property
     def transport(self) -> Transport: ...
@@ -106,7 +112,7 @@ class PlainLane:
                 return buffer
             try:
                 if len(buffer) < end:
-                    buffer = await self._read_body(transport, buffer, end)
+                    buffer = await self._read_body(wire, buffer, end)
                     if len(buffer) < end:
                         return buffer
                 answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
@@ -131,8 +137,9 @@ class PlainLane:
         wire.end_wait()
         return data
 
-    async def _read_body(self, transport: Transport, begun: bytes, end: int) -> bytes:
+    async def _read_body(self, wire: Wire, begun: bytes, end: int) -> bytes:
         """What has come when the body is whole, or will not be in time."""
+        transport = wire.transport
         pieces = [begun]
         missing = end - len(begun)
         pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
@@ -141,13 +148,14 @@ class PlainLane:
             with trio.move_on_after(pace.left_s) as waiting:
                 await trio.lowlevel.wait_readable(transport.descriptor)
             data = None if waiting.cancelled_caught else transport.read_now()
-            if data == b"" or waiting.cancelled_caught:
-                break
             # Nothing yet is possible too: part of a TLS record, which takes its time like silence.
             piece = data or b""
             pieces.append(piece)
             missing -= len(piece)
             pace.record(trio.current_time() - waiting_since, len(piece))
+            if data == b"" or waiting.cancelled_caught:
+                wire.pace = pace
+                break
         return b"".join(pieces)
 
     def _is_let_in(self, head: PlainHead) -> bool:

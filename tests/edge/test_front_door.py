@@ -60,18 +60,6 @@ async def test_http2_pseudo_header_outside_ascii_costs_one_connection(
         await _assert_one_connection_failed(door)
 
 
-async def test_http2_data_after_the_answer_costs_one_connection() -> None:
-    """A client that goes on streaming after a 404 loses its connection, and only that."""
-    async with open_door(App().quart) as door, await Http2Client.connect(door) as client:
-        stream_id = await client.request(b"/nowhere", b"POST", b"begin", end=False)
-        assert (await client.until_answered(stream_id))[0] == 404
-        client.connection.send_data(stream_id, b"more")
-        await client.flush()
-        while await client.receive():
-            pass
-        await _assert_one_connection_failed(door)
-
-
 async def _assert_one_connection_failed(door: Door) -> None:
     assert await door.serves()
     assert door.door.statistics().failed == 1

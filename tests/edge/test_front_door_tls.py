@@ -76,6 +76,22 @@ async def test_a_refusal_arrives_and_the_end_is_orderly(door: Door) -> None:
         assert await client.stream.receive_some(1) == b"", "no end of TLS, just of TCP"
 
 
+async def test_the_end_is_orderly_whoever_wants_it(tmp_path: Path) -> None:
+    """An end of TCP alone may be somebody else's doing (RFC 8446, 6.1): a strict client says so."""
+    context = served_with(tmp_path)
+    lane = Lane(fast=True, limits=LIMITS)
+    async with open_door(lane.app, LIMITS, lane.plain, lambda: context) as door:
+        stream = await connect(door)
+        await stream.send_all(request(EVENT))
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 201 ")
+        rest, _ = await stream.unwrap()
+        await rest.aclose()
+        async with await client_of(door) as idle:
+            assert (await idle.ask(request(EVENT))).status == 201
+            door.door.begin_shutdown()
+            assert await idle.stream.receive_some(1) == b"", "no end of TLS, just of TCP"
+
+
 def _given(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
     return context
 

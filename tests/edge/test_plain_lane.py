@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
     from hypercorn.typing import Scope as AsgiScope
+    from trio.testing import MockClock
 
 KEY: Final = b"x-apikey: k"
 CONFIG: Final = Config(
@@ -216,6 +217,22 @@ async def test_the_fast_lane_takes_a_connection_back() -> None:
             assert (await client.ask(request(EVENT))).status == 201
         assert fast.by_hypercorn == ["/ping"] * 3
         assert len(await fast.stored()) == 6
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_body_may_stall_as_long_in_either_lane(
+    mock_clock: MockClock, *, fast: bool
+) -> None:
+    """What was waited in one is not granted again by the other."""
+    limits = Limits(body_stall_s=10)
+    async with lane(fast=fast, limits=limits) as opened, await opened.door.connect() as client:
+        await client.send(request(EVENT)[:-1])
+        await wait_all_tasks_blocked(0.05)
+        mock_clock.jump(9.9)
+        await wait_all_tasks_blocked(0.05)
+        assert opened.by_hypercorn == ([] if fast else ["/usage/api.calls"])
+        mock_clock.jump(0.2)
+        assert (await client.answer()).status == 408
 
 
 async def test_a_body_that_stops_coming_is_given_up() -> None:
