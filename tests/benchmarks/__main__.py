@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PLOTS: Final = ROOT / "docs" / "plots"
 RESULTS: Final = CACHE / "results.json"
 TRIAL: Final = CACHE / "trial"
+TABLE_WIDTH: Final = 170
 QUICK_SECONDS: Final = 0.5
 QUICK_CUSTOMERS: Final = (1_000, 3_000)
 QUICK_EVENTS: Final = (0, 20_000)
@@ -56,15 +57,19 @@ class Run(msgspec.Struct, frozen=True):
 
 
 @click.group(invoke_without_command=True)
-@click.option("--seconds", default=2.0, help="How long each load lasts.")
-@click.option("--rounds", default=3, help="How often each load is repeated.")
+@click.option(
+    "--seconds", default=2.0, type=click.FloatRange(0.1), help="How long each load lasts."
+)
+@click.option(
+    "--rounds", default=3, type=click.IntRange(1), help="How often each load is repeated."
+)
 @click.option(
     "--only",
     multiple=True,
     type=click.Choice([one.name for one in CONTESTANTS]),
     help="Only this contestant, and meterd; may be repeated.",
 )
-@click.option("--quick", is_flag=True, help="A trial: everything, too short to mean anything.")
+@click.option("--quick", is_flag=True, help="A trial, too short to mean anything.")
 @click.option("--full", is_flag=True, help="Hours: 50 million events, a million customers.")
 @click.option("--results", type=click.Path(path_type=Path), help="Default: .bench/results.json")
 @click.option("--plots", type=click.Path(path_type=Path), help="Default: docs/plots")
@@ -118,7 +123,9 @@ def run_restart(run: Run) -> None:
     customers = restart.CUSTOMERS_OF_FULL if run.full else restart.CUSTOMERS
     with _measuring(run, "restart") as (folder, found):
         found.restart = restart.measure(
-            folder, customers=QUICK_CUSTOMERS if run.quick else customers
+            folder,
+            customers=QUICK_CUSTOMERS if run.quick else customers,
+            load_s=run.seconds if run.quick else restart.LOAD_S,
         )
 
 
@@ -157,7 +164,8 @@ def redraw() -> None:
 def show(run: Run, /, *_: object, **__: object) -> None:
     """Whatever was measured, the table is of all parts that are in the results."""
     found = results.read(run.results)
-    Console(width=170).print(table(found))
+    # Into a file or a pipe as wide as it is; a terminal has its own width.
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table(found))
     if find_spec("matplotlib") is None:
         _tell("no plots: matplotlib is not installed (the extra named bench)")
     else:

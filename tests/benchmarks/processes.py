@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,8 +111,9 @@ class Server:
 
 
 def pinned(core: int) -> list[str]:
-    """What to put before a command to keep it on that core, if there is more than one."""
-    return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 else []
+    """What to put before a command to keep it on that core, if there are several and taskset."""
+    several = (os.cpu_count() or 1) > 1 and shutil.which("taskset")
+    return ["taskset", "-c", str(core)] if several else []
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -32,7 +32,9 @@ def table(results: Results) -> Table:
         "CPU for each event",
         "latency p50, p99",
         title=f"meterd on {results.machine}",
-        caption="Ratios are of the same round: their median (min - max). " + _dates(results),
+        caption="Ratios are of the same round: their median (min - max). "
+        + _dates(results)
+        + _trial(results),
     )
     made.columns[0].no_wrap = True
     for column in made.columns[1:]:
@@ -45,6 +47,11 @@ def table(results: Results) -> Table:
 
 def _dates(results: Results) -> str:
     return "Measured: " + ", ".join(f"{part} {when}" for part, when in results.measured_at.items())
+
+
+def _trial(results: Results) -> str:
+    is_trial = any("quick" in when for when in results.measured_at.values())
+    return "\n[red]What was measured with --quick means nothing.[/red]" if is_trial else ""
 
 
 def _add_loads(made: Table, loads: Loads) -> None:
@@ -118,17 +125,19 @@ def _add_states(made: Table, results: Results) -> None:
         made.add_row("[bold]resident memory, without pages of the store in brackets[/bold]")
     for point in results.memory:
         name = f"  {point.customers:,} active customers"
-        made.add_row(name, _memory(point.active), f"loaded in {point.loaded_in_s:.1f} s")
+        made.add_row(name, _memory(point.active), f"within {point.loaded_in_s:.1f} s")
         if point.retired is not None:
             made.add_row("    when they have retired", _memory(point.retired))
     if results.restart:
         made.add_section()
         made.add_row("[bold]start until ready[/bold]")
     for restart in results.restart:
+        made.add_row(f"  {restart.customers:,} known customers", f"{restart.ready_s:.2f} s")
+        made.add_row("    resident memory then", _memory(restart.ready))
+        made.add_row("    with 1 % of them active", _memory(restart.one_percent_active))
         made.add_row(
-            f"  {restart.customers:,} known customers",
-            f"{restart.ready_s:.2f} s",
-            f"{_memory(restart.ready)}; 1 % active {_memory(restart.one_percent_active)}",
+            f"    killed behind {restart.events_before_kill:,} events",
+            f"{restart.ready_after_kill_s:.2f} s",
         )
     closing = results.closing
     if closing is not None:

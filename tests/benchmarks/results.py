@@ -62,12 +62,16 @@ class MemoryPoint(msgspec.Struct, frozen=True):
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """A start over a store that knows so many customers."""
+    """A start over a store that knows so many customers: behind an orderly stop, and behind a kill
+    right behind a load of batches, by which ``events_before_kill`` were acknowledged.
+    """
 
     customers: int
     ready_s: float
     ready: Memory
     one_percent_active: Memory
+    events_before_kill: int
+    ready_after_kill_s: float
 
 
 class Closing(msgspec.Struct, frozen=True):

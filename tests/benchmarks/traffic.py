@@ -35,7 +35,7 @@ def requests_of(errand: Errand) -> Iterator[Request]:
     plan, chance = errand.plan, random.Random(errand.plan.seed)
     match plan.kind:
         case "single":
-            return cycle(_singles(errand, chance, SINGLES_MADE))
+            return cycle(_singles(errand, chance, max(SINGLES_MADE, plan.customers)))
         case "batch":
             return cycle([_random_batch(errand, chance) for _ in range(BATCHES_MADE)])
         case "introduce":

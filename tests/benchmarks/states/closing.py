@@ -34,10 +34,10 @@ def measure(folder: Path, *, customers: int = CUSTOMERS, seconds: float = CALM_S
             )
         )
         assert introduced.events == customers, f"not all are there: {introduced.failures}"
-        maximum = server.load(_plan(seconds)).events_per_s
+        maximum = server.load(_plan(customers, seconds)).events_per_s
         rate = maximum / 2
-        calm = server.load(_plan(seconds, rate))
-        with server.loading(_plan(LONGEST_S, rate)) as load:
+        calm = server.load(_plan(customers, seconds, rate))
+        with server.loading(_plan(customers, LONGEST_S, rate)) as load:
             time.sleep(1)
             began = time.perf_counter()
             server.step(_HOUR_S)
@@ -47,8 +47,8 @@ def measure(folder: Path, *, customers: int = CUSTOMERS, seconds: float = CALM_S
         return Closing(customers, closed_s, maximum, rate, calm, meanwhile, server.memory())
 
 
-def _plan(seconds: float, rate: float | None = None) -> Plan:
-    return Plan(kind="single", connections=64, seconds=seconds, rate=rate)
+def _plan(customers: int, seconds: float, rate: float | None = None) -> Plan:
+    return Plan(kind="single", connections=64, customers=customers, seconds=seconds, rate=rate)
 
 
 def _wait_until_closed(server: Server, customers: int) -> None:

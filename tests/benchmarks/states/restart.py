@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -14,13 +15,13 @@ import httpx
 from meterd.embedded.registry import ACTIVE_MAX, SWEEP_SECONDS
 from tests.benchmarks.contestants import environ, meterd, write_config
 from tests.benchmarks.plan import Plan
-from tests.benchmarks.processes import SERVER_CORE, STOP_S, Server, StartError, memory, pinned
+from tests.benchmarks.processes import SERVER_CORE, STOP_S, Server, StartError, pinned
 from tests.benchmarks.results import Restart
 from tests.benchmarks.traffic import BATCH
 from tests.daemon_process import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 CUSTOMERS: Final = (10_000, 100_000)
@@ -28,11 +29,15 @@ CUSTOMERS_OF_FULL: Final = (10_000, 1_000_000)
 # So slowly that never more customers are awake than may be, since each is for up to two sweeps.
 BATCHES_PER_S: Final = 0.9 * ACTIVE_MAX / (2 * SWEEP_SECONDS) / BATCH
 START_MAX_S: Final = 300.0
+# Longer than what a crash may leave to count again.
+LOAD_S: Final = 25.0
 _LOOK_AGAIN_S: Final = 0.005
 
 
-def measure(folder: Path, *, customers: Sequence[int] = CUSTOMERS) -> list[Restart]:
-    """For each number: a store filled through the API, then started by ``meterd serve``."""
+def measure(
+    folder: Path, *, customers: Sequence[int] = CUSTOMERS, load_s: float = LOAD_S
+) -> list[Restart]:
+    """For each number: a store filled through the API, then started by ``meterd serve``, twice."""
     points = []
     for number, count in enumerate(customers):
         place = folder / str(number)
@@ -40,7 +45,7 @@ def measure(folder: Path, *, customers: Sequence[int] = CUSTOMERS) -> list[Resta
         with meterd(place) as server:
             filled = server.load(_introduction(count, rate=BATCHES_PER_S))
             assert filled.events == count, f"not all are there: {filled.failures}"
-        points.append(_restart(place, count))
+        points.append(_restart(place, count, load_s))
     return points
 
 
@@ -55,7 +60,25 @@ def _introduction(customers: int, rate: float | None) -> Plan:
     )
 
 
-def _restart(place: Path, customers: int) -> Restart:
+def _restart(place: Path, customers: int, load_s: float) -> Restart:
+    with _started(place) as (server, ready_s):
+        ready = server.memory()
+        server.load(_introduction(customers // 100, rate=None))
+        active = server.memory()
+        loaded = server.load(_batches(customers, load_s))
+        server.process.kill()
+    with _started(place) as (_, ready_after_kill_s):
+        pass
+    return Restart(customers, ready_s, ready, active, loaded.events, ready_after_kill_s)
+
+
+def _batches(customers: int, seconds: float) -> Plan:
+    return Plan(kind="batch", connections=8, customers=min(customers, 300), seconds=seconds)
+
+
+@contextmanager
+def _started(place: Path) -> Iterator[tuple[Server, float]]:
+    """A ``meterd serve`` over that folder, and how long it took until it was ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     config = write_config(place)
@@ -68,16 +91,11 @@ def _restart(place: Path, customers: int) -> Restart:
     ) as process:
         try:
             _wait_until_ready(process, f"http://{address}", began)
-            ready_s = time.perf_counter() - began
-            ready = memory(process.pid)
-            server = Server(process, f"http://{address}")
-            server.load(_introduction(customers // 100, rate=None))
-            active = memory(process.pid)
+            yield Server(process, f"http://{address}"), time.perf_counter() - began
             process.terminate()
             process.wait(timeout=STOP_S)
         finally:
             process.kill()
-    return Restart(customers, ready_s, ready, active)
 
 
 def _wait_until_ready(process: subprocess.Popen[str], url: str, began: float) -> None:
