@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from meterd.edge.transports import Transport
 
 # How late an idle connection may be ended.
-_IDLE_SWEEP_S = 1.0
+_OVERDUE_SWEEP_S = 1.0
 
 # While shutting down. No event tells when the last frame of an HTTP/2 answer is out.
 _SWEEP_S = 0.02
@@ -106,7 +106,7 @@ class FrontDoor:
         Cancelled, it ends every connection at once.
         """
         async with self._lane.running(), trio.open_nursery() as watch:
-            watch.start_soon(self._expire_idle)
+            watch.start_soon(self._expire_overdue)
             async with trio.open_nursery() as handlers:
                 try:
                     with self._accepting:
@@ -122,16 +122,17 @@ class FrontDoor:
                         connection.stream.cut()
             watch.cancel_scope.cancel()
 
-    async def _expire_idle(self) -> None:
-        """Ends connections that were idle too long while the plain lane read them.
+    async def _expire_overdue(self) -> None:
+        """Ends connections that the plain lane waits on for too long, idle or amid a body.
 
         One task for all: a time limit round each read would cost twice what reading does.
         """
+        shortest_s = min(self._limits.keep_alive_s, self._limits.body_stall_s)
         while True:
-            await trio.sleep(min(_IDLE_SWEEP_S, self._limits.keep_alive_s / 4))
+            await trio.sleep(min(_OVERDUE_SWEEP_S, shortest_s / 4))
             now = trio.current_time()
             for connection in self._connections:
-                if connection.stream.idle_until <= now:
+                if connection.stream.expires_at <= now:
                     connection.stream.expire()
 
     def begin_shutdown(self) -> None:

@@ -47,8 +47,8 @@ class GuardedStream:
         self.active_at = trio.current_time()
         self._limits = limits
         self._plain = plain
-        # When an idle connection is to end, while the plain lane waits on it.
-        self.idle_until = math.inf
+        # When it is to end, while the plain lane waits on it.
+        self.expires_at = math.inf
         self._plain_serves = False
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
@@ -106,12 +106,12 @@ class GuardedStream:
     def begin_wait(self) -> None:
         """See ``Wire``."""
         self.active_at = trio.current_time()
-        self.idle_until = self.active_at + self._limits.keep_alive_s
+        self.expires_at = self.active_at + self._limits.keep_alive_s
         self._plain_serves = False
 
     def end_wait(self) -> None:
         """See ``Wire``."""
-        self.idle_until = math.inf
+        self.expires_at = math.inf
         self._plain_serves = True
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:

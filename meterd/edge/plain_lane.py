@@ -12,6 +12,7 @@ directly, a head's parse is remembered, and no cancel scope is opened while a co
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
@@ -48,10 +49,11 @@ class Wire(Protocol):
     """A connection while the plain lane has it.
 
     ``pace`` is the time that is left for a body that has not come whole: it is the request's,
-    whichever lane reads.
+    whichever lane reads. At ``expires_at`` whoever waits for the socket is woken and told so.
     """
 
     pace: Pace
+    expires_at: float
 
     @property
     def transport(self) -> Transport: ...
@@ -145,17 +147,21 @@ class PlainLane:
         pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
         while missing > 0:
             waiting_since = trio.current_time()
-            with trio.move_on_after(pace.left_s) as waiting:
+            wire.expires_at = waiting_since + pace.left_s
+            try:
                 await trio.lowlevel.wait_readable(transport.descriptor)
-            data = None if waiting.cancelled_caught else transport.read_now()
+                data = transport.read_now()
+            except trio.ClosedResourceError:
+                data = b""
             # Nothing yet is possible too: part of a TLS record, which takes its time like silence.
             piece = data or b""
             pieces.append(piece)
             missing -= len(piece)
             pace.record(trio.current_time() - waiting_since, len(piece))
-            if data == b"" or waiting.cancelled_caught:
+            if data == b"":
                 wire.pace = pace
                 break
+        wire.expires_at = math.inf
         return b"".join(pieces)
 
     def _is_let_in(self, head: PlainHead) -> bool:

@@ -90,24 +90,28 @@ class Committer:
         while True:
             while not (self._deciders or self._works):
                 await self._something.wait()
-            deciders, self._deciders = self._deciders, []
-            receipts, self._receipts = self._receipts, []
-            replies, self._replies = self._replies, []
-            works, self._works = self._works, []
-            decided = await self._decide(deciders)
-            changes = [change for _, change in decided.handed_over]
-            if receipts or changes or works:
-                write = partial(self._write, receipts, changes, works)
-                await self._hop(partial(self._store.write, write))
-            if deliveries := sum(len(change.deliveries) for change in changes):
-                self.deliveries_made += deliveries
-                self._deliveries_waited_for.unpark_all()
-            for decider, change in decided.handed_over:
-                decider.committed(change)
-            for reply in (*replies, *decided.replies):
-                reply.durable()
-            for waiting in works:
-                waiting.done.durable()
+            await self._commit()
+
+    # Apart from ``run``, whose variables would keep what was written until the next transaction.
+    async def _commit(self) -> None:
+        deciders, self._deciders = self._deciders, []
+        receipts, self._receipts = self._receipts, []
+        replies, self._replies = self._replies, []
+        works, self._works = self._works, []
+        decided = await self._decide(deciders)
+        changes = [change for _, change in decided.handed_over]
+        if receipts or changes or works:
+            write = partial(self._write, receipts, changes, works)
+            await self._hop(partial(self._store.write, write))
+        if deliveries := sum(len(change.deliveries) for change in changes):
+            self.deliveries_made += deliveries
+            self._deliveries_waited_for.unpark_all()
+        for decider, change in decided.handed_over:
+            decider.committed(change)
+        for reply in (*replies, *decided.replies):
+            reply.durable()
+        for waiting in works:
+            waiting.done.durable()
 
     async def _decide(self, deciders: list[Decider]) -> Round:
         for decider in deciders:

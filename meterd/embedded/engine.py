@@ -17,12 +17,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from heapq import merge
 from itertools import chain, groupby, islice
+from math import inf
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
 from meterd.domain.errors import OverloadedError
-from meterd.domain.event_ids import Stamp, next_stamp
+from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import journal, log, outbox, queries, recovery
@@ -43,7 +44,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Delivery
@@ -57,10 +58,11 @@ T = TypeVar("T")
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
 # Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
 CLOSED_AT_ONCE: Final = 32
-# Customers posted in one transaction, 0.05 ms each.
-POSTED_AT_ONCE: Final = 128
-# From the end of a pass to the beginning of the next: how often an active customer's totals are
-# written, and with the pass itself what a start after a crash must count again.
+# Customers posted in one transaction, 0.05 ms each: while events wait for it, and in haste.
+POSTED_AT_ONCE: Final = 32
+POSTED_IN_HASTE: Final = 64
+# How long a pass takes that posts everyone who was not at rest when it began. What a start after a
+# crash must count again came in the last two of them, unless the machine cannot keep up.
 POST_SECONDS: Final = 10.0
 # What is left of the 10 s that a stop may take. A start counts what was not posted in time.
 LAST_POSTING_S: Final = 1.0
@@ -84,16 +86,16 @@ class EmbeddedLedger:
         self._registry = Registry(store, self._committer)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._closing = trio.Lock()
-        self._posting = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
-            self._posted_through = b""
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
+            self._posted_through = b""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
         await self._hop(partial(recovery.post_rest, self._store))
+        self._posted_through = self._last.id()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._registry.run)
             nursery.start_soon(self._committer.run)
@@ -157,8 +159,12 @@ class EmbeddedLedger:
 
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
-        await self._post_all()
-        return await self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
+        while self._may_be_unposted(self._last_hour().start_ms):
+            await self._post_all()
+        # What is not posted is of the last hour, of which nothing may be stored yet.
+        unposted = self._last_hour() if self._may_be_unposted(self._last_hour().end_ms) else None
+        stored = await self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
+        return min((period for period in (unposted, stored) if period is not None), default=None)
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """See ``Ledger.close``."""
@@ -170,7 +176,8 @@ class EmbeddedLedger:
             # From here on no event is dated within the period, also after a crash. Those that were
             # are on their way: when they are posted their customers are found.
             await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
-            await self._post_all()
+            if self._may_be_unposted(period.end_ms):
+                await self._post_all()
             snapshots: Counter[bool] = Counter()
             for part in range(self._store.parts):
                 after: str | None = None
@@ -253,30 +260,53 @@ class EmbeddedLedger:
 
     async def _post_regularly(self) -> None:
         while True:
-            await trio.sleep(POST_SECONDS)
-            await self._post_all()
+            ends_at = trio.current_time() + POST_SECONDS
+            await self._post_all(POSTED_AT_ONCE, ends_at)
+            await trio.sleep_until(ends_at)
 
-    async def _post_all(self) -> None:
-        """Returns when all events sent by now are in their totals and indexes, on disk."""
-        async with self._posting:
-            through = self._last.id()
-            if through == self._posted_through:
-                return
-            by_part = await self._registry.restless()
-            # In the order of keys, where neighbours share pages; sorted when a part's turn comes.
-            restless = chain.from_iterable(sorted(part) for part in by_part)
-            while customers := list(islice(restless, POSTED_AT_ONCE)):
-                await self._post(customers)
+    async def _post_all(self, at_once: int = POSTED_IN_HASTE, ends_at: float = -inf) -> None:
+        """Returns when all events sent by now are in their totals and indexes, on disk.
+
+        Spread over the time until ``ends_at``, so that others never wait for long.
+        """
+        through = self._last.id()
+        if through <= self._posted_through:
+            return
+        began_at = trio.current_time()
+        by_part = await self._registry.restless()
+        count = sum(map(len, by_part))
+        # In the order of keys, where neighbours share pages; sorted when a part's turn comes.
+        restless = chain.from_iterable(sorted(part) for part in by_part)
+        for done in range(0, count, at_once):
+            await self._post(list(islice(restless, at_once)))
+            share = min(1.0, (done + at_once) / count)
+            await trio.sleep_until(began_at + (ends_at - began_at) * share)
+        # Another pass may have overtaken this one.
+        if through > self._posted_through:
             await self._committer.execute(lambda txn: journal.write_posted(txn, through))
-            self._posted_through = through
+            self._posted_through = max(self._posted_through, through)
+
+    def _last_hour(self) -> Period:
+        """In which the last event was counted."""
+        return period_at(PeriodType.HOURLY, self._last.received_ms)
+
+    def _may_be_unposted(self, before_ms: int) -> bool:
+        """Whether an event that was received before that moment may not be in its totals on disk.
+
+        Events are received in the order of their ids, so none is of before the last one posted.
+        """
+        if self._posted_through == self._last.id():
+            return False
+        return stamp_of(self._posted_through).received_ms < before_ms
 
     async def _post_customer(self, customer_id: str | None) -> None:
-        if customer_id is not None and not self._registry.at_rest(customer_id):
+        if customer_id is not None:
             await self._post([customer_id])
 
-    async def _post(self, customer_ids: Collection[str]) -> None:
-        reply = Reply(len(customer_ids))
-        for customer_id in customer_ids:
+    async def _post(self, customer_ids: Iterable[str]) -> None:
+        restless = [one for one in customer_ids if not self._registry.at_rest(one)]
+        reply = Reply(len(restless))
+        for customer_id in restless:
             self._registry.send(customer_id, Post(reply))
         await reply.wait()
 

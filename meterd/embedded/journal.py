@@ -82,8 +82,8 @@ def floor_ms(txn: Transaction) -> int:
 
 
 def write_posted(txn: Transaction, through: bytes) -> None:
-    """Every event up to that id is counted in the totals that are stored."""
-    txn.put("meta", keys.POSTED, through)
+    """Every event up to that id is counted in the totals that are stored; it never goes back."""
+    txn.put("meta", keys.POSTED, max(through, posted_through(txn)))
 
 
 def posted_through(txn: Transaction) -> bytes:

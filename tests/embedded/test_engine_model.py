@@ -26,6 +26,7 @@ from meterd.domain.deliveries import Outcome, settle_attempt
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
+from meterd.embedded.engine import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
 from tests.embedded.engine_bench import EngineBench
@@ -214,8 +215,8 @@ class EngineAndModel(RuleBasedStateMachine):
         """Every customer's actor retires."""
 
         async def pass_two_sweeps() -> None:
-            for _ in range(2):
-                self.loop.clock.jump(SWEEP_SECONDS + 1)
+            for _ in range(int(2 * SWEEP_SECONDS / POST_SECONDS) + 1):
+                self.loop.clock.jump(POST_SECONDS + 1)
                 await wait_all_tasks_blocked()
 
         self.loop.call(pass_two_sweeps)

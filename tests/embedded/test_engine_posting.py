@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.event_ids import Stamp
-from meterd.domain.periods import PeriodType
+from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, receive
 from meterd.embedded import keys, log, records, recovery
 from meterd.embedded.engine import (
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MANY = [f"c{number}" for number in range(300)]
-SYNC_SECONDS = 0.6
+SYNC_SECONDS = 0.4
 
 
 async def slow(work: Callable[[], T]) -> T:
-    """A disk of which two transactions take longer than a stop waits."""
+    """A disk of which a few transactions take longer than a stop waits."""
     with trio.CancelScope(shield=True):
         await trio.sleep(SYNC_SECONDS)
     return work()
@@ -61,21 +61,72 @@ def totals_on_disk(bench: EngineBench) -> int:
     return found
 
 
-async def test_events_are_posted_every_ten_seconds(
+async def test_events_are_posted_in_passes_of_ten_seconds(
     bench: EngineBench, autojump_clock: MockClock
 ) -> None:
-    """Acknowledged from the log; one write of the totals, however many events came meanwhile."""
+    """Acknowledged from the log; one write of the totals, however many events came meanwhile.
+
+    A pass takes its time, so that nobody waits long for one of its transactions.
+    """
     for _ in range(5):
         await bench.ledger.append([event(customer) for customer in MANY])
     assert totals_on_disk(bench) == 0
     assert len(await stored(bench)) == 5 * len(MANY)
     transactions = bench.hop.transactions
-    await trio.sleep(POST_SECONDS + 1)
+    await trio.sleep(1.5 * POST_SECONDS)
+    assert 0.4 < totals_on_disk(bench) / (5 * len(MANY)) < 0.7
+    await trio.sleep(0.6 * POST_SECONDS)
     assert totals_on_disk(bench) == 5 * len(MANY)
     assert bench.hop.transactions - transactions == -(-len(MANY) // POSTED_AT_ONCE) + 1
     transactions = bench.hop.transactions
     await trio.sleep(10 * POST_SECONDS)
     assert bench.hop.transactions == transactions, "nothing came, and nothing was written"
+
+
+@pytest.mark.parametrize("customers", [1, POSTED_AT_ONCE, POSTED_AT_ONCE + 1])
+async def test_a_pass_over_few_takes_no_longer(
+    bench: EngineBench, autojump_clock: MockClock, customers: int
+) -> None:
+    """The mark that a start reads from follows all the same."""
+    for _ in range(2):
+        await bench.ledger.append([event(customer) for customer in MANY[:customers]])
+        await trio.sleep(2 * POST_SECONDS + 0.1)
+        assert recovery.post_rest(bench.store) == 0
+
+
+async def test_who_cannot_wait_overtakes_a_pass(
+    bench: EngineBench, autojump_clock: MockClock
+) -> None:
+    """A snapshot needs everyone's totals now; what the pass still does then is nothing."""
+    await bench.ledger.append([event(customer) for customer in MANY])
+    await trio.sleep(1.2 * POST_SECONDS)
+    assert 0 < totals_on_disk(bench) < len(MANY)
+    began_at = trio.current_time()
+    assert (await bench.ledger.snapshot(rules())).customers == len(MANY)
+    assert trio.current_time() == began_at
+    assert totals_on_disk(bench) == len(MANY)
+    transactions = bench.hop.transactions
+    await trio.sleep(3 * POST_SECONDS)
+    assert bench.hop.transactions == transactions
+
+
+async def test_an_hour_that_is_open_needs_no_posting_to_be_known(bench: EngineBench) -> None:
+    """What closes next may be an hour of which nothing is in the totals yet."""
+    assert await bench.ledger.next_to_close() is None
+    hour, next_hour = (period_at(PeriodType.HOURLY, START_MS + hours * HOUR_MS) for hours in (0, 1))
+    await bench.ledger.append([event("a")])
+    await bench.ledger.snapshot(rules())
+    await bench.ledger.append([event("a"), event("b")])
+    transactions = bench.hop.transactions
+    assert await bench.ledger.next_to_close() == hour
+    assert bench.hop.transactions == transactions
+    bench.clock.now_ms += HOUR_MS
+    await bench.ledger.append([event("c")])
+    assert await bench.ledger.next_to_close() == hour
+    assert totals_on_disk(bench) == 4, "an hour that has ended is posted first"
+    assert (await bench.ledger.close(hour, rules())).created == 1
+    await bench.ledger.append([event("d")])
+    assert await bench.ledger.next_to_close() == next_hour
 
 
 async def test_only_whom_one_asks_for_is_posted(bench: EngineBench) -> None:

@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Final
 
+from meterd.embedded.engine import POST_SECONDS
 from tests.benchmarks.contestants import meterd
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.processes import StartError
@@ -18,12 +19,20 @@ if TYPE_CHECKING:
 
 CUSTOMERS: Final = 30_000
 CUSTOMERS_OF_FULL: Final = 100_000
-CALM_S: Final = 5.0
+# Three passes of posting: what is put off then is paid for within.
+MAXIMUM_S: Final = 3 * POST_SECONDS
+CALM_S: Final = 15.0
 LONGEST_S: Final = 600.0
 _HOUR_S: Final = 3600
 
 
-def measure(folder: Path, *, customers: int = CUSTOMERS, seconds: float = CALM_S) -> Closing:
+def measure(
+    folder: Path,
+    *,
+    customers: int = CUSTOMERS,
+    maximum_s: float = MAXIMUM_S,
+    calm_s: float = CALM_S,
+) -> Closing:
     """Latencies count from when an event was due, so a stall is charged with all it held up."""
     with meterd(folder, grace="0s", log_level="info", reads_log=True) as server:
         # To the beginning of an hour, so that it does not end by itself.
@@ -34,9 +43,9 @@ def measure(folder: Path, *, customers: int = CUSTOMERS, seconds: float = CALM_S
             )
         )
         assert introduced.events == customers, f"not all are there: {introduced.failures}"
-        maximum = server.load(_plan(customers, seconds)).events_per_s
+        maximum = server.load(_plan(customers, maximum_s)).events_per_s
         rate = maximum / 2
-        calm = server.load(_plan(customers, seconds, rate))
+        calm = server.load(_plan(customers, calm_s, rate))
         with server.loading(_plan(customers, LONGEST_S, rate)) as load:
             time.sleep(1)
             began = time.perf_counter()
