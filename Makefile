@@ -1,6 +1,6 @@
 # make run     serves with systemconfig.toml, making .venv first if need be
 # make test    ruff, mypy strict and all tests
-# make bench   the table of tests/benchmarks/ and docs/plots/ (BENCH=--full for hours, --help)
+# make bench   the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
 # make image   a container image with docker or podman
 
 VENV ?= .venv

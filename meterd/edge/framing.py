@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -231,6 +232,8 @@ class RequestFramer:
         return taken
 
 
+# Who asks again asks with the same head, but for a body's length: at most 2 MB are remembered.
+@lru_cache(maxsize=128)
 def parse_head(raw: bytes, limits: Limits) -> Head | Refusal:
     """Reads a head, given without the empty line that ends it and free of bare line breaks."""
     request_line, *lines = raw.split(b"\r\n")

@@ -103,7 +103,14 @@ class SocketTransport:
 
     async def receive_some(self) -> bytes:
         """See ``Transport``."""
-        return bytes(await self._stream.receive_some(PIECE_BYTES))
+        while True:
+            await trio.lowlevel.wait_readable(self.descriptor)
+            try:
+                return os.read(self.descriptor, PIECE_BYTES)
+            except BlockingIOError:
+                pass
+            except OSError as gone:
+                raise trio.BrokenResourceError from gone
 
     async def send_all(self, data: bytes) -> None:
         """See ``Transport``."""

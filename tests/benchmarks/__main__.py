@@ -70,7 +70,9 @@ class Run(msgspec.Struct, frozen=True):
     help="Only this contestant, and meterd; may be repeated.",
 )
 @click.option("--quick", is_flag=True, help="A trial, too short to mean anything.")
-@click.option("--full", is_flag=True, help="Hours: 50 million events, a million customers.")
+@click.option(
+    "--full", is_flag=True, help="Twenty minutes or more: 50 million events, a million customers."
+)
 @click.option("--results", type=click.Path(path_type=Path), help="Default: .bench/results.json")
 @click.option("--plots", type=click.Path(path_type=Path), help="Default: docs/plots")
 @click.pass_context
