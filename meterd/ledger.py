@@ -1,8 +1,9 @@
 """What an engine promises: the Ledger, the only authority over events, totals and deliveries.
 
 Every method is asynchronous and may raise UnavailableError: the outcome is unknown, repeat the same
-call. ``tests/ledger_conformance.py`` is the one suite that every engine passes. Nothing here knows
-how an engine keeps its promises.
+call. Those that store something, for themselves or for what they read, may raise DiskFullError:
+nothing of it is stored. ``tests/ledger_conformance.py`` is the one suite that every engine passes.
+Nothing here knows how an engine keeps its promises.
 """
 
 from __future__ import annotations

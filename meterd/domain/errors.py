@@ -26,6 +26,10 @@ class CommitFailedError(MeterdError):
     """
 
 
+class DiskFullError(MeterdError):
+    """The disk has no room for more, and nothing of it was stored; the caller may come again."""
+
+
 class OverloadedError(MeterdError):
     """More work is waiting than the limits allow; the caller may try again in a moment."""
 

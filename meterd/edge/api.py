@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from meterd import __version__
 from meterd.domain.config import public_config
 from meterd.domain.credentials import Scope
-from meterd.domain.errors import OverloadedError, UnavailableError
+from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
 from meterd.edge import problems
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
@@ -94,6 +94,10 @@ def make_app(
     @app.errorhandler(OverloadedError)
     async def refuse_for_now(full: OverloadedError) -> Response:
         return _response(problems.overloaded(str(full)))
+
+    @app.errorhandler(DiskFullError)
+    async def refuse_for_want_of_room(_: DiskFullError) -> Response:
+        return _response(problems.DISK_FULL)
 
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:

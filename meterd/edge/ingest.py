@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.domain.errors import OverloadedError, UnavailableError
+from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
 from meterd.domain.events import Batch, Refusal, decode_batch, decode_event
 from meterd.edge import problems
 from meterd.edge.problems import Answer, answer
@@ -70,6 +70,8 @@ class Ingest:
             await self._ledger.append(events)
         except OverloadedError as full:
             return problems.overloaded(str(full))
+        except DiskFullError:
+            return problems.DISK_FULL
         except UnavailableError:
             return problems.UNKNOWN_OUTCOME
         return None

@@ -23,6 +23,8 @@ STATUS_OF_REASON: Final = {
 }
 # Commits take milliseconds: who is refused for a full queue finds room in the next second.
 RETRY_AFTER_SECONDS: Final = "1"
+# Somebody has to see to a full disk.
+ROOM_AFTER_SECONDS: Final = "30"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -54,12 +56,17 @@ def overloaded(why: str) -> Answer:
     )
 
 
+DISK_FULL: Final = problem(
+    HTTPStatus.INSUFFICIENT_STORAGE,
+    "Insufficient storage: nothing was stored",
+    ("Retry-After", ROOM_AFTER_SECONDS),
+)
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
 FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
 UNKNOWN_OUTCOME: Final = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "Stopped before the outcome was known: repeat the request",
+    "The outcome is not known: repeat the request",
     ("Retry-After", RETRY_AFTER_SECONDS),
 )

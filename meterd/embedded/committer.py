@@ -5,7 +5,8 @@ An actor because a transaction takes as long as the disk does: while one is bein
 worker thread, the next gathers, so however slow the disk, each waits for at most two of its turns.
 Sent to by whoever has mail for aggregators (``expect``) or something else to write (``execute``);
 bounded by the engine's limit on events in flight. Ends with CommitFailedError when a transaction
-fails: memory is then ahead of the disk, and only a new start makes them equal.
+fails: memory is then ahead of the disk, and only a new start makes them equal. A full disk is
+waited for: the same transaction is tried again, and nothing more is taken in (``is_full``).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import structlog
 import trio
 
+from meterd.domain.errors import DiskFullError
 from meterd.embedded import journal, log
 from meterd.embedded.mailbox import Bell, Reply, Round
 
@@ -30,6 +33,10 @@ T = TypeVar("T")
 
 # Actors who decide in one go, 10 to 40 us each, before the rest of the daemon has its turn.
 DECIDERS_AT_ONCE: Final = 64
+# How often a full disk is tried.
+FULL_SECONDS: Final = 1.0
+
+_log = structlog.get_logger("committer")
 
 
 class Hop(Protocol):
@@ -58,6 +65,7 @@ class Committer:
         self._replies: list[Reply] = []
         self._works: list[_Work] = []
         self._something = Bell()
+        self.is_full = False
         self.deliveries_made = 0
         self._deliveries_waited_for = trio.lowlevel.ParkingLot()
 
@@ -102,7 +110,7 @@ class Committer:
         changes = [change for _, change in decided.handed_over]
         if receipts or changes or works:
             write = partial(self._write, receipts, changes, works)
-            await self._hop(partial(self._store.write, write))
+            await self._write_when_there_is_room(write, [*replies, *decided.replies])
         if deliveries := sum(len(change.deliveries) for change in changes):
             self.deliveries_made += deliveries
             self._deliveries_waited_for.unpark_all()
@@ -112,6 +120,25 @@ class Committer:
             reply.durable()
         for waiting in works:
             waiting.done.durable()
+
+    async def _write_when_there_is_room(
+        self, write: Callable[[Transaction], None], replies: list[Reply]
+    ) -> None:
+        while True:
+            try:
+                await self._hop(partial(self._store.write, write))
+            except DiskFullError as fault:
+                if not self.is_full:
+                    _log.error("the disk is full: events are refused", error=str(fault))
+                self.is_full = True
+                for reply in replies:
+                    reply.give_up()
+                await trio.sleep(FULL_SECONDS)
+            else:
+                if self.is_full:
+                    _log.warning("the disk has room again: events are taken")
+                self.is_full = False
+                return
 
     async def _decide(self, deciders: list[Decider]) -> Round:
         for decider in deciders:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
-from meterd.domain.errors import OverloadedError
+from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
 from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
@@ -113,6 +113,7 @@ class EmbeddedLedger:
         """See ``Ledger.append``."""
         if not events:
             return []
+        self._require_room()
         if not self._in_flight.take(len(events)):
             raise OverloadedError("too many events are waiting to be written")
         try:
@@ -121,6 +122,8 @@ class EmbeddedLedger:
             self._in_flight.give_back(len(events))
             raise
         await reply.wait()
+        if reply.is_given_up:
+            raise UnavailableError("the disk is full: the events may be stored when it has room")
         return [Recorded.RECORDED] * len(events)
 
     async def events(
@@ -159,6 +162,7 @@ class EmbeddedLedger:
 
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
+        self._require_room()
         while self._may_be_unposted(self._last_hour().start_ms):
             await self._post_all()
         # What is not posted is of the last hour, of which nothing may be stored yet.
@@ -168,6 +172,7 @@ class EmbeddedLedger:
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """See ``Ledger.close``."""
+        self._require_room()
         async with self._closing:
             now_ms = self.now_ms()
             if period.end_ms > now_ms:
@@ -195,6 +200,7 @@ class EmbeddedLedger:
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
         """See ``Ledger.snapshot``."""
+        self._require_room()
         async with self._closing:
             now_ms = self.now_ms()
             await self._post_all()
@@ -252,7 +258,7 @@ class EmbeddedLedger:
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
         receipt = receive(stamp, events)
-        reply = Reply(1, self._in_flight, len(events))
+        reply = Reply(1, self._in_flight, len(events), may_go=True)
         self._committer.record(receipt, reply)
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
@@ -286,6 +292,10 @@ class EmbeddedLedger:
             await self._committer.execute(lambda txn: journal.write_posted(txn, through))
             self._posted_through = max(self._posted_through, through)
 
+    def _require_room(self) -> None:
+        if self._committer.is_full:
+            raise DiskFullError("the disk is full")
+
     def _last_hour(self) -> Period:
         """In which the last event was counted."""
         return period_at(PeriodType.HOURLY, self._last.received_ms)
@@ -300,12 +310,13 @@ class EmbeddedLedger:
         return stamp_of(self._posted_through).received_ms < before_ms
 
     async def _post_customer(self, customer_id: str | None) -> None:
-        if customer_id is not None:
-            await self._post([customer_id])
+        # Of a full disk all is read that is there already.
+        if customer_id is not None and not self._committer.is_full:
+            await self._post([customer_id], may_go=True)
 
-    async def _post(self, customer_ids: Iterable[str]) -> None:
+    async def _post(self, customer_ids: Iterable[str], *, may_go: bool = False) -> None:
         restless = [one for one in customer_ids if not self._registry.at_rest(one)]
-        reply = Reply(len(restless))
+        reply = Reply(len(restless), may_go=may_go)
         for customer_id in restless:
             self._registry.send(customer_id, Post(reply))
         await reply.wait()

@@ -75,11 +75,22 @@ class Reply:
     """What a caller waits on who has sent messages to several actors.
 
     Events that were sent stay in flight until all is durable, also where the caller has gone.
+    ``is_given_up`` says that the wait was cut short, for a caller who may go: what was sent is
+    still acted on.
     """
 
-    __slots__ = ("_bell", "_events", "_in_flight", "_outstanding")
+    __slots__ = ("_bell", "_events", "_in_flight", "_may_go", "_outstanding", "is_given_up")
 
-    def __init__(self, messages: int, in_flight: InFlight | None = None, events: int = 0) -> None:
+    def __init__(
+        self,
+        messages: int,
+        in_flight: InFlight | None = None,
+        events: int = 0,
+        *,
+        may_go: bool = False,
+    ) -> None:
+        self.is_given_up = False
+        self._may_go = may_go
         self._outstanding = messages
         self._in_flight = in_flight
         self._events = events
@@ -95,8 +106,14 @@ class Reply:
                 self._in_flight.give_back(self._events)
             self._bell.ring()
 
+    def give_up(self) -> None:
+        """Nobody knows when it will be durable."""
+        if self._may_go:
+            self.is_given_up = True
+            self._bell.ring()
+
     def wait(self) -> Awaitable[object]:
-        """To be awaited at once: returns when all of them are."""
+        """To be awaited at once: returns when all of them are, or the wait is given up."""
         return self._bell.wait()
 
 

@@ -13,8 +13,10 @@ What must stay true, each with its reason in docs/decisions.md:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import shutil
 import threading
 from contextlib import ExitStack, contextmanager
@@ -24,7 +26,7 @@ import lmdb
 import msgspec
 import xxhash
 
-from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
+from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +50,8 @@ TABLES: Final = (
     "outbox",
 )
 _HASH_BYTES: Final = 8
+# A write that is cut short needs less than what it asked for: no transaction is as large as this.
+_ROOM_MIN: Final = 64 << 20
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
 T = TypeVar("T")
@@ -156,14 +160,14 @@ class Store:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 undo.callback(_unlock, _lock(folder))
-                place = folder / "store"
+                place = self._place = folder / "store"
                 _create(place, map_size)
                 self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
                 self._env = _open(place, self._map_size)
                 undo.callback(self._env.close)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
-            except (lmdb.Error, OSError, CommitFailedError) as fault:
+            except (lmdb.Error, OSError, CommitFailedError, DiskFullError) as fault:
                 raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
             self._open = undo.pop_all()
 
@@ -175,8 +179,9 @@ class Store:
         """Runs the work in one transaction and returns when it is on disk.
 
         A full map is grown and the whole work run again, so it must not change anything but the
-        transaction. Raises CommitFailedError for every other failure: what a failed commit left on
-        disk is unknown while this process lives.
+        transaction. Raises DiskFullError where there is no room: nothing is stored then, and the
+        same work may be run again. Raises CommitFailedError for every other failure: what a failed
+        commit left on disk is unknown while this process lives.
         """
         while True:
             try:
@@ -185,6 +190,8 @@ class Store:
             except lmdb.MapFullError:
                 self._grow()
             except (lmdb.Error, OSError) as fault:
+                if _is_full(fault, self._place):
+                    raise DiskFullError(f"no room for a transaction: {fault}") from fault
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
     @contextmanager
@@ -223,6 +230,28 @@ class Store:
                 self._growing = False
                 self._may_read.notify_all()
             self._map_size *= 2
+
+
+def _is_full(fault: lmdb.Error | OSError, place: Path) -> bool:
+    """Whether the transaction failed for want of room only.
+
+    It is over then, as if it never was: LMDB writes new pages first, and what says that they are
+    valid last, over bytes that are there already. A write that the disk took a part of is an I/O
+    error to LMDB (``mdb_page_flush``), so of that one only the disk can tell.
+    """
+    code = getattr(fault, "code", None) or getattr(fault, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return code == errno.EIO and _room_bytes(place) < _ROOM_MIN
+
+
+def _room_bytes(place: Path) -> int:
+    """By how much the data file may still grow."""
+    free = shutil.disk_usage(place).free
+    size_max, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if size_max == resource.RLIM_INFINITY:
+        return free
+    return min(free, size_max - (place / "data.mdb").stat().st_size)
 
 
 def _lock(folder: Path) -> int:

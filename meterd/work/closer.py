@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from meterd.domain.aggregations import ClosingRules
+from meterd.domain.errors import DiskFullError
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS
 from meterd.ledger import Closed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("closer")
 _NO_GRACE_MS: Final = 0
+# How often it is tried again while the disk is full.
+ROOM_AGAIN_MS: Final = 1_000
 
 
 class Triggered(msgspec.Struct, frozen=True):
@@ -55,8 +58,11 @@ class Closer:
             reconfigured = self._reconfigured
             # Before looking: an end that passes meanwhile may have been overlooked.
             next_end_ms = self._next_end_ms()
-            await self._close_ended(self._config().grace_ms)
-            self.caught_up.set()
+            try:
+                await self._close_ended(self._config().grace_ms)
+                self.caught_up.set()
+            except DiskFullError:
+                next_end_ms = min(next_end_ms, self._clock.now_ms() + ROOM_AGAIN_MS)
             with trio.CancelScope() as waiting:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_cancel_when, reconfigured, waiting)
@@ -74,7 +80,7 @@ class Closer:
 
     async def trigger(self) -> Triggered:
         """Closes every period that has ended, grace or not, and writes snapshots of the running
-        ones.
+        ones. Raises DiskFullError.
         """
         closed = await self._close_ended(_NO_GRACE_MS)
         counts = await self._ledger.snapshot(rules_of(self._config()))

@@ -171,7 +171,7 @@ class TroubledLedger(ModelLedger):
     ("trouble", "error"),
     [
         (OverloadedError("the queue is full"), "Overloaded: the queue is full"),
-        (UnavailableError(), "Stopped before the outcome was known: repeat the request"),
+        (UnavailableError(), "The outcome is not known: repeat the request"),
     ],
 )
 async def test_who_cannot_be_served_now_is_told_to_come_again(

@@ -46,13 +46,19 @@ def test_the_answers_that_are_the_same_everywhere(made: Answer, status: int, bod
     assert (made.status, made.body, made.headers) == (status, body, ())
 
 
+def test_a_full_disk_is_told_apart() -> None:
+    """RFC 4918, 11.5: nothing is wrong with the request, and somebody must make room."""
+    assert problems.DISK_FULL.status == 507
+    assert problems.DISK_FULL.headers == (("Retry-After", "30"),)
+
+
 @pytest.mark.parametrize(
     ("made", "error"),
     [
         (problems.overloaded("the queue is full"), "Overloaded: the queue is full"),
         (
             problems.UNKNOWN_OUTCOME,
-            "Stopped before the outcome was known: repeat the request",
+            "The outcome is not known: repeat the request",
         ),
     ],
 )

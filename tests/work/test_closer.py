@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.config import Config, EventType
 from meterd.domain.endpoints import Endpoint
+from meterd.domain.errors import DiskFullError
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType
 from meterd.work.closer import Closer, Triggered, rules_of
@@ -191,6 +192,25 @@ async def test_it_has_caught_up_when_all_that_was_overdue_is_closed(bench: Bench
         await wait_all_tasks_blocked()
         assert bench.ledger.closed
         assert bench.closer.caught_up.is_set()
+
+
+async def test_a_full_disk_is_waited_for(bench: Bench) -> None:
+    """What is overdue closes when there is room, without being told."""
+    await bench.append_at("2026-03-10T09:58:00Z")
+    bench.clock.set("2026-03-10T10:05:00Z")
+    bench.ledger.during_next_look = no_room
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        assert not bench.closer.caught_up.is_set()
+        assert bench.ledger.closed == []
+        bench.clock.set("2026-03-10T10:05:01Z")
+        await wait_all_tasks_blocked()
+        assert bench.ledger.closed
+        assert bench.closer.caught_up.is_set()
+
+
+async def no_room() -> None:
+    raise DiskFullError("the disk is full")
 
 
 async def test_nothing_overdue_is_caught_up(bench: Bench) -> None:

@@ -1,0 +1,137 @@
+"""A full disk: nothing more is taken in, what is there is read, and when it has room again nothing
+was lost or counted twice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.errors import DiskFullError, UnavailableError
+from meterd.embedded.committer import FULL_SECONDS
+from meterd.ledger import EventQuery
+from tests.embedded.engine_bench import EngineBench, inline, running
+from tests.ledger_bench import event, figures, rules, stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+T = TypeVar("T")
+
+
+class Disk:
+    """Where the transactions go; ``is_full`` lets none of them pass."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.refused = 0
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        if self.is_full:
+            self.refused += 1
+            raise DiskFullError("no space left on device")
+        return await inline(work)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
+    async with running(tmp_path) as bench:
+        bench.hop.hop = Disk()
+        yield bench
+
+
+@pytest.fixture
+def disk(bench: EngineBench) -> Disk:
+    assert isinstance(bench.hop.hop, Disk)
+    return bench.hop.hop
+
+
+async def unanswered(bench: EngineBench, customer_id: str) -> None:
+    with pytest.raises(UnavailableError):
+        await bench.ledger.append([event(customer_id)])
+
+
+async def test_who_is_waiting_is_let_go_and_who_comes_is_refused(
+    bench: EngineBench, disk: Disk
+) -> None:
+    """The first does not know whether it is stored; the others know that they are not."""
+    disk.is_full = True
+    await unanswered(bench, "first")
+    for _ in range(3):
+        with pytest.raises(DiskFullError):
+            await bench.ledger.append([event("later")])
+    for call in (bench.ledger.next_to_close, partial(bench.ledger.snapshot, rules())):
+        with pytest.raises(DiskFullError):
+            await call()
+    assert await stored(bench) == []
+
+
+async def test_what_waited_is_stored_once_when_there_is_room(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """Tried again and again, by itself; then events are taken as before."""
+    with capture_logs() as logged:
+        await bench.ledger.append([event("a", value=1)])
+        disk.is_full = True
+        async with trio.open_nursery() as nursery:
+            for customer in ("a", "b"):
+                nursery.start_soon(unanswered, bench, customer)
+        await trio.sleep(10 * FULL_SECONDS)
+        assert disk.refused >= 10
+        disk.is_full = False
+        await trio.sleep(2 * FULL_SECONDS)
+        await bench.ledger.append([event("a", value=10)])
+    assert [entry["log_level"] for entry in logged] == ["error", "warning"], "once each"
+    await bench.ledger.snapshot(rules())
+    assert await figures(bench, "a_hourly_2026011411") == {"sum": "12"}
+    assert await figures(bench, "b_hourly_2026011411") == {"sum": "1"}
+    assert len(await stored(bench)) == 4
+
+
+async def test_what_is_there_is_read_meanwhile(bench: EngineBench, disk: Disk) -> None:
+    """Also by who came before it was known to be full, and would have had to wait for the disk."""
+    await bench.ledger.append([event("a")])
+    await stored(bench, EventQuery(customer_id="a"))
+    await bench.ledger.append([event("a")])
+    disk.is_full = True
+    with trio.fail_after(5):
+        for _ in range(2):
+            assert len(await stored(bench, EventQuery(customer_id="a"))) == 1
+            assert len(await stored(bench)) == 2
+
+
+async def test_events_that_wait_are_in_flight(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """Their room is given back when they are stored, once."""
+    disk.is_full = True
+    await unanswered(bench, "a")
+    assert bench.ledger._in_flight._events == 1
+    disk.is_full = False
+    await trio.sleep(2 * FULL_SECONDS)
+    assert bench.ledger._in_flight._events == 0
+
+
+async def test_a_close_waits_for_room(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """It is nobody's request, and goes on where it stood."""
+    await bench.ledger.append([event("a")])
+    hour = await bench.ledger.next_to_close()
+    assert hour is not None
+    bench.clock.now_ms = hour.end_ms
+    disk.is_full = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(bench.ledger.close, hour, rules()))
+        await wait_all_tasks_blocked()
+        await trio.sleep(5 * FULL_SECONDS)
+        disk.is_full = False
+    assert await figures(bench, "a_hourly_2026011411") == {"sum": "1"}
