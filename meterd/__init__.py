@@ -46,6 +46,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery         one queue and one client for each endpoint
     edge/            HTTP in and out
       limits           every limit of the serving side
+      peers            whom limits count as one, and how many wrong keys each may show
       problems         which status each outcome has
       certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
