@@ -291,6 +291,10 @@ class GuardedStream:
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._on_refusal(refusal)
+        if self._answering:
+            # What the client is being told already stays whole; the server ends behind it.
+            with trio.move_on_after(self._limits.linger_s):
+                await self._next_request.wait()
         self._closed = True
         if not self._answering:
             try:

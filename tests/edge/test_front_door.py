@@ -9,7 +9,6 @@ import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import h2.errors
 import h2.events
 import pytest
 import trio
@@ -68,22 +67,6 @@ async def _assert_one_connection_failed(door: Door) -> None:
     [entry] = [entry for entry in door.logged if entry["event"] == "connection failed"]
     assert entry["client"] == "127.0.0.1"
     assert entry["exc_info"]
-
-
-async def test_http2_client_that_asks_for_nothing_is_told_to_calm_down() -> None:
-    """A flood of pings costs that client its connection, and the next one is served."""
-    async with open_door(App().quart) as door, await Http2Client.connect(door) as client:
-        for _ in range(1000):
-            client.connection.ping(b"8 octets")
-        await client.flush()
-        while await client.receive():
-            pass
-        [farewell] = [
-            event for event in client.events if isinstance(event, h2.events.ConnectionTerminated)
-        ]
-        assert farewell.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
-        assert await door.serves()
-        assert door.door.statistics().failed == 0
 
 
 # Closing
@@ -302,23 +285,6 @@ async def test_shutdown_cuts_an_http2_client_that_opens_no_window() -> None:
         door.door.begin_shutdown()
         with trio.fail_after(2):
             await door.ended.wait()
-
-
-async def test_http2_client_that_opens_no_window_is_cut(mock_clock: MockClock) -> None:
-    """It may keep a piece of its answer waiting for 30 s, however often it says something."""
-    app = App()
-    async with open_door(app.quart) as door, await Http2Client.connect(door) as client:
-        await client.request(b"/large")
-        await app.arrived.wait()
-        await wait_all_tasks_blocked(0.01)
-        for _ in range(29):
-            client.connection.ping(b"still up")
-            await client.flush()
-            await wait_all_tasks_blocked(0.001)
-            mock_clock.jump(1)
-        assert door.door.statistics().open == 1
-        mock_clock.jump(1.1)
-        await door.wait_open(0)
 
 
 async def test_shutdown_cuts_an_application_that_hangs() -> None:
