@@ -43,9 +43,10 @@ AT_ONCE: Final = 16
 # Encrypted connections cannot be half closed: each waits until the other side gives up, which must
 # not be before a handshake among others is through.
 PATIENT: Final = msgspec.structs.replace(
-    LIMITS, body_stall_s=1.0, head_s=1.0, keep_alive_s=1.0, handshake_s=5.0
+    LIMITS, body_stall_s=2.0, head_s=2.0, keep_alive_s=2.0, handshake_s=5.0
 )
-ENCRYPTED_SHARE: Final = 40
+ENCRYPTED_SHARE: Final = 100
+ENCRYPTED_AT_ONCE: Final = 6
 BASE_BYTES_MAX: Final = 3000
 _LINE: Final = b"POST /usage/api.calls HTTP/1.1"
 _CHUNKED_HEAD: Final = head(b"x-apikey: k", CHUNKED, line=_LINE)
@@ -165,7 +166,7 @@ async def attack(count: int, seed: int, context: ssl.SSLContext | None) -> Count
                 seen[statuses[-1].decode() if statuses else "closed"] += 1
 
         async with trio.open_nursery() as nursery:
-            for _ in range(AT_ONCE):
+            for _ in range(AT_ONCE if context is None else ENCRYPTED_AT_ONCE):
                 nursery.start_soon(one_after_another)
         if await doors.stored() != [expected] * 2 or doors.failed():
             stored = await doors.stored()
