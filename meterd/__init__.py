@@ -46,6 +46,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery         one queue and one client for each endpoint
     edge/            HTTP in and out
       limits           every limit of the serving side
+      peers            whom limits count as one, and how many wrong keys each may show
       problems         which status each outcome has
       certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
@@ -54,6 +55,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       plain_request    recognises a plain ingest request by its head
       plain_lane       the fast lane: serves plain ingest requests itself
       framing          the strict check of HTTP/1 requests
+      http2_frames     counts what an HTTP/2 client sends that asks for nothing
       guarded_stream   a connection's bytes, checked, timed and bounded
       hypercorn_lane   one connection in hypercorn's hands
       front_door       accepts connections and ends them

@@ -35,6 +35,7 @@ from meterd.edge.egress import open_sender
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import BodyBudget, Limits
+from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
@@ -131,7 +132,7 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         senders = partial(open_sender, tls=ssl.create_default_context())
         delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
         limits = Limits()
-        access = Access(settings.keyring)
+        access = Access(settings.keyring, WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(ledger, settings.config)
         app = make_app(access, settings.config, ingest, ledger, closer, bodies, limits)

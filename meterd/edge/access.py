@@ -5,25 +5,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meterd.edge import problems
+from meterd.edge.peers import peer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meterd.domain.credentials import Keyring, Scope
+    from meterd.edge.peers import WrongKeys
     from meterd.edge.problems import Answer
 
 
 class Access:
     """``keyring`` gives the keys as they are at that moment: a reload may change them."""
 
-    def __init__(self, keyring: Callable[[], Keyring]) -> None:
+    def __init__(
+        self, keyring: Callable[[], Keyring], wrong_keys: WrongKeys, now_s: Callable[[], float]
+    ) -> None:
         self._keyring = keyring
+        self._wrong_keys = wrong_keys
+        self._now_s = now_s
 
-    def refusal(self, scope: Scope, apikey: str | None, authorization: str) -> Answer | None:
-        """None if the request may go on; ``x-apikey`` counts before ``Authorization: Bearer``."""
+    def lets_in(self, scope: Scope, apikey: str | None, authorization: str) -> bool:
+        """Whether ``refusal`` would let it in; counts nothing."""
+        key = self._keyring().authenticate(_presented(apikey, authorization))
+        return key is not None and scope in key.scopes
+
+    def refusal(
+        self, scope: Scope, apikey: str | None, authorization: str, host: str
+    ) -> Answer | None:
+        """None if the request may go on; ``x-apikey`` counts before ``Authorization: Bearer``.
+
+        A wrong key, or none, is held against the address ``host`` that the request came from.
+        """
         key = self._keyring().authenticate(_presented(apikey, authorization))
         if key is None:
-            return problems.UNAUTHORIZED
+            wait_s = self._wrong_keys.wait_s(peer_of(host), self._now_s())
+            return problems.too_many_wrong_keys(wait_s) if wait_s else problems.UNAUTHORIZED
         if scope not in key.scopes:
             return problems.FORBIDDEN
         return None

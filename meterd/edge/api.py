@@ -132,7 +132,12 @@ def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
         @wraps(route)
         async def guarded(**values: Any) -> Response:
             given = request.headers
-            refused = access.refusal(scope, given.get("x-apikey"), given.get("Authorization", ""))
+            refused = access.refusal(
+                scope,
+                given.get("x-apikey"),
+                given.get("Authorization", ""),
+                request.remote_addr or "",
+            )
             return await route(**values) if refused is None else _response(refused)
 
         return guarded

@@ -100,6 +100,13 @@ class RequestFramer:
         """Bytes that were fed and have not passed yet."""
         return len(self._buffer)
 
+    @property
+    def body_is_due(self) -> bool:
+        """Part of the body has not been fed; of a chunked one, as far as it was looked at."""
+        if self.phase is not Phase.BODY:
+            return False
+        return self._chunked or self._left > len(self._buffer)
+
     def pass_http2(self) -> None:
         """ALPN has agreed on HTTP/2 before the first byte."""
         self.phase = Phase.HTTP2

@@ -15,6 +15,7 @@ import trio
 from meterd.edge.framing import Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
+from meterd.edge.peers import peer_of
 from meterd.edge.transports import SocketTransport, TlsTransport
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Statistics(msgspec.Struct, frozen=True):
 class _Connection:
     """``session`` is there from the first request on that the plain lane does not serve."""
 
-    def __init__(self, host: str, stream: GuardedStream) -> None:
-        self.host = host
+    def __init__(self, peer: str, stream: GuardedStream) -> None:
+        self.peer = peer
         self.stream = stream
         self.session: HypercornSession | None = None
 
@@ -167,7 +168,7 @@ class FrontDoor:
             host, *_ = accepted.socket.getpeername()
         except OSError:
             return  # gone before its turn
-        if not self._make_room(host):
+        if not self._make_room(peer_of(host)):
             self._turned_away += 1
             if context is None:
                 await self._turn_away(accepted)
@@ -179,7 +180,7 @@ class FrontDoor:
         stream = GuardedStream(
             transport, self._limits, plain=self._plain, on_refusal=self._note_refusal
         )
-        connection = _Connection(host, stream)
+        connection = _Connection(peer_of(host), stream)
         self._connections.add(connection)
         try:
             with stream.scope:
@@ -199,10 +200,10 @@ class FrontDoor:
             self._connections.remove(connection)
             transport.close()
 
-    def _make_room(self, host: str) -> bool:
+    def _make_room(self, peer: str) -> bool:
         """Whether another connection fits in, which may cost the longest idle one its place."""
         present = [held for held in self._connections if not held.stream.leaving]
-        neighbours = [held for held in present if held.host == host]
+        neighbours = [held for held in present if held.peer == peer]
         if len(neighbours) >= self._limits.connections_per_peer_max:
             return self._expire_longest_idle(neighbours)
         if len(present) >= self._limits.connections_max:

@@ -16,6 +16,7 @@ import trio
 
 from meterd.edge.certificates import HTTP2
 from meterd.edge.framing import Phase, Refusal, RequestFramer
+from meterd.edge.http2_frames import GOAWAY, FrameAllowance
 from meterd.edge.limits import PIECE_BYTES, Limits, Pace
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _CUT_SHORT = Refusal(400, "Request ended before it was complete")
 _SLOW_HEAD = Refusal(408, "Request head did not arrive in time")
+_RESTLESS = Refusal(429, "Too many HTTP/2 frames that ask for nothing")
 _SLOW_BODY = Refusal(408, "Request body arrived too slowly")
 
 
@@ -52,6 +54,7 @@ class GuardedStream:
         self._plain_serves = False
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
+        self._frames = FrameAllowance(self.active_at)  # for HTTP/2
         self.pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
         # When the wait for a head began: for its first byte, and from that for the others.
         self._waiting_since = self.active_at
@@ -66,6 +69,11 @@ class GuardedStream:
     @property
     def is_http2(self) -> bool:
         return self._framer.phase is Phase.HTTP2
+
+    @property
+    def body_is_due(self) -> bool:
+        """HTTP/1: the client has not sent all of its request."""
+        return self._framer.body_is_due
 
     @property
     def between_requests(self) -> bool:
@@ -125,6 +133,8 @@ class GuardedStream:
             part = self._framer.next_part()
             if isinstance(part, Refusal):
                 await self._refuse(part)
+            elif part and self.is_http2 and not self._frames.covers(part, trio.current_time()):
+                self._calm_down()
             elif part:
                 return part
             else:
@@ -138,6 +148,7 @@ class GuardedStream:
         # After "100 Continue" a refusal is still the answer; after anything else it is too late.
         self._answering = self._answering or not data.startswith(b"HTTP/1.1 100 ")
         await self._send(data)
+        self._frames.earn(len(data))
 
     def begin_next_request(self) -> None:
         """The server is ready for another request; without one under way it changes nothing."""
@@ -280,12 +291,26 @@ class GuardedStream:
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._on_refusal(refusal)
+        if self._answering:
+            # What the client is being told already stays whole; the server ends behind it.
+            with trio.move_on_after(self._limits.linger_s):
+                await self._next_request.wait()
         self._closed = True
         if not self._answering:
             try:
                 await self._send(refusal.answer())
             except trio.BrokenResourceError:
                 pass
+        self._end()
+
+    def _calm_down(self) -> None:
+        self._on_refusal(_RESTLESS)
+        self._closed = True
+        try:
+            # At once or not at all: an answer that waits for the socket is not waited for.
+            self.transport.write_now(GOAWAY)
+        except trio.BrokenResourceError:
+            pass
         self._end()
 
     async def _send(self, data: bytes) -> None:

@@ -17,9 +17,10 @@ serving loop, whose faults end a process that must not end. What is used is no p
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from h2.exceptions import StreamClosedError
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 
     Application = ASGIFramework
 
+# Where the ASGI state of a request says which connection it came by.
+_STREAM: Final = "meterd.stream"
+
 
 class HypercornLane:
     """The application, and what its connections share."""
@@ -77,7 +81,7 @@ class HypercornLane:
             nursery.cancel_scope.cancel()
 
     def session(self, stream: GuardedStream) -> HypercornSession:
-        state = ConnectionState(self._state.copy())
+        state = ConnectionState({**self._state, _STREAM: stream})
         # TCPServer names the TLS stream only, but takes whatever has its methods.
         served = _Encrypted(stream) if stream.transport.is_encrypted else stream
         server = TCPServer(self._app, self._config, self._context, state, cast("Any", served))
@@ -177,11 +181,19 @@ class _Exchange:
         self,
         receive: ASGIReceiveCallable,
         send: ASGISendCallable,
-        pace: Pace | None,
+        stream: GuardedStream,
+        limits: Limits,
     ) -> None:
         self._receive = receive
-        self._send = send
-        self._pace = pace
+        self._asgi_send = send
+        self._stream = stream
+        self._pace: Pace | None = None
+        self._send_s = math.inf
+        # HTTP/1 is timed where its bytes pass. Of an HTTP/2 stream only hypercorn knows whether its
+        # body is still due, and whether the client has opened a window for its answer.
+        if stream.is_http2:
+            self._pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
+            self._send_s = limits.send_s
         self._last_send: trio.Event | None = None
 
     async def receive(self) -> ASGIReceiveEvent:
@@ -202,6 +214,16 @@ class _Exchange:
             await self._send(message)
         finally:
             self._last_send.set()
+
+    async def _send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start" and self._stream.body_is_due:
+            # What is left of the body will not be read: the client may learn it from the answer,
+            # and not send another request behind it (RFC 9112, section 9.3).
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        with trio.move_on_after(self._send_s) as waiting:
+            await self._asgi_send(message)
+        if waiting.cancelled_caught:
+            self._stream.cut()
 
     async def _next_message(self) -> ASGIReceiveEvent:
         if self._pace is None:
@@ -225,11 +247,8 @@ def _guarded(app: Application, limits: Limits) -> Application:
             # meterd has none; only HTTP/2 can still ask (RFC 8441).
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         else:
-            # HTTP/1 bodies are timed where they are framed; of an HTTP/2 stream only hypercorn
-            # knows whether its body is still due.
-            timed = scope["http_version"] == "2"
-            pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min) if timed else None
-            exchange = _Exchange(receive, send, pace)
+            stream = cast("dict[str, Any]", scope["state"])[_STREAM]
+            exchange = _Exchange(receive, send, stream, limits)
             await app(scope, exchange.receive, exchange.send)
 
     return serve

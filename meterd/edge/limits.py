@@ -38,6 +38,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # One address may take more than half, because a reverse proxy is one address, but not all.
     connections_per_peer_max: int = 512
 
+    # Of each address: a deployment with a wrong key retries a few times on each of its machines.
+    wrong_keys_max: int = 100
+    wrong_key_s: float = 1.0
+    # 200 bytes each: 2 MB at most.
+    wrong_key_peers_max: int = 10_000
+
     # The common limits of nginx and Apache are 8 KiB for a line and 8 to 32 KiB for the whole head.
     head_bytes_max: int = 16 * KIB
     request_line_bytes_max: int = 8 * KIB

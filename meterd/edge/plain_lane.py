@@ -167,7 +167,7 @@ class PlainLane:
     def _is_let_in(self, head: PlainHead) -> bool:
         if head.body_bytes > self._limits.body_bytes_max:
             return False
-        return self._access.refusal(Scope.INGEST, head.apikey, head.authorization) is None
+        return self._access.lets_in(Scope.INGEST, head.apikey, head.authorization)
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:
         try:

@@ -6,6 +6,7 @@ JSON.
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -53,6 +54,14 @@ def overloaded(why: str) -> Answer:
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"Overloaded: {why}",
         ("Retry-After", RETRY_AFTER_SECONDS),
+    )
+
+
+def too_many_wrong_keys(wait_s: float) -> Answer:
+    return problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "Too many requests without a valid key",
+        ("Retry-After", str(math.ceil(wait_s))),
     )
 
 

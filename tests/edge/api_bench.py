@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.config import Config, EventType
@@ -19,6 +20,7 @@ from meterd.edge.access import Access
 from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB, BodyBudget, Limits
+from meterd.edge.peers import WrongKeys
 from meterd.work.closer import Closer
 from tests.edge.loopback import open_door
 from tests.edge.receivers import TRUSTING_NOBODY
@@ -27,8 +29,6 @@ from tests.model_ledger import ModelLedger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import trio
 
     from tests.edge.loopback import Client, Door
 
@@ -101,7 +101,7 @@ class Api:
 async def serving(ledger: ModelLedger | None = None) -> AsyncIterator[Api]:
     api = Api(ledger)
     app = make_app(
-        Access(lambda: Keyring(api.config.keys)),
+        Access(lambda: Keyring(api.config.keys), WrongKeys(LIMITS), trio.current_time),
         lambda: api.config,
         Ingest(api.ledger, lambda: api.config),
         api.ledger,

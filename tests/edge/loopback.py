@@ -118,6 +118,8 @@ async def open_door(
     limits: Limits | None = None,
     plain: PlainLane | None = None,
     tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+    *,
+    patience_s: float = 20,
 ) -> AsyncIterator[Door]:
     capture = LogCapture()
     log = structlog.wrap_logger(None, processors=[capture])
@@ -131,7 +133,7 @@ async def open_door(
 
     # A mocked clock is moved by the test, far beyond what a hanging test may take.
     mocked = isinstance(trio.lowlevel.current_clock(), MockClock)
-    with trio.fail_after(math.inf if mocked else 20):
+    with trio.fail_after(math.inf if mocked else patience_s):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
             yield door

@@ -24,6 +24,7 @@ from tests.edge.loopback import (
     Client,
     Http2Client,
     open_door,
+    post,
     wait_until,
 )
 
@@ -168,8 +169,18 @@ async def test_answer_before_the_body_is_read_by_the_client() -> None:
         await client.send(bytes(1000))
         await wait_all_tasks_blocked(0.01)
         await client.send(bytes(200_000))
-        assert (await client.answer()).status == 404
+        answer = await client.answer()
+        assert (answer.status, answer.fields["connection"]) == (404, "close")
         assert await client.is_closed()
+
+
+async def test_answer_behind_the_whole_body_keeps_the_connection() -> None:
+    """Also where the application did not look at the body."""
+    async with open_door(App().quart) as door, await door.connect() as client:
+        for _ in range(20):
+            answer = await client.ask(post(b"x" * 1000, path=b"/nowhere"))
+            assert answer.status == 404
+            assert "connection" not in answer.fields
 
 
 # Shutdown

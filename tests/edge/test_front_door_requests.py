@@ -203,3 +203,16 @@ async def test_body_too_long_is_refused_before_100_continue() -> None:
     async with open_door(App().quart) as door, await door.connect() as client:
         await client.send(head(b"Content-Length: 5000000", b"Expect: 100-continue"))
         await _assert_refused(client, 413)
+
+
+async def test_an_early_answer_stays_whole_when_its_request_is_cut_short() -> None:
+    """What is wrong with the rest of the request does not take the answer's body away."""
+    raw = post(b"x" * 100, path=b"/nowhere")[:-1]
+    async with open_door(App().quart) as door:
+        for _ in range(50):
+            async with await door.connect() as client:
+                await client.send(raw)
+                await client.stream.send_eof()
+                answer = await client.answer()
+                assert answer.status in (400, 404)
+                assert answer.body

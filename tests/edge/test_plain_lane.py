@@ -18,6 +18,7 @@ from meterd.edge.access import Access
 from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB, BodyBudget, Limits
+from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.ledger import EventQuery
 from meterd.work.closer import Closer
@@ -53,7 +54,7 @@ class Lane:
         self.ledger = ModelLedger(self.clock.now_ms)
         self.by_hypercorn: list[str] = []
         self.door: Door
-        access = Access(lambda: Keyring(CONFIG.keys))
+        access = Access(lambda: Keyring(CONFIG.keys), WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(self.ledger, lambda: CONFIG)
         closer = Closer(self.ledger, self.clock, lambda: CONFIG)

@@ -1,0 +1,82 @@
+"""Counts what an HTTP/2 client sends that asks for nothing, decided without I/O.
+
+Requests are bounded by how many streams may be open at once. What else a client can send costs it
+nine bytes and us a turn of the parser, often with an answer: PING, SETTINGS, PRIORITY, streams that
+are reset as soon as they are opened (CVE-2023-44487), CONTINUATION and tiny pieces of DATA without
+end (CVE-2019-9512 to 9518, CVE-2024-27316). So each such frame is paid for from an allowance, which
+grows with time, with each request, and with what the client was sent: an honest client opens
+windows for what it receives and ends what it asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meterd.edge.framing import HTTP2_PREFACE
+from meterd.edge.limits import KIB
+
+# RFC 9113, section 4.1: three bytes of length, one of type, one of flags, four of stream.
+_HEADER_BYTES: Final = 9
+_DATA: Final = 0
+_HEADERS: Final = 1
+_RST_STREAM: Final = 3
+_END_STREAM: Final = 1
+# Of a piece of DATA that is worth its turn; shorter ones are paid for unless they are the last.
+_PIECE_BYTES: Final = 1 * KIB
+
+_ALLOWANCE: Final = 200.0
+_GROWS_PER_S: Final = 10.0
+# One in front of the body, one behind it: what an honest client sends with a request.
+_GROWS_PER_REQUEST: Final = 2.0
+# Two windows are opened for a frame of at most 16 KiB, and for short frames as well.
+_GROWS_PER_BYTE_SENT: Final = 1 / KIB
+# Undoes what the request gave, and one more.
+_RESET_COSTS: Final = 3.0
+
+# RFC 9113, sections 6.8 and 7: streams up to any number may have been served; ENHANCE_YOUR_CALM.
+GOAWAY: Final = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + b"\0\0\0\x0b"
+
+
+class FrameAllowance:
+    """One connection's, from its preface on. Instants are seconds that do not go back."""
+
+    def __init__(self, now_s: float) -> None:
+        self._left = _ALLOWANCE
+        self._at_s = now_s
+        self._passing = len(HTTP2_PREFACE)  # bytes until the next frame begins
+        self._header = b""
+
+    def earn(self, sent_bytes: int) -> None:
+        self._left = min(_ALLOWANCE, self._left + sent_bytes * _GROWS_PER_BYTE_SENT)
+
+    def covers(self, data: bytes, now_s: float) -> bool:
+        """Pays for the frames that begin in the bytes that came next; False if it cannot."""
+        self._left = min(_ALLOWANCE, self._left + (now_s - self._at_s) * _GROWS_PER_S)
+        self._at_s = now_s
+        at = 0
+        while self._left >= 0:
+            passed = min(self._passing, len(data) - at)
+            at += passed
+            self._passing -= passed
+            if self._passing:
+                return True
+            missing = _HEADER_BYTES - len(self._header)
+            self._header += data[at : at + missing]
+            at += missing
+            if len(self._header) < _HEADER_BYTES:
+                return True
+            self._passing = int.from_bytes(self._header[:3], "big")
+            self._left = min(_ALLOWANCE, self._left - _cost(self._header, self._passing))
+            self._header = b""
+        return False
+
+
+def _cost(header: bytes, length: int) -> float:
+    kind, flags = header[3], header[4]
+    if kind == _HEADERS:
+        return -_GROWS_PER_REQUEST
+    if kind == _RST_STREAM:
+        return _RESET_COSTS
+    if kind == _DATA and (length >= _PIECE_BYTES or flags & _END_STREAM):
+        return 0.0
+    return 1.0
