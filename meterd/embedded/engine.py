@@ -167,7 +167,7 @@ class EmbeddedLedger:
             await self._post_all()
         # What is not posted is of the last hour, of which nothing may be stored yet.
         unposted = self._last_hour() if self._may_be_unposted(self._last_hour().end_ms) else None
-        stored = await self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
+        stored = await self._stored_next_to_close()
         return min((period for period in (unposted, stored) if period is not None), default=None)
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
@@ -183,6 +183,9 @@ class EmbeddedLedger:
             await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
             if self._may_be_unposted(period.end_ms):
                 await self._post_all()
+            # No earlier one can appear any more; one that did since the caller asked goes first.
+            if await self._stored_next_to_close() != period:
+                return Closed()
             snapshots: Counter[bool] = Counter()
             for part in range(self._store.parts):
                 after: str | None = None
@@ -295,6 +298,9 @@ class EmbeddedLedger:
     def _require_room(self) -> None:
         if self._committer.is_full:
             raise DiskFullError("the disk is full")
+
+    def _stored_next_to_close(self) -> Awaitable[Period | None]:
+        return self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
 
     def _last_hour(self) -> Period:
         """In which the last event was counted."""

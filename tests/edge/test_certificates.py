@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from meterd.domain.errors import ConfigError
 from meterd.edge.certificates import server_context, validity
@@ -98,3 +101,23 @@ def test_the_end_of_a_certificate_is_known(
     files = certificate_in(tmp_path, not_before=first, not_after=last)
     until_ms = None if refusal else int(last.timestamp()) * 1000
     assert validity(server_context(*files), files[0]) == (until_ms, refusal)
+
+
+def test_what_no_usual_client_takes_is_only_said(tmp_path: Path) -> None:
+    """A curve that is seldom offered, and what is no certificate behind one: neither is a fault."""
+    key = ec.generate_private_key(ec.SECP256K1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "meterd")])
+    first, last = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), 1, first, last)
+    made = built.sign(key, hashes.SHA256()).public_bytes(form.Encoding.PEM)
+    secret = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    unusual, unusual_key = tmp_path / "unusual.crt", tmp_path / "unusual.key"
+    unusual.write_bytes(made)
+    unusual_key.write_bytes(secret)
+    certificate, its_key = certificate_in(tmp_path)
+    with Path(certificate).open("a") as file:
+        file.write("-----BEGIN X509 CRL-----\nMA==\n-----END X509 CRL-----\n")
+    for files in ((str(unusual), str(unusual_key)), (certificate, its_key)):
+        until_ms, refusal = validity(server_context(*files), files[0])
+        assert until_ms is None
+        assert refusal

@@ -23,13 +23,15 @@ from meterd.embedded.engine import (
 from meterd.embedded.store import Store
 from meterd.ledger import EventQuery
 from tests.embedded.engine_bench import EngineBench, WriterHop, inline, running
-from tests.ledger_bench import START_MS, event, figures, rules, stored
+from tests.ledger_bench import START_MS, SettableClock, at, event, figures, rules, stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from meterd.domain.periods import Period
 
 T = TypeVar("T")
 
@@ -231,3 +233,47 @@ def test_large_events_are_not_held_together(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert peak_bytes < 8 * BLOCK_EVENTS * len(metadata)
     store.close()
+
+
+async def test_a_day_does_not_close_before_an_hour_that_came_while_it_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """The first event of the day's last hour comes while what closes next is being read."""
+    asked, answered = trio.Event(), trio.Event()
+    answered.set()
+
+    async def read(work: Callable[[], T]) -> T:
+        asked.set()
+        await answered.wait()
+        return await inline(work)
+
+    async def ask() -> None:
+        found.append(await bench.ledger.next_to_close())
+
+    found: list[Period | None] = []
+    clock = SettableClock(at("2026-01-14T10:15"))
+    async with trio.open_nursery() as nursery:
+        bench = EngineBench(tmp_path / "data", nursery, clock, read_hop=read)
+        await bench.start()
+        await bench.ledger.append([event("a")])
+        clock.now_ms = at("2026-01-14T23:59")
+        hour = await bench.ledger.next_to_close()
+        assert hour is not None
+        await bench.ledger.close(hour, rules())
+        asked, answered = trio.Event(), trio.Event()
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask)
+            await asked.wait()
+            await bench.ledger.append([event("b")])
+            clock.now_ms = at("2026-01-15T00:00")
+            answered.set()
+        [day] = found
+        assert day is not None
+        assert day.type is PeriodType.DAILY
+        assert (await bench.ledger.close(day, rules())).created == 0
+        last_hour = await bench.ledger.next_to_close()
+        assert last_hour == period_at(PeriodType.HOURLY, at("2026-01-14T23:59"))
+        assert (await bench.ledger.close(last_hour, rules())).created == 1
+        assert await bench.ledger.next_to_close() == day
+        assert (await bench.ledger.close(day, rules())).created == 2
+        await bench.stop()
