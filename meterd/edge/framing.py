@@ -33,7 +33,10 @@ _REQUEST_LINE: Final = re.compile(rb"%b ([\x21-\x7e]+) HTTP/(\d\.\d)" % _TOKEN)
 # RFC 9112, section 3.2, without the authority form, which is for proxies.
 _TARGET: Final = re.compile(rb"/.*|https?://[^/?#]+.*|\*", re.IGNORECASE)
 _FIELD: Final = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)" % _TOKEN)
-_HOST: Final = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+# RFC 3986, section 3.2.2, but for empty labels and those that no name can have (RFC 1035, 2.3.4):
+# the application fails on them.
+_LABEL: Final = rb"[A-Za-z0-9\-_~%!$&'()*+,;=]{1,63}"
+_HOST: Final = re.compile(rb"(?:%b(?:\.%b)*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?" % (_LABEL, _LABEL))
 # RFC 9112, section 3.2.2: what a proxy is sent; its path is all that concerns us.
 _ABSOLUTE: Final = re.compile(rb"(%b) https?://[^/?#]+([^ ]*) (.*)" % _TOKEN, re.IGNORECASE)
 _LENGTH_DIGITS_MAX: Final = 18

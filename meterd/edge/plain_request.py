@@ -29,7 +29,9 @@ _REQUEST_LINE: Final = re.compile(
     rb"POST /(?:usage/([A-Za-z0-9._~-]{1,100})|usagebatch) HTTP/1\.1", re.ASCII
 )
 _FIELD: Final = re.compile(rb"([A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
-_HOST: Final = re.compile(rb"[A-Za-z0-9.:\[\]_-]+")
+_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+)
 _LENGTH: Final = re.compile(rb"(?:0|[1-9][0-9]{0,7})")
 # Fields that say nothing about where a request ends or what must be done with it.
 _KNOWN: Final = frozenset(
