@@ -1,14 +1,15 @@
-# make run     serves with systemconfig.toml, making .venv first if need be
-# make test    ruff, mypy strict and all tests
-# make bench   the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
-# make image   a container image with docker or podman
+# make run       serves with systemconfig.toml, making .venv first if need be
+# make test      ruff, mypy strict and all tests
+# make bench     the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
+# make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
+# make image     a container image with docker or podman
 
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= $(or $(METERD_CONFIG),systemconfig.toml)
 IMAGE ?= meterd
 
-.PHONY: run check test bench image clean
+.PHONY: run check test bench torture image clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -23,6 +24,9 @@ test: check
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH)
+
+torture: $(VENV)/.test
+	$(VENV)/bin/python -m tests.system.torture $(TORTURE)
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .
