@@ -12,6 +12,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       event_ids        ids whose order is the order of storing
       event_fields     what each field of an event takes, and what is wrong with it
       events           decodes usage events, or says why there are none
+      idempotency      what makes an event the repeat of another, and what becomes of it then
       receipts         an append as it was received: its events, ids and blocks
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks

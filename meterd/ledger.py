@@ -8,7 +8,6 @@ Nothing here knows how an engine keeps its promises.
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -21,11 +20,7 @@ from meterd.domain.periods import Period, PeriodType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-class Recorded(Enum):
-    """What became of an event."""
-
-    RECORDED = auto()
+    from meterd.domain.idempotency import Recorded
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -97,11 +92,16 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Ledger(Protocol):
-    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+    async def append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded]:
         """Stores the events and counts them in their totals; an outcome for each, in order.
 
         Returns when they are durable, all in one transaction; ``first`` and ``last`` follow the
-        order given. Raises OverloadedError, with nothing stored, past the engine's limits.
+        order given. An event whose customer and idempotency key were stored before is stored and
+        counted no more: which is decided, and the key taken, in the transaction of the event. If
+        one conflicts nothing is stored, unless ``partial``. Raises OverloadedError, with nothing
+        stored, past the engine's limits.
         """
 
     async def events(

@@ -16,10 +16,12 @@ import pytest
 import trio
 
 from meterd.domain.errors import OverloadedError
+from meterd.domain.idempotency import Recorded
 from meterd.domain.periods import HOUR_MS, PeriodType
-from meterd.ledger import AggregationQuery, EventQuery, Recorded
+from meterd.ledger import AggregationQuery, EventQuery
 from tests.closing_conformance import ClosingConformance
 from tests.delivery_conformance import DeliveryConformance
+from tests.idempotency_conformance import IdempotencyConformance
 from tests.ledger_bench import (
     ALL,
     EVERY_EVENT,
@@ -239,6 +241,10 @@ class EventsConformance:
 
 
 class LedgerConformance(
-    EventsConformance, ClosingConformance, SnapshotConformance, DeliveryConformance
+    EventsConformance,
+    IdempotencyConformance,
+    ClosingConformance,
+    SnapshotConformance,
+    DeliveryConformance,
 ):
     """All of it."""

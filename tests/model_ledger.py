@@ -6,6 +6,7 @@ nothing derived: every total is counted again from the events, in fractions.
 
 from __future__ import annotations
 
+import json
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure, comp
 from meterd.domain.deliveries import Delivery, DeliveryStatus, begin_attempt, first_attempt
 from meterd.domain.errors import OverloadedError
 from meterd.domain.event_ids import Stamp
+from meterd.domain.idempotency import Recorded
 from meterd.domain.operations import Operation
 from meterd.domain.periods import RANK, Period, PeriodType, period_at
 from meterd.ledger import (
@@ -25,7 +27,6 @@ from meterd.ledger import (
     Closed,
     DeliveredAggregation,
     EventQuery,
-    Recorded,
     SnapshotCounts,
     StoredEvent,
 )
@@ -62,16 +63,26 @@ class ModelLedger:
         received = [stored.received_ms for stored in self._log[-1:]]
         return max([self._clock_ms(), *received, *(period.end_ms for period in self._closed)])
 
-    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+    async def append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded]:
         """See ``Ledger.append``."""
         await trio.lowlevel.checkpoint()
         if len(events) > APPEND_MAX:
             raise OverloadedError("too many events")
         now_ms = self.now_ms()
+        whole = list(self._log)
+        outcomes = []
         for event in events:
-            event_id = Stamp(now_ms, len(self._log), nonce=0).id()
-            self._log.append(StoredEvent(event_id, event, now_ms))
-        return [Recorded.RECORDED for _ in events]
+            outcomes.append(_outcome(event, self._log))
+            if outcomes[-1] is Recorded.RECORDED:
+                event_id = Stamp(now_ms, len(self._log), nonce=0).id()
+                self._log.append(StoredEvent(event_id, event, now_ms))
+        if Recorded.CONFLICT in outcomes and not partial:
+            self._log = whole
+            withheld = {Recorded.RECORDED: Recorded.WITHHELD}
+            return [withheld.get(outcome, outcome) for outcome in outcomes]
+        return outcomes
 
     async def events(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
@@ -273,6 +284,20 @@ class ModelLedger:
                 result = read([stored.event.value for stored in counted], operation)
                 figures[event_type] = Figure(operation, result, len(counted))
         return figures
+
+
+def _outcome(event: UsageEvent, log: list[StoredEvent]) -> Recorded:
+    for stored in log:
+        other = stored.event
+        same_key = other.idempotency_key and other.idempotency_key == event.idempotency_key
+        if same_key and other.customer_id == event.customer_id:
+            is_same = _content(other) == _content(event)
+            return Recorded.DUPLICATE if is_same else Recorded.CONFLICT
+    return Recorded.RECORDED
+
+
+def _content(event: UsageEvent) -> tuple[str, Decimal, object]:
+    return event.event_type, event.value, json.loads(event.metadata)
 
 
 def read(values: list[Decimal], operation: Operation) -> Decimal:

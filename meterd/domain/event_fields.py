@@ -15,6 +15,7 @@ import msgspec
 
 CUSTOMER_ID_MAX_BYTES: Final = 256  # LMDB keys hold 511 bytes: customer, event type, time and id
 METADATA_MAX_BYTES: Final = 16 * 1024
+IDEMPOTENCY_KEY_MAX: Final = 255  # characters
 DIGITS_MAX: Final = 64
 _EXPONENT_MAX: Final = 400  # so that an exact sum over all doubles has a bounded length
 
@@ -49,18 +50,30 @@ def is_missing(value: Any) -> bool:
 
 
 def customer_id_fault(customer_id: str) -> str | None:
-    size = len(customer_id)
-    if customer_id.isascii():
-        clean = customer_id.isprintable()
-    else:
-        if any("\ud800" <= letter <= "\udfff" for letter in customer_id):
-            return "customerId must not contain lone surrogates"
-        size = len(customer_id.encode())
-        clean = all(unicodedata.category(letter) != "Cc" for letter in customer_id)
-    if not clean:
-        return "customerId must not contain control characters"
+    if fault := _letters_fault(customer_id):
+        return f"customerId must not contain {fault}"
+    size = len(customer_id) if customer_id.isascii() else len(customer_id.encode())
     if size > CUSTOMER_ID_MAX_BYTES:
         return f"customerId must be at most {CUSTOMER_ID_MAX_BYTES} bytes of UTF-8"
+    return None
+
+
+def idempotency_key_fault(key: Any) -> str | None:
+    """What is wrong with a key that was given; None is given too, and is no key."""
+    if not isinstance(key, str) or not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX:
+        return f"must be a string of 1 to {IDEMPOTENCY_KEY_MAX} characters"
+    if fault := _letters_fault(key):
+        return f"must not contain {fault}"
+    return None
+
+
+def _letters_fault(text: str) -> str | None:
+    if text.isascii():
+        return None if text.isprintable() else "control characters"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return "lone surrogates"
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "control characters"
     return None
 
 

@@ -23,6 +23,7 @@ from meterd.domain.event_fields import (
     MalformedJsonError,
     bounded_value,
     customer_id_fault,
+    idempotency_key_fault,
     is_missing,
     metadata_text,
     read_json,
@@ -35,12 +36,17 @@ BATCH_MAX: Final = 1000  # events in a batch, the old system's limit
 
 
 class UsageEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An event that may be stored. ``metadata`` is the JSON text of an object."""
+    """An event that may be stored. ``metadata`` is the JSON text of an object.
+
+    An event that repeats the ``idempotency_key`` of another of its customer is that event, sent
+    again (``idempotency``); empty, it repeats none.
+    """
 
     customer_id: str
     event_type: str
     value: Decimal
     metadata: bytes
+    idempotency_key: str = ""
 
 
 class Reason(Enum):
@@ -78,6 +84,7 @@ class _Single(msgspec.Struct, gc=False):
     customerId: str  # noqa: N815 - the wire's name
     value: Any
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -85,6 +92,7 @@ class _Item(msgspec.Struct, gc=False):
     customerId: str  # noqa: N815 - the wire's name
     value: Any
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
 
 
 _SINGLE: Final = msgspec.json.Decoder(_Single, float_hook=Decimal)
@@ -103,38 +111,44 @@ _UNDECODABLE: Final = (
 
 
 def decode_event(
-    body: bytes, event_type: str, event_types: Collection[str]
+    body: bytes, event_type: str, event_types: Collection[str], header_key: str = ""
 ) -> UsageEvent | Refusal:
-    """The event of a ``POST /usage/{eventType}``, or why it is none."""
+    """The event of a ``POST /usage/{eventType}``, or why it is none.
+
+    ``header_key`` is its idempotency key where the request's head has one.
+    """
     if event_type in event_types:
         try:
             decoded = _SINGLE.decode(body)
         except _UNDECODABLE:
-            return _decode_event_slowly(body, event_type, event_types)
-        event = _accept(event_type, decoded)
+            return _decode_event_slowly(body, event_type, event_types, header_key)
+        event = _accept(event_type, decoded, header_key)
         if event is not None and _is_utf8(body):
             return event
-    return _decode_event_slowly(body, event_type, event_types)
+    return _decode_event_slowly(body, event_type, event_types, header_key)
 
 
-def decode_batch(body: bytes, event_types: Collection[str], *, lenient: bool) -> Batch | Refusal:
+def decode_batch(
+    body: bytes, event_types: Collection[str], *, lenient: bool, header_key: str = ""
+) -> Batch | Refusal:
     """The events of a ``POST /usagebatch``, or why there are none.
 
     One invalid item refuses the whole batch, unless it is lenient (RFC 7240, ``handling=lenient``)
-    and another item is valid: then the faults come back beside the valid events.
+    and another item is valid: then the faults come back beside the valid events. A ``header_key``
+    is the whole batch's: items without a key of their own have theirs made of it.
     """
     try:
         decoded = _ITEMS.decode(body)
     except _UNDECODABLE:
-        return _decode_batch_slowly(body, event_types, lenient=lenient)
+        return _decode_batch_slowly(body, event_types, lenient=lenient, header_key=header_key)
     if 0 < len(decoded) <= BATCH_MAX and _is_utf8(body):
-        events = _accept_all(decoded, event_types)
+        events = _accept_all(decoded, event_types, header_key)
         if events is not None:
             return Batch(events)
-    return _decode_batch_slowly(body, event_types, lenient=lenient)
+    return _decode_batch_slowly(body, event_types, lenient=lenient, header_key=header_key)
 
 
-def _accept(event_type: str, decoded: _Single) -> UsageEvent | None:
+def _accept(event_type: str, decoded: _Single, header_key: str) -> UsageEvent | None:
     """The event if all is well at first sight; None asks for the slow way."""
     customer_id = decoded.customerId
     if not customer_id or customer_id_fault(customer_id) is not None:
@@ -145,10 +159,17 @@ def _accept(event_type: str, decoded: _Single) -> UsageEvent | None:
     metadata = _TEXT.encode(decoded.metadata)
     if metadata[0] != _OBJECT or len(metadata) > METADATA_MAX_BYTES:
         return None
-    return UsageEvent(customer_id, event_type, number, metadata)
+    key = decoded.idempotencyKey
+    if key is msgspec.UNSET:
+        key = header_key
+    elif idempotency_key_fault(key) is not None or header_key not in ("", key):
+        return None
+    return UsageEvent(customer_id, event_type, number, metadata, key)
 
 
-def _accept_all(items: list[_Item], event_types: Collection[str]) -> list[UsageEvent] | None:
+def _accept_all(
+    items: list[_Item], event_types: Collection[str], header_key: str
+) -> list[UsageEvent] | None:
     """As ``_accept``, for a whole batch, which repeats its names: each is looked at once."""
     for event_type in {item.eventType for item in items}:
         if event_type not in event_types:
@@ -157,7 +178,7 @@ def _accept_all(items: list[_Item], event_types: Collection[str]) -> list[UsageE
         if not customer_id or customer_id_fault(customer_id) is not None:
             return None
     events = []
-    for item in items:
+    for index, item in enumerate(items):
         number = bounded_value(item.value)
         metadata = _TEXT.encode(item.metadata)
         if (
@@ -166,8 +187,18 @@ def _accept_all(items: list[_Item], event_types: Collection[str]) -> list[UsageE
             or len(metadata) > METADATA_MAX_BYTES
         ):
             return None
-        events.append(UsageEvent(item.customerId, item.eventType, number, metadata))
+        key = item.idempotencyKey
+        if key is msgspec.UNSET:
+            key = item_key(header_key, index) if header_key else ""
+        elif idempotency_key_fault(key) is not None:
+            return None
+        events.append(UsageEvent(item.customerId, item.eventType, number, metadata, key))
     return events
+
+
+def item_key(header_key: str, index: int) -> str:
+    """The key of a batch's item that has none of its own."""
+    return f"{header_key}#{index}"
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -185,7 +216,7 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def _decode_event_slowly(
-    body: bytes, event_type: str, event_types: Collection[str]
+    body: bytes, event_type: str, event_types: Collection[str], header_key: str = ""
 ) -> UsageEvent | Refusal:
     try:
         decoded = read_json(body)
@@ -200,14 +231,16 @@ def _decode_event_slowly(
     if not isinstance(decoded, dict | list):
         return Refusal(Reason.BODY_UNFIT, {"error": "Request body must be a JSON object"})
     fields = decoded if isinstance(decoded, dict) else {}
-    judged = _judge(event_type, fields)
+    judged = _judge(event_type, fields, header_key)
+    if isinstance(judged, UsageEvent) and header_key not in ("", judged.idempotency_key):
+        judged = ["idempotencyKey must be that of the header Idempotency-Key, or left out"]
     if isinstance(judged, UsageEvent):
         return judged
     return Refusal(Reason.INVALID, {"error": "Validation failed", "details": judged})
 
 
 def _decode_batch_slowly(
-    body: bytes, event_types: Collection[str], *, lenient: bool
+    body: bytes, event_types: Collection[str], *, lenient: bool, header_key: str = ""
 ) -> Batch | Refusal:
     try:
         items = read_json(body)
@@ -233,25 +266,33 @@ def _decode_batch_slowly(
     events: list[UsageEvent] = []
     failures: list[dict[str, Any]] = []
     for index, item in enumerate(items):
-        judged = _judge_item(item, event_types)
+        default_key = item_key(header_key, index) if header_key else ""
+        judged = _judge_item(item, event_types, default_key)
         if isinstance(judged, UsageEvent):
             events.append(judged)
         else:
             failures.append({"index": index, "errors": judged})
     if failures and not (lenient and events):
-        return Refusal(
-            Reason.INVALID,
-            {
-                "error": "Validation failed for some events",
-                "validationErrors": failures,
-                "validCount": len(events),
-                "invalidCount": len(failures),
-            },
-        )
+        return some_invalid(len(events), failures)
     return Batch(events, failures)
 
 
-def _judge_item(item: Any, event_types: Collection[str]) -> UsageEvent | list[str]:
+def some_invalid(valid: int, failures: list[dict[str, Any]]) -> Refusal:
+    """A batch of which nothing is stored: these items are why."""
+    return Refusal(
+        Reason.INVALID,
+        {
+            "error": "Validation failed for some events",
+            "validationErrors": failures,
+            "validCount": valid,
+            "invalidCount": len(failures),
+        },
+    )
+
+
+def _judge_item(
+    item: Any, event_types: Collection[str], default_key: str
+) -> UsageEvent | list[str]:
     if not isinstance(item, dict | list):
         return ["Event must be an object"]
     fields = item if isinstance(item, dict) else {}
@@ -264,14 +305,15 @@ def _judge_item(item: Any, event_types: Collection[str]) -> UsageEvent | list[st
         fault = _unknown_event_type(event_type, event_types)
     else:
         fault = None
-    judged = _judge("" if fault else event_type, fields)
+    judged = _judge("" if fault else event_type, fields, default_key)
     if fault is None:
         return judged
     return [fault] if isinstance(judged, UsageEvent) else [fault, *judged]
 
 
-def _judge(event_type: str, fields: dict[str, Any]) -> UsageEvent | list[str]:
+def _judge(event_type: str, fields: dict[str, Any], default_key: str) -> UsageEvent | list[str]:
     """The event, or at most one string for each field, in the order of the contract's table."""
+    key = fields.get("idempotencyKey", ABSENT)
     customer_id = fields.get("customerId", ABSENT)
     number = bounded_value(fields.get("value", ABSENT))
     metadata = metadata_text(fields.get("metadata", ABSENT))
@@ -286,12 +328,16 @@ def _judge(event_type: str, fields: dict[str, Any]) -> UsageEvent | list[str]:
         details.append(number)
     if not isinstance(metadata, bytes):
         details.append(metadata)
+    if key is not ABSENT and (fault := idempotency_key_fault(key)):
+        details.append(f"idempotencyKey {fault}")
     if details:
         return details
     assert isinstance(customer_id, str)
     assert isinstance(number, Decimal)
     assert isinstance(metadata, bytes)
-    return UsageEvent(customer_id, event_type, number, metadata)
+    return UsageEvent(
+        customer_id, event_type, number, metadata, default_key if key is ABSENT else key
+    )
 
 
 def _unknown_event_type(name: str, event_types: Collection[str]) -> str:

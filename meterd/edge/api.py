@@ -175,14 +175,19 @@ def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest, bodies: B
         if raw_path.split(b"?")[0].count(b"/") > 2:
             return _response(problems.NOT_FOUND)
         with bodies.holding(_body_bytes()):
-            return _response(await ingest.event(event_type, await _body()))
+            return _response(await ingest.event(event_type, await _body(), _keys()))
 
     @app.post("/usagebatch")
     @_needs(Scope.INGEST, access)
     async def usagebatch() -> Response:
         lenient = is_lenient(",".join(request.headers.getlist("Prefer")))
         with bodies.holding(_body_bytes()):
-            return _response(await ingest.batch(await _body(), lenient=lenient))
+            body = await _body()
+            return _response(await ingest.batch(body, lenient=lenient, header_keys=_keys()))
+
+
+def _keys() -> list[str]:
+    return list(request.headers.getlist("Idempotency-Key"))
 
 
 def _body_bytes() -> int:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from itertools import count
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
-from meterd.domain.events import Batch, Refusal, decode_batch, decode_event
+from meterd.domain.events import Batch, Refusal, decode_batch, decode_event, some_invalid
+from meterd.domain.idempotency import Recorded, read_header
 from meterd.edge import problems
 from meterd.edge.problems import Answer, answer
 
@@ -43,53 +46,96 @@ class Ingest:
         self._ledger = ledger
         self._config = config
 
-    async def event(self, event_type: str, body: bytes) -> Answer:
-        """``POST /usage/{eventType}``; the event type is percent-decoded."""
-        decoded = decode_event(body, event_type, self._config().events)
+    async def event(self, event_type: str, body: bytes, header_keys: Sequence[str] = ()) -> Answer:
+        """``POST /usage/{eventType}``; the event type is percent-decoded, ``header_keys`` are the
+        values of the header ``Idempotency-Key``.
+        """
+        key = read_header(header_keys)
+        if isinstance(key, Refusal):
+            return problems.refused(key)
+        decoded = decode_event(body, event_type, self._config().events, key)
         if isinstance(decoded, Refusal):
             return problems.refused(decoded)
-        failed = await self._append([decoded])
-        if failed is not None:
-            return failed
+        outcomes = await self._append([decoded])
+        if isinstance(outcomes, Answer):
+            return outcomes
+        match outcomes[0]:
+            case Recorded.DUPLICATE:
+                return answer(HTTPStatus.OK, _repeated(event_type, decoded.customer_id))
+            case Recorded.CONFLICT:
+                return problems.CONFLICT
         return Answer(
             _CREATED, _encode(_EventCaptured("Event captured", event_type, decoded.customer_id))
         )
 
-    async def batch(self, body: bytes, *, lenient: bool) -> Answer:
+    async def batch(self, body: bytes, *, lenient: bool, header_keys: Sequence[str] = ()) -> Answer:
         """``POST /usagebatch``; ``lenient`` where the client asked for ``Prefer:
         handling=lenient``.
         """
-        decoded = decode_batch(body, self._config().events, lenient=lenient)
+        key = read_header(header_keys)
+        if isinstance(key, Refusal):
+            return problems.refused(key)
+        decoded = decode_batch(body, self._config().events, lenient=lenient, header_key=key)
         if isinstance(decoded, Refusal):
             return problems.refused(decoded)
-        failed = await self._append(decoded.events)
-        return failed or _captured(decoded)
+        outcomes = await self._append(decoded.events, partial=lenient)
+        return outcomes if isinstance(outcomes, Answer) else _captured(decoded, outcomes, lenient)
 
-    async def _append(self, events: Sequence[UsageEvent]) -> Answer | None:
+    async def _append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded] | Answer:
         try:
-            await self._ledger.append(events)
+            return await self._ledger.append(events, partial=partial)
         except OverloadedError as full:
             return problems.overloaded(str(full))
         except DiskFullError:
             return problems.DISK_FULL
         except UnavailableError:
             return problems.UNKNOWN_OUTCOME
-        return None
 
 
-def _captured(batch: Batch) -> Answer:
-    count = len(batch.events)
-    if not batch.failures:
-        return answer(HTTPStatus.CREATED, {"message": "Events captured", "count": count})
+def _repeated(event_type: str, customer_id: str) -> dict[str, Any]:
+    return {
+        "message": "Event already captured",
+        "eventType": event_type,
+        "customerId": customer_id,
+        "duplicate": True,
+    }
+
+
+def _captured(batch: Batch, outcomes: Sequence[Recorded], lenient: bool) -> Answer:
+    """What was captured by this request or, as ``duplicates`` says of how many, before it."""
+    failures = [*batch.failures, *_conflicts(batch, outcomes)]
+    captured = len(outcomes) - outcomes.count(Recorded.CONFLICT)
+    if failures and not (lenient and captured):
+        return problems.refused(some_invalid(captured, failures))
+    duplicates = outcomes.count(Recorded.DUPLICATE)
+    more: dict[str, Any] = {"duplicates": duplicates} if duplicates else {}
+    if not failures:
+        return answer(HTTPStatus.CREATED, {"message": "Events captured", "count": captured, **more})
     return answer(
         HTTPStatus.MULTI_STATUS,
         {
             "message": "Events partially captured",
-            "successCount": count,
-            "failedCount": len(batch.failures),
-            "failures": batch.failures,
+            "successCount": captured,
+            "failedCount": len(failures),
+            **more,
+            "failures": sorted(failures, key=itemgetter("index")),
         },
     )
+
+
+def _conflicts(batch: Batch, outcomes: Sequence[Recorded]) -> list[dict[str, Any]]:
+    """The items that conflict, by their index in the request."""
+    if Recorded.CONFLICT not in outcomes:
+        return []
+    refused = {failure["index"] for failure in batch.failures}
+    places = (index for index in count() if index not in refused)
+    return [
+        {"index": index, "errors": ["idempotencyKey was used before for other content"]}
+        for index, outcome in zip(places, outcomes, strict=False)
+        if outcome is Recorded.CONFLICT
+    ]
 
 
 # One element of the list: commas within quoted strings (RFC 9110, 5.6.4) do not end it.

@@ -172,8 +172,11 @@ class PlainLane:
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:
         try:
             if head.event_type is None:
-                return await self._ingest.batch(body, lenient=is_lenient(head.prefer))
-            return await self._ingest.event(head.event_type, body)
+                lenient = is_lenient(head.prefer)
+                return await self._ingest.batch(
+                    body, lenient=lenient, header_keys=head.idempotency_keys
+                )
+            return await self._ingest.event(head.event_type, body, head.idempotency_keys)
         except Exception as fault:  # noqa: BLE001 - our own mistake costs this request, as in api
             _log.error("request failed", event_type=head.event_type, exc_info=fault)
             return BROKEN

@@ -33,6 +33,11 @@ _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
 )
 _LENGTH: Final = re.compile(rb"(?:0|[1-9][0-9]{0,7})")
+# The one field that differs with every request: it is taken out before the parse is remembered.
+_KEY_FIELD: Final = re.compile(
+    rb"\r\n[Ii]dempotency-[Kk]ey:[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*(?=\r\n|\Z)"
+)
+_KEY_PART: Final = b"dempotency-"
 # Fields that say nothing about where a request ends or what must be done with it.
 _KNOWN: Final = frozenset(
     (
@@ -71,18 +76,35 @@ _KNOWN: Final = frozenset(
 
 
 class PlainHead(msgspec.Struct, frozen=True):
-    """What a plain request's head says. ``event_type`` is None for a batch."""
+    """What a plain request's head says. ``event_type`` is None for a batch.
+
+    ``idempotency_keys`` are the values of that header: one, or none.
+    """
 
     event_type: str | None
     body_bytes: int
     apikey: str | None
     authorization: str
     prefer: str
+    idempotency_keys: tuple[str, ...] = ()
+
+
+def parse_plain_head(head: bytes) -> PlainHead | None:
+    """The head, given without the empty line that ends it; None if the request is foreign."""
+    if _KEY_PART not in head:
+        return _parse(head)
+    field = _KEY_FIELD.search(head)
+    if field is None:
+        return None
+    # A second one is left in, and makes the request foreign.
+    parsed = _parse(head[: field.start()] + head[field.end() :])
+    if parsed is None:
+        return None
+    return msgspec.structs.replace(parsed, idempotency_keys=(field[1].decode(),))
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def parse_plain_head(head: bytes) -> PlainHead | None:
-    """The head, given without the empty line that ends it; None if the request is foreign."""
+def _parse(head: bytes) -> PlainHead | None:
     request_line, *lines = head.split(b"\r\n")
     matched = _REQUEST_LINE.fullmatch(request_line)
     if matched is None:

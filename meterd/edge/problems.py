@@ -70,6 +70,9 @@ DISK_FULL: Final = problem(
     "Insufficient storage: nothing was stored",
     ("Retry-After", ROOM_AFTER_SECONDS),
 )
+CONFLICT: Final = problem(
+    HTTPStatus.CONFLICT, "idempotencyKey was used before for an event with other content"
+)
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
 FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")

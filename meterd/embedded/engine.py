@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import trio
 
 from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
-from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
+from meterd.domain.event_ids import ID_BYTES, Stamp, next_stamp, stamp_of
+from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import journal, log, outbox, queries, recovery
+from meterd.embedded import journal, keys, log, outbox, queries, recovery
 from meterd.embedded.aggregator import Append, Close, Post, TakeSnapshot
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
@@ -38,7 +39,6 @@ from meterd.ledger import (
     Closed,
     DeliveredAggregation,
     EventQuery,
-    Recorded,
     SnapshotCounts,
     StoredEvent,
 )
@@ -109,22 +109,30 @@ class EmbeddedLedger:
         """The time of day, but never before the last event or the end of a closed period."""
         return max(self._clock_ms(), self._floor_ms, self._last.received_ms)
 
-    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+    async def append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded]:
         """See ``Ledger.append``."""
         if not events:
             return []
         self._require_room()
         if not self._in_flight.take(len(events)):
             raise OverloadedError("too many events are waiting to be written")
+        reply = Reply(1, self._in_flight, len(events), may_go=True)
         try:
-            reply = self._send(events)
+            judged = self._judge(events, partial=partial)
+            if judged.new:
+                self._send(judged, reply)
+            else:
+                # What they repeat may be on its way to the disk.
+                self._committer.follow(reply)
         except OverloadedError:
             self._in_flight.give_back(len(events))
             raise
         await reply.wait()
         if reply.is_given_up:
             raise UnavailableError("the disk is full: the events may be stored when it has room")
-        return [Recorded.RECORDED] * len(events)
+        return judged.outcomes
 
     async def events(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
@@ -254,18 +262,38 @@ class EmbeddedLedger:
         """See ``Ledger.wait_deliveries_made``."""
         await self._committer.wait_deliveries_made(beyond)
 
-    def _send(self, events: Sequence[UsageEvent]) -> Reply:
+    def _judge(self, events: Sequence[UsageEvent], *, partial: bool) -> Judged:
+        """In one go with sending the new ones, so that no two callers take one key."""
+        if not any(event.idempotency_key for event in events):
+            return Judged([Recorded.RECORDED] * len(events), events)
+        with self._store.read() as txn:
+
+            def known(event: UsageEvent) -> bytes | None:
+                key = self._idempotency_key(event)
+                claim = self._committer.claimed(key) or txn.get("idempotency_keys", key)
+                return None if claim is None else claim[ID_BYTES:]
+
+            return judge(events, known, partial=partial)
+
+    def _idempotency_key(self, event: UsageEvent) -> bytes:
+        part = keys.part_of(event.customer_id, self._store.parts)
+        return keys.idempotency_key(part, event.customer_id, event.idempotency_key)
+
+    def _send(self, judged: Judged, reply: Reply) -> None:
         """Records the events and has their customers count them; in one go, so in one round."""
+        events = judged.new
         by_customer = group_by_customer(events)
         self._registry.require_room(by_customer)
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
         receipt = receive(stamp, events)
-        reply = Reply(1, self._in_flight, len(events), may_go=True)
-        self._committer.record(receipt, reply)
+        claims = {}
+        for offset, fingerprint in judged.prints.items():
+            key = self._idempotency_key(events[offset])
+            claims[key] = stamp.id(offset, key[0]) + fingerprint
+        self._committer.record(receipt, reply, claims)
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
-        return reply
 
     async def _post_regularly(self) -> None:
         while True:

@@ -13,6 +13,7 @@ its complement.
     aggregations        part period-type(1) ~start-hour(4) customer    -> Aggregation
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
     customers           part customer                                  -> when it was first seen
+    idempotency_keys    part customer 0 key                            -> event id, fingerprint
     deliveries          delivery id                                    -> Delivery
     outbox              endpoint 0 due-ms(8) delivery id               -> nothing
     meta                name                                           -> format, floor, posted, ...
@@ -20,6 +21,7 @@ its complement.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from typing import Final
 
@@ -32,6 +34,8 @@ EVENTS: Final = b"events"
 FLOOR: Final = b"floor"
 POSTED: Final = b"posted"
 _TYPES: Final = tuple(PeriodType)
+_KEY_BYTES_MAX: Final = 200  # of the 511 that LMDB takes, a customer may have 258
+_HASHED: Final = b"\xff"  # begins no UTF-8
 
 
 def part_of(customer_id: str, parts: int) -> int:
@@ -50,6 +54,14 @@ def may_be_stored(name: str, bytes_max: int) -> bool:
 
 def customer_prefix(part: int, customer_id: str) -> bytes:
     return bytes((part,)) + customer_id.encode() + END
+
+
+def idempotency_key(part: int, customer_id: str, key: str) -> bytes:
+    """Keys that count up are neighbours; of one that is too long for LMDB stands a hash."""
+    text = key.encode()
+    if len(text) > _KEY_BYTES_MAX:
+        text = _HASHED + hashlib.blake2b(text, digest_size=16).digest()
+    return customer_prefix(part, customer_id) + text
 
 
 def blocks_prefix(part: int, customer_id: str, event_type: str) -> bytes:

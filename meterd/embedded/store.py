@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 3
+FORMAT: Final = 4
+# Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys.
+UPGRADED: Final = (3,)
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
@@ -40,6 +42,7 @@ READERS_MAX: Final = 512  # the query threads and the loop need fewer than 50; t
 TABLES: Final = (
     "meta",
     "customers",
+    "idempotency_keys",
     "events",
     "records_by_type",
     "blocks_by_customer",
@@ -143,6 +146,9 @@ class Meta(msgspec.Struct, frozen=True):
     boots: int
 
 
+_decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
+
+
 class Store:
     """An open environment; at most one in a process, and one process for each folder."""
 
@@ -165,6 +171,7 @@ class Store:
                 self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
                 self._env = _open(place, self._map_size)
                 undo.callback(self._env.close)
+                _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
             except (lmdb.Error, OSError, CommitFailedError, DiskFullError) as fault:
@@ -318,14 +325,25 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _boot(txn: Transaction) -> Meta:
-    found = txn.get("meta", b"meta")
-    meta = msgspec.msgpack.decode(found, type=Meta) if found else None
-    if meta is None or meta.format != FORMAT:
+def _require_known(env: lmdb.Environment) -> None:
+    """Before anything is changed in it."""
+    meta = None
+    with env.begin() as txn:
+        table = env.open_db(b"meta", txn, create=False)
+        if found := txn.get(b"meta", db=table):
+            meta = _decode_meta(unseal("meta", b"meta", bytes(found)))
+    if meta is None or meta.format not in (*UPGRADED, FORMAT):
         raise StoreError(
             f"the store has format {meta.format if meta else 'unknown'}, and this meterd reads"
             f" {FORMAT}: use the version of meterd that wrote it"
         )
-    booted = msgspec.structs.replace(meta, boots=meta.boots + 1)
+
+
+def _boot(txn: Transaction) -> Meta:
+    found = txn.get("meta", b"meta")
+    assert found is not None, "the store lost what it says of itself"
+    booted = msgspec.structs.replace(
+        _decode_meta(found), format=FORMAT, boots=_decode_meta(found).boots + 1
+    )
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

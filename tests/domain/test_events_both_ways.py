@@ -24,8 +24,8 @@ from tests.domain.usage_bodies import EVENT_TYPE_FAULTS, FAULTS, TYPES, VALUES, 
 def meaning(outcome: UsageEvent | Batch | Refusal) -> Any:
     """The outcome as data, metadata read: the two ways may spell it differently."""
     match outcome:
-        case UsageEvent(customer_id, event_type, value, metadata):
-            return customer_id, event_type, value, json.loads(metadata)
+        case UsageEvent(customer_id, event_type, value, metadata, key):
+            return customer_id, event_type, value, json.loads(metadata), key
         case Batch(events, failures):
             return [meaning(each) for each in events], failures
         case _:
@@ -52,7 +52,8 @@ def written(value: Any) -> st.SearchStrategy[str]:
 
 any_text = st.sampled_from(ODD_TEXTS) | json_values.flatmap(written)
 members = st.tuples(
-    st.sampled_from(["eventType", "customerId", "value", "metadata", "x"]), any_text
+    st.sampled_from(["eventType", "customerId", "value", "metadata", "idempotencyKey", "x"]),
+    any_text,
 )
 valid_members = st.tuples(
     st.tuples(st.just("eventType"), st.just('"api.calls"')),
@@ -71,6 +72,7 @@ items = st.builds(
     valid_members,
     st.lists(members, max_size=2),
 ).map("{{{}}}".format)
+header_keys = st.sampled_from(["", "k", "1"])
 damages = st.none() | st.tuples(st.integers(0, 200), st.integers(0, 3), st.binary(max_size=2))
 
 
@@ -83,23 +85,25 @@ def damaged(text: str, damage: tuple[int, int, bytes] | None) -> bytes:
     return sent[:place] + inserted + sent[place + cut :]
 
 
-@given(items, damages)
+@given(items, damages, header_keys)
 def test_both_ways_give_one_outcome_for_an_event(
-    text: str, damage: tuple[int, int, bytes] | None
+    text: str, damage: tuple[int, int, bytes] | None, header_key: str
 ) -> None:
     """The same customer, type and value, metadata equal as JSON; or the same refusal."""
     sent = damaged(text, damage)
-    fast, slow = (way(sent, "api.calls", TYPES) for way in (decode_event, _decode_event_slowly))
+    ways = (decode_event, _decode_event_slowly)
+    fast, slow = (way(sent, "api.calls", TYPES, header_key) for way in ways)
     assert meaning(fast) == meaning(slow)
 
 
-@given(st.lists(items, max_size=3), damages, st.booleans())
+@given(st.lists(items, max_size=3), damages, st.booleans(), header_keys)
 def test_both_ways_give_one_outcome_for_a_batch(
-    texts: list[str], damage: tuple[int, int, bytes] | None, lenient: bool
+    texts: list[str], damage: tuple[int, int, bytes] | None, lenient: bool, header_key: str
 ) -> None:
     """The same events in the same order, with the same failures; or the same refusal."""
     sent = damaged(f"[{','.join(texts)}]", damage)
-    fast, slow = (way(sent, TYPES, lenient=lenient) for way in (decode_batch, _decode_batch_slowly))
+    ways = (decode_batch, _decode_batch_slowly)
+    fast, slow = (way(sent, TYPES, lenient=lenient, header_key=header_key) for way in ways)
     assert meaning(fast) == meaning(slow)
 
 

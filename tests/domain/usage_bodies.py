@@ -105,6 +105,15 @@ FAULTS: list[tuple[str, str | None, str]] = [
         ("metadata", text, "metadata must be at most 16384 bytes of JSON")
         for text in (f'{{"a":"{"x" * 16_377}"}}', f'{{"a":"{"é" * 8_189}"}}')
     ],
+    *[
+        ("idempotencyKey", text, "idempotencyKey must be a string of 1 to 255 characters")
+        for text in ("null", '""', "7", "false", "[]", '["k"]', "{}", f'"{"k" * 256}"')
+    ],
+    *[
+        ("idempotencyKey", text, "idempotencyKey must not contain control characters")
+        for text in ('"a\\u0000"', '"\\n"', '"\x7f"', '"é\x80"')
+    ],
+    ("idempotencyKey", '"k\\ud800"', "idempotencyKey must not contain lone surrogates"),
 ]
 EVENT_TYPE_FAULTS: list[tuple[str, str | None, str]] = [
     *[

@@ -39,6 +39,16 @@ def test_an_event_to_the_byte() -> None:
     )
 
 
+def test_an_event_with_an_idempotency_key_shows_it() -> None:
+    """Behind what the contract lists."""
+    plain = stored()
+    keyed = msgspec.structs.replace(
+        plain, event=msgspec.structs.replace(plain.event, idempotency_key="k 1")
+    )
+    shown = event_document(keyed)
+    assert shown == event_document(plain)[:-1] + b',"idempotencyKey":"k 1"}'
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

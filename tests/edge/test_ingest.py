@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meterd.domain.events import UsageEvent
+    from meterd.domain.idempotency import Recorded
     from meterd.edge.problems import Answer
-    from meterd.ledger import Recorded
 
 TWO_TYPES = Config(events={"api.calls": EventType(Operation.SUM), "a/b": EventType(Operation.MAX)})
 VALID: dict[str, Any] = {"eventType": "api.calls", "customerId": "c", "value": 1}
@@ -110,6 +110,137 @@ async def test_a_batch_is_stored_in_its_order() -> None:
 
 
 UNFIT = {"eventType": "api.calls", "customerId": "", "value": 1}
+REPEATED = {
+    "message": "Event already captured",
+    "eventType": "api.calls",
+    "customerId": "c",
+    "duplicate": True,
+}
+IN_CONFLICT = {"error": "idempotencyKey was used before for an event with other content"}
+
+
+def single(**fields: Any) -> bytes:
+    return json.dumps({"customerId": "c", "value": 1, **fields}).encode()
+
+
+async def test_an_event_that_is_sent_again_is_said_to_be() -> None:
+    """200; with other content 409. The key stands in the body or in the head."""
+    ledger = model()
+    ingest = over(ledger)
+    assert (await ingest.event("api.calls", single(idempotencyKey="k"))).status == 201
+    assert said(await ingest.event("api.calls", single(), ["k"])) == (200, REPEATED)
+    assert said(await ingest.event("api.calls", single(), ['"k"'])) == (200, REPEATED)
+    assert said(await ingest.event("api.calls", single(value=2), ["k"])) == (409, IN_CONFLICT)
+    assert said(await ingest.event("a/b", single(), ["k"])) == (409, IN_CONFLICT)
+    assert (await ingest.event("api.calls", single(idempotencyKey="K"), ["K"])).status == 201
+    assert len(await customers(ledger)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "header_keys", "status", "answer"),
+    [
+        (single(), ["a", "b"], 400, {"error": "Idempotency-Key must be sent once"}),
+        (
+            single(),
+            [""],
+            400,
+            {"error": "Idempotency-Key must be a string of 1 to 255 characters"},
+        ),
+        (
+            single(idempotencyKey="a"),
+            ["b"],
+            422,
+            {
+                "error": "Validation failed",
+                "details": [
+                    "idempotencyKey must be that of the header Idempotency-Key, or left out"
+                ],
+            },
+        ),
+        (
+            single(idempotencyKey=7),
+            [],
+            422,
+            {
+                "error": "Validation failed",
+                "details": ["idempotencyKey must be a string of 1 to 255 characters"],
+            },
+        ),
+    ],
+)
+async def test_an_unfit_key_stores_nothing(
+    body: bytes, header_keys: list[str], status: int, answer: dict[str, Any]
+) -> None:
+    """It is named, so that nobody believes an event protected that is not."""
+    ledger = model()
+    assert said(await over(ledger).event("api.calls", body, header_keys)) == (status, answer)
+    assert await customers(ledger) == []
+
+
+async def test_a_batch_counts_what_it_repeats() -> None:
+    """201, captured are all of them; also where an item repeats another of the batch."""
+    ledger = model()
+    ingest = over(ledger)
+    first = [{**VALID, "idempotencyKey": key} for key in ("a", "b", "a")]
+    given = await ingest.batch(batch(*first, VALID), lenient=False)
+    assert given.body == b'{"message":"Events captured","count":4,"duplicates":1}'
+    given = await ingest.batch(batch(*first), lenient=False)
+    assert (given.status, given.body) == (
+        201,
+        b'{"message":"Events captured","count":3,"duplicates":3}',
+    )
+    assert len(await customers(ledger)) == 3
+
+
+async def test_a_batch_sent_again_under_the_heads_key_counts_once() -> None:
+    """Each item by its place, but for those with a key of their own."""
+    ledger = model()
+    ingest = over(ledger)
+    body = batch(VALID, VALID, {**VALID, "idempotencyKey": "own"})
+    for duplicates in ({}, {"duplicates": 3}):
+        given = await ingest.batch(body, lenient=False, header_keys=["b1"])
+        assert said(given) == (201, {"message": "Events captured", "count": 3, **duplicates})
+    assert len(await customers(ledger)) == 3
+    unfit = await ingest.batch(body, lenient=False, header_keys=["a", "b"])
+    assert said(unfit) == (400, {"error": "Idempotency-Key must be sent once"})
+
+
+async def test_a_conflict_in_a_batch_is_an_items_fault() -> None:
+    """By its index in the request. Nothing is stored, or with lenient handling the rest."""
+    ledger = model()
+    ingest = over(ledger)
+    await ingest.event("api.calls", single(idempotencyKey="k"))
+    used = {**VALID, "value": 2, "idempotencyKey": "k"}
+    error = {"errors": ["idempotencyKey was used before for other content"]}
+    given = await ingest.batch(batch(VALID, used), lenient=False)
+    assert said(given) == (
+        422,
+        {
+            "error": "Validation failed for some events",
+            "validationErrors": [{"index": 1, **error}],
+            "validCount": 1,
+            "invalidCount": 1,
+        },
+    )
+    assert len(await customers(ledger)) == 1
+    again = {**VALID, "idempotencyKey": "k"}
+    given = await ingest.batch(batch(UNFIT, used, VALID, None, again), lenient=True)
+    assert said(given) == (
+        207,
+        {
+            "message": "Events partially captured",
+            "successCount": 2,
+            "failedCount": 3,
+            "duplicates": 1,
+            "failures": [
+                {"index": 0, "errors": ["customerId is required"]},
+                {"index": 1, **error},
+                {"index": 3, "errors": ["Event must be an object"]},
+            ],
+        },
+    )
+    assert len(await customers(ledger)) == 2
+    assert (await ingest.batch(batch(used, UNFIT), lenient=True)).status == 422
 
 
 async def test_a_batch_is_all_or_nothing() -> None:
@@ -163,7 +294,9 @@ class TroubledLedger(ModelLedger):
         super().__init__(FakeClock("2026-03-10T09:58:00Z").now_ms)
         self._trouble = trouble
 
-    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+    async def append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded]:
         raise self._trouble
 
 
@@ -191,7 +324,9 @@ async def test_who_cannot_be_served_now_is_told_to_come_again(
 class SlowLedger(ModelLedger):
     synced = trio.Event()
 
-    async def append(self, events: Sequence[UsageEvent]) -> list[Recorded]:
+    async def append(
+        self, events: Sequence[UsageEvent], *, partial: bool = False
+    ) -> list[Recorded]:
         await self.synced.wait()
         return await super().append(events)
 

@@ -135,6 +135,14 @@ SERVED: Final = {
     "an unknown type": request(EVENT, line=b"POST /usage/nope HTTP/1.1"),
     "a large body": request(b"[" + b",".join([ITEM] * 1000) + b"]", line=BATCH),
     "too many": request(b"[" + b",".join([b"1"] * 1001) + b"]", line=BATCH),
+    "an idempotency key": request(EVENT, b"Idempotency-Key: k1") * 2,
+    "a conflicting one": request(EVENT, b"Idempotency-Key: k1")
+    + request(b'{"customerId":"c","value":9}', b'idempotency-key: "k1"'),
+    "a batch's idempotency key": request(
+        b"[" + ITEM + b"," + ITEM + b"]", b"Idempotency-Key: b", line=BATCH
+    )
+    * 2,
+    "too long an idempotency key": request(EVENT, b"Idempotency-Key: " + b"k" * 256),
 }
 LEFT: Final = {
     "no key": request(EVENT, key=b"Accept: */*"),
@@ -150,6 +158,8 @@ LEFT: Final = {
     "an unknown field": request(EVENT, b"X-Odd: 1"),
     "expect": request(EVENT, b"Expect: 100-continue"),
     "another method": request(EVENT, line=b"PUT /usage/api.calls HTTP/1.1"),
+    "two idempotency keys": request(EVENT, b"Idempotency-Key: a", b"Idempotency-Key: a"),
+    "no idempotency key": request(EVENT, b"Idempotency-Key:"),
     "a read": GET,
     "chunked": b"POST /usage/api.calls HTTP/1.1\r\nHost: a\r\nx-apikey: k\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n1c\r\n" + EVENT + b"\r\n0\r\n\r\n",

@@ -32,6 +32,14 @@ PLAIN = [
         head(BATCH, b"Prefer: handling=lenient", b"Authorization: Bearer k", LENGTH, HOST),
         PlainHead(None, 12, None, "Bearer k", "handling=lenient"),
     ),
+    (
+        head(SINGLE, b'Idempotency-Key: \t"a b" ', HOST, LENGTH),
+        PlainHead("api.calls", 12, None, "", "", ('"a b"',)),
+    ),
+    (
+        head(BATCH, HOST, LENGTH, b"idempotency-key:k"),
+        PlainHead(None, 12, None, "", "", ("k",)),
+    ),
 ]
 
 FOREIGN = {
@@ -62,6 +70,11 @@ FOREIGN = {
     "connection names a field": head(BATCH, HOST, LENGTH, b"Connection: keep-alive, x-apikey"),
     "two keys": head(BATCH, HOST, LENGTH, b"x-apikey: a", b"X-Apikey: b"),
     "an unknown field": head(BATCH, HOST, LENGTH, b"X-Odd: 1"),
+    "two idempotency keys": head(BATCH, HOST, LENGTH, b"Idempotency-Key: a", b"idempotency-key: a"),
+    "an empty idempotency key": head(BATCH, HOST, LENGTH, b"Idempotency-Key: "),
+    "an idempotency key beyond ASCII": head(BATCH, HOST, LENGTH, b"Idempotency-Key: a\xe9"),
+    "an idempotency key with a line feed": head(BATCH, HOST, LENGTH, b"Idempotency-Key: a\nb"),
+    "an idempotency key for a field's end": head(BATCH, HOST, LENGTH, b"X-Idempotency-Key: a"),
     "an empty field": head(BATCH, HOST, LENGTH, b"Accept:"),
     "a folded field": head(BATCH, HOST, LENGTH, b" Accept: a"),
     "a space before the colon": head(BATCH, HOST, LENGTH, b"Accept : a"),
@@ -96,7 +109,10 @@ def test_nothing_that_must_be_refused_is_plain(name: str) -> None:
 
 
 lines = st.sampled_from(
-    [HOST, LENGTH, b"Accept: */*", b"x-apikey: k", b"Connection: close", b"X: y", b"\x00", b" a"]
+    [
+        *[HOST, LENGTH, b"Accept: */*", b"x-apikey: k", b"Connection: close", b"X: y", b"\x00"],
+        *[b" a", b"Idempotency-Key: k"],
+    ]
 )
 
 

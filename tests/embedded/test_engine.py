@@ -12,10 +12,10 @@ import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
+from meterd.domain.idempotency import Recorded
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import queries, registry
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
-from meterd.ledger import Recorded
 from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import (
     ALL,

@@ -1,0 +1,118 @@
+"""What makes an event the repeat of another: its customer's idempotency key, and the same content.
+
+A client that got no answer sends the same event again under the same key, as often as it must, and
+it counts once. A key that comes with other content is a mistake, and is said to be one.
+
+Pure: which keys were used before is asked of ``known``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from decimal import Context
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.event_fields import DIGITS_MAX, idempotency_key_fault
+from meterd.domain.events import Reason, Refusal, UsageEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FINGERPRINT_BYTES: Final = 16
+_CONTEXT: Final = Context(prec=DIGITS_MAX)
+# A string of RFC 8941 (3.3.3), which the IETF's draft of the header asks for.
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
+
+
+class Recorded(Enum):
+    """What became of an event."""
+
+    RECORDED = auto()
+    # It was recorded before, under the same idempotency key and with the same content.
+    DUPLICATE = auto()
+    # Its idempotency key was used before for an event with other content; it is not stored.
+    CONFLICT = auto()
+    # Nothing is wrong with it, but it is not stored, because another of its append conflicts.
+    WITHHELD = auto()
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What is to become of each event of an append, and which are new, in order.
+
+    ``prints`` has the fingerprint of each new event that has a key, by its place among the new.
+    """
+
+    outcomes: list[Recorded]
+    new: Sequence[UsageEvent]
+    prints: dict[int, bytes] = {}
+
+
+def judge(
+    events: Sequence[UsageEvent], known: Callable[[UsageEvent], bytes | None], *, partial: bool
+) -> Judged:
+    """``known`` gives the fingerprint of the event that has the same customer and key, if any.
+
+    Where an event conflicts nothing is new, unless ``partial`` says that the others are wanted.
+    """
+    here: dict[tuple[str, str], bytes] = {}
+    outcomes: list[Recorded] = []
+    new: list[UsageEvent] = []
+    prints: dict[int, bytes] = {}
+    for event in events:
+        outcome = Recorded.RECORDED
+        if event.idempotency_key:
+            name = (event.customer_id, event.idempotency_key)
+            own = fingerprint(event)
+            before = here.get(name) or known(event)
+            if before is None:
+                here[name] = prints[len(new)] = own
+            else:
+                outcome = Recorded.DUPLICATE if before == own else Recorded.CONFLICT
+        if outcome is Recorded.RECORDED:
+            new.append(event)
+        outcomes.append(outcome)
+    if Recorded.CONFLICT in outcomes and not partial:
+        withheld: list[Recorded] = [
+            Recorded.WITHHELD if outcome is Recorded.RECORDED else outcome for outcome in outcomes
+        ]
+        return Judged(withheld, ())
+    return Judged(outcomes, new, prints)
+
+
+def fingerprint(event: UsageEvent) -> bytes:
+    """Equal for equal content: type, value as a number, metadata as JSON, in whatever order."""
+    value = event.value.normalize(_CONTEXT) if event.value else 0  # -0 is 0
+    content = f"{event.event_type}\0{value}\0".encode() + _in_order(event.metadata)
+    return hashlib.blake2b(content, digest_size=FINGERPRINT_BYTES).digest()
+
+
+def _in_order(metadata: bytes) -> bytes:
+    if metadata == b"{}":
+        return metadata
+    try:
+        return msgspec.json.encode(msgspec.json.decode(metadata), order="sorted")
+    except (msgspec.DecodeError, RecursionError):
+        return metadata  # JSON that only JavaScript reads: equal when it is sent alike
+
+
+def read_header(values: Sequence[str]) -> str | Refusal:
+    """The key that the header ``Idempotency-Key`` names, bare or in quotes; empty without one."""
+    if not values:
+        return ""
+    if len(values) > 1:
+        return _refused("must be sent once")
+    text = values[0].strip()
+    quoted = _QUOTED.fullmatch(text)
+    key = _ESCAPED.sub(r"\1", quoted[1]) if quoted else text
+    fault = idempotency_key_fault(key)
+    return key if fault is None else _refused(fault)
+
+
+def _refused(fault: str) -> Refusal:
+    return Refusal(Reason.BODY_UNFIT, {"error": f"Idempotency-Key {fault}"})

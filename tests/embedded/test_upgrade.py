@@ -1,0 +1,103 @@
+"""A folder that an earlier version left behind is read as it was, and goes on from there."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from meterd.domain.idempotency import Recorded
+from meterd.domain.periods import PeriodType
+from meterd.embedded.store import FORMAT, UPGRADED, Store
+from tests.embedded.engine_bench import EngineBench, running
+from tests.ledger_bench import at, close_ended, event, published, rules, stored
+
+if TYPE_CHECKING:
+    from meterd.ledger import DeliveredAggregation, StoredEvent
+
+STORED = Path(__file__).parent / "stored"
+
+
+def lay(folder: Path, store_format: int) -> dict[str, Any]:
+    """Puts that format's store there; what its version read from it.
+
+    It was cut off with two events that were acknowledged and not yet posted, and has closed
+    periods, a snapshot, and deliveries that are delivered, tried and due.
+    """
+    of_format = STORED / f"format{store_format}"
+    place = folder / "data" / "store"
+    place.mkdir(parents=True)
+    (place / "data.mdb").write_bytes(lzma.decompress((of_format / "data.mdb.xz").read_bytes()))
+    expected: dict[str, Any] = json.loads((of_format / "expected.json").read_text())
+    return expected
+
+
+def event_row(one: StoredEvent) -> list[Any]:
+    event = one.event
+    metadata = event.metadata.decode()
+    return [
+        one.id.hex(),
+        event.customer_id,
+        event.event_type,
+        str(event.value),
+        metadata,
+        one.received_ms,
+    ]
+
+
+def aggregation_row(found: DeliveredAggregation) -> list[Any]:
+    aggregation = found.aggregation
+    figures = {
+        name: [str(figure.operation), str(figure.value), figure.count]
+        for name, figure in aggregation.figures.items()
+    }
+    deliveries = [[one.id, str(one.status), one.attempts] for one in found.deliveries]
+    return [aggregation.id, aggregation.closed, figures, deliveries]
+
+
+async def check_as_it_was(bench: EngineBench, expected: dict[str, Any]) -> None:
+    assert [event_row(one) for one in await stored(bench)] == expected["events"]
+    assert [aggregation_row(one) for one in await published(bench)] == expected["aggregations"]
+    following = await bench.ledger.next_to_close()
+    assert following is not None
+    assert [str(following.type), following.start_ms] == expected["next_to_close"]
+
+
+@pytest.mark.parametrize("store_format", UPGRADED)
+async def test_nothing_is_lost_by_an_upgrade(tmp_path: Path, store_format: int) -> None:
+    """Events, aggregations, deliveries and what closes next, at the first start and the second;
+    then events count once, and what was begun by the old version is closed by the new one.
+    """
+    expected = lay(tmp_path, store_format)
+    async with running(tmp_path) as bench:
+        bench.clock.now_ms = at("2026-02-01T00:10")
+        await check_as_it_was(bench, expected)
+        await bench.restart()
+        await check_as_it_was(bench, expected)
+        keyed = msgspec.structs.replace(event("acme", "sum", 1), idempotency_key="k")
+        assert await bench.ledger.append([keyed, keyed]) == [Recorded.RECORDED, Recorded.DUPLICATE]
+        await close_ended(bench, rules(PeriodType.HOURLY), clock_ms=at("2026-02-01T01:00"))
+        closed = {one.aggregation.id: one.aggregation for one in await published(bench)}
+        hour = closed["acme_hourly_2026020100"]
+        # 1.5 at midnight, the great number behind the last posting, and what came just now.
+        assert str(hour.figures["sum"].value) == "9007199254740995.5"
+        assert hour.figures["sum"].count == 3
+
+
+@pytest.mark.parametrize("store_format", UPGRADED)
+def test_an_upgraded_store_says_so(tmp_path: Path, store_format: int) -> None:
+    """So that an older meterd, which would not understand it, leaves it alone."""
+    lay(tmp_path, store_format)
+    for _ in range(2):
+        store = Store(tmp_path / "data")
+        assert store.meta.format == FORMAT
+        store.close()
+
+
+def test_every_earlier_format_is_kept_here() -> None:
+    """Whoever raises FORMAT puts a folder of the version before under ``stored``."""
+    assert sorted(path.name for path in STORED.iterdir()) == [f"format{n}" for n in UPGRADED]
