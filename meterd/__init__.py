@@ -40,6 +40,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       committer        the only writer
       aggregator       one customer
       registry         who is awake
+      used_keys        idempotency keys until they are in the index
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day

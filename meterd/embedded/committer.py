@@ -22,7 +22,7 @@ from meterd.embedded import journal, log
 from meterd.embedded.mailbox import Bell, Reply, Round
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from meterd.domain.account import Change
     from meterd.domain.receipts import Receipt
@@ -63,8 +63,6 @@ class Committer:
         self._deciders: list[Decider] = []
         self._receipts: list[Receipt] = []
         self._replies: list[Reply] = []
-        self._claims: dict[bytes, bytes] = {}
-        self._claims_being_written: dict[bytes, bytes] = {}
         self._works: list[_Work] = []
         self._something = Bell()
         self.is_full = False
@@ -76,26 +74,15 @@ class Committer:
         self._deciders.append(decider)
         self._something.ring()
 
-    def record(
-        self, receipt: Receipt, reply: Reply, claims: Mapping[bytes, bytes] | None = None
-    ) -> None:
-        """Writes these events to the log, in the transaction of the mail that is sent with them.
-
-        ``claims`` are the records of ``idempotency_keys`` that go with them.
-        """
+    def record(self, receipt: Receipt, reply: Reply) -> None:
+        """Writes these events to the log, in the transaction of the mail that is sent with them."""
         self._receipts.append(receipt)
-        if claims:
-            self._claims.update(claims)
         self._replies.append(reply)
 
     def follow(self, reply: Reply) -> None:
         """Answers when all that came before is on disk."""
         self._replies.append(reply)
         self._something.ring()
-
-    def claimed(self, key: bytes) -> bytes | None:
-        """The record of an idempotency key whose event is not on disk yet."""
-        return self._claims.get(key) or self._claims_being_written.get(key)
 
     async def execute(self, work: Callable[[Transaction], T]) -> T:
         """Runs the work in the next transaction, behind all that came before; durable on return."""
@@ -124,14 +111,11 @@ class Committer:
         receipts, self._receipts = self._receipts, []
         replies, self._replies = self._replies, []
         works, self._works = self._works, []
-        claims, self._claims = self._claims, {}
-        self._claims_being_written = claims
         decided = await self._decide(deciders)
         changes = [change for _, change in decided.handed_over]
         if receipts or changes or works:
-            write = partial(self._write, receipts, claims, changes, works)
+            write = partial(self._write, receipts, changes, works)
             await self._write_when_there_is_room(write, [*replies, *decided.replies])
-        self._claims_being_written = {}
         if deliveries := sum(len(change.deliveries) for change in changes):
             self.deliveries_made += deliveries
             self._deliveries_waited_for.unpark_all()
@@ -172,15 +156,9 @@ class Committer:
         return decided
 
     def _write(
-        self,
-        receipts: list[Receipt],
-        claims: dict[bytes, bytes],
-        changes: list[Change],
-        works: list[_Work],
-        txn: Transaction,
+        self, receipts: list[Receipt], changes: list[Change], works: list[_Work], txn: Transaction
     ) -> None:
         log.write_receipts(txn, receipts)
-        log.write_claims(txn, claims)
         journal.write_changes(txn, changes, self._store.parts)
         for waiting in works:
             waiting.result = waiting.work(txn)

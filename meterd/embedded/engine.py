@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import trio
 
 from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
-from meterd.domain.event_ids import ID_BYTES, Stamp, next_stamp, stamp_of
+from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import journal, keys, log, outbox, queries, recovery
+from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
 from meterd.embedded.aggregator import Append, Close, Post, TakeSnapshot
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.registry import Registry
+from meterd.embedded.used_keys import UsedKeys
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -84,25 +85,29 @@ class EmbeddedLedger:
         self._read_hop = read_hop
         self._committer = Committer(store, hop)
         self._registry = Registry(store, self._committer)
+        self._used_keys = UsedKeys(self._committer, store.parts)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._closing = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
-            self._posted_through = b""
+            self._posted_through = self._marked_through = b""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
         await self._hop(partial(recovery.post_rest, self._store))
-        self._posted_through = self._last.id()
+        self._posted_through = self._marked_through = self._last.id()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._registry.run)
             nursery.start_soon(self._committer.run)
             nursery.start_soon(self._post_regularly)
+            nursery.start_soon(self._used_keys.run)
             yield self
             with trio.move_on_after(LAST_POSTING_S):
-                await self._post_all()  # so that the next start has nothing to do
+                # So that the next start has nothing to do.
+                await self._used_keys.post_all()
+                await self._post_all()
             nursery.cancel_scope.cancel()
 
     def now_ms(self) -> int:
@@ -266,14 +271,14 @@ class EmbeddedLedger:
         """In one go with sending the new ones, so that no two callers take one key."""
         if not any(event.idempotency_key for event in events):
             return Judged([Recorded.RECORDED] * len(events), events)
+        self._used_keys.require_room()
         with self._store.read() as txn:
 
-            def known(event: UsageEvent) -> bytes | None:
-                key = self._idempotency_key(event)
-                claim = self._committer.claimed(key) or txn.get("idempotency_keys", key)
-                return None if claim is None else claim[ID_BYTES:]
+            def known(key: bytes) -> bytes | None:
+                record = self._used_keys.find(txn, key)
+                return None if record is None else records.fingerprint_in(record)
 
-            return judge(events, known, partial=partial)
+            return judge(events, self._idempotency_key, known, partial=partial)
 
     def _idempotency_key(self, event: UsageEvent) -> bytes:
         part = keys.part_of(event.customer_id, self._store.parts)
@@ -287,11 +292,9 @@ class EmbeddedLedger:
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
         receipt = receive(stamp, events)
-        claims = {}
-        for offset, fingerprint in judged.prints.items():
-            key = self._idempotency_key(events[offset])
-            claims[key] = stamp.id(offset, key[0]) + fingerprint
-        self._committer.record(receipt, reply, claims)
+        for offset, key, fingerprint in judged.used:
+            self._used_keys.use(key, records.used_key(stamp.id(offset, key[0]), fingerprint))
+        self._committer.record(receipt, reply)
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
 
@@ -307,8 +310,16 @@ class EmbeddedLedger:
         Spread over the time until ``ends_at``, so that others never wait for long.
         """
         through = self._last.id()
-        if through <= self._posted_through:
-            return
+        if through > self._posted_through:
+            await self._post_totals(at_once, ends_at)
+            # Another pass may have overtaken this one.
+            self._posted_through = max(self._posted_through, through)
+        marked = self._used_keys.posted_through(self._posted_through)
+        if marked > self._marked_through:
+            await self._committer.execute(lambda txn: journal.write_posted(txn, marked))
+            self._marked_through = max(self._marked_through, marked)
+
+    async def _post_totals(self, at_once: int, ends_at: float) -> None:
         began_at = trio.current_time()
         by_part = await self._registry.restless()
         count = sum(map(len, by_part))
@@ -318,10 +329,6 @@ class EmbeddedLedger:
             await self._post(list(islice(restless, at_once)))
             share = min(1.0, (done + at_once) / count)
             await trio.sleep_until(began_at + (ends_at - began_at) * share)
-        # Another pass may have overtaken this one.
-        if through > self._posted_through:
-            await self._committer.execute(lambda txn: journal.write_posted(txn, through))
-            self._posted_through = max(self._posted_through, through)
 
     def _require_room(self) -> None:
         if self._committer.is_full:

@@ -49,6 +49,12 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             outbox.add(txn, delivery)
 
 
+def write_used_key(txn: Transaction, key: bytes, record: bytes) -> None:
+    """The key is used for one event only; writing it again changes nothing."""
+    if not txn.put_new("idempotency_keys", key, record):
+        assert txn.get("idempotency_keys", key) == record, f"a key is used twice: {key!r}"
+
+
 def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) -> None:
     kind, start_ms = aggregation.period_type, aggregation.start_ms
     customer_id = aggregation.customer_id

@@ -19,7 +19,7 @@ from meterd.embedded import keys, records
 from meterd.embedded.records import LoggedBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meterd.domain.events import UsageEvent
     from meterd.domain.receipts import Receipt
@@ -68,16 +68,6 @@ def write_receipts(txn: Transaction, receipts: Iterable[Receipt]) -> None:
     if record is not None:
         record.write(txn)
         txn.put("meta", keys.EVENTS, records.number(count_events(txn) + events))
-
-
-def write_claims(txn: Transaction, claims: Mapping[bytes, bytes]) -> None:
-    """The idempotency keys of events that are written in the same transaction.
-
-    In the order of keys: neighbours share pages.
-    """
-    for key in sorted(claims):
-        is_new = txn.put_new("idempotency_keys", key, claims[key])
-        assert is_new, f"an idempotency key is claimed twice: {key!r}"
 
 
 def read_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:

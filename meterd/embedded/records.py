@@ -39,6 +39,16 @@ decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 
 
+def used_key(event_id: bytes, fingerprint: bytes) -> bytes:
+    """What stands behind an idempotency key: its event, and how to know it again."""
+    return event_id + fingerprint
+
+
+def fingerprint_in(record: bytes) -> bytes:
+    """Of the event whose key was used."""
+    return record[ID_BYTES:]
+
+
 def split_block_ids(payload: bytes) -> list[bytes]:
     """The ids that stand one after another."""
     starts = range(0, len(payload), ID_BYTES)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from meterd.domain.events import Refusal, UsageEvent
-from meterd.domain.idempotency import Judged, Recorded, fingerprint, judge, read_header
+from meterd.domain.idempotency import Judged, Recorded, UsedKey, fingerprint, judge, read_header
 
 R, D, C, W = Recorded.RECORDED, Recorded.DUPLICATE, Recorded.CONFLICT, Recorded.WITHHELD
 
@@ -18,17 +18,18 @@ def keyed(
     return UsageEvent(customer, "api.calls", Decimal(value), metadata, key)
 
 
-def known(*stored: UsageEvent) -> dict[tuple[str, str], bytes]:
-    return {(one.customer_id, one.idempotency_key): fingerprint(one) for one in stored}
+def name(event: UsageEvent) -> bytes:
+    return f"{event.customer_id} {event.idempotency_key}".encode()
+
+
+def known(*stored: UsageEvent) -> dict[bytes, bytes]:
+    return {name(one): fingerprint(one) for one in stored}
 
 
 def judged(
     events: list[UsageEvent], *stored: UsageEvent, partial: bool = False
 ) -> tuple[list[Recorded], list[UsageEvent]]:
-    before = known(*stored)
-    found = judge(
-        events, lambda one: before.get((one.customer_id, one.idempotency_key)), partial=partial
-    )
+    found = judge(events, name, known(*stored).get, partial=partial)
     return found.outcomes, list(found.new)
 
 
@@ -67,9 +68,9 @@ def test_a_conflict_withholds_its_append() -> None:
 def test_each_new_event_with_a_key_has_its_fingerprint() -> None:
     """By its place among the new ones, which is not its place in the append."""
     events = [keyed("old"), keyed(""), keyed("new")]
-    before = {"old": fingerprint(events[0])}
-    found = judge(events, lambda one: before.get(one.idempotency_key), partial=False)
-    assert found == Judged([D, R, R], events[1:], {1: fingerprint(events[2])})
+    found = judge(events, name, known(events[0]).get, partial=False)
+    taken = UsedKey(1, b"acme new", fingerprint(events[2]))
+    assert found == Judged([D, R, R], events[1:], [taken])
 
 
 SAME = [
