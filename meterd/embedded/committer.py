@@ -136,7 +136,8 @@ class Committer:
                 if not self.is_full:
                     _log.error("the disk is full: events are refused", error=str(fault))
                 self.is_full = True
-                for reply in replies:
+                # Those who came meanwhile would wait for the next transaction as long.
+                for reply in (*replies, *self._replies):
                     reply.give_up()
                 await trio.sleep(FULL_SECONDS)
             else:

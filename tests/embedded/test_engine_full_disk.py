@@ -74,6 +74,21 @@ async def test_who_is_waiting_is_let_go_and_who_comes_is_refused(
     assert await stored(bench) == []
 
 
+async def test_who_came_while_it_was_found_full_is_let_go_too(
+    bench: EngineBench, disk: Disk
+) -> None:
+    """For the next transaction they would wait as long."""
+    bench.hop.may_pass = trio.Event()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unanswered, bench, "first")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(unanswered, bench, "gathered")
+            await wait_all_tasks_blocked()
+            disk.is_full = True
+            bench.hop.may_pass.set()
+
+
 async def test_what_waited_is_stored_once_when_there_is_room(
     bench: EngineBench, disk: Disk, autojump_clock: MockClock
 ) -> None:
