@@ -70,6 +70,7 @@ BASES: Final = tuple(
 _DATE: Final = re.compile(rb"\r\ndate: [^\r]*")
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _BATCH: Final = re.compile(rb'"(?:count|successCount)":(\d+)')
+_REPEATED: Final = re.compile(rb'"duplicates":(\d+)')
 
 
 def mutated(chance: random.Random) -> bytes:
@@ -138,7 +139,8 @@ async def open_doors(context: ssl.SSLContext | None) -> AsyncIterator[Doors]:
 
 
 def acknowledged(answered: bytes) -> int:
-    batches = sum(int(count) for count in _BATCH.findall(answered))
+    """How many events the answers say were stored by these requests."""
+    batches = sum(map(int, _BATCH.findall(answered))) - sum(map(int, _REPEATED.findall(answered)))
     return answered.count(b'"message":"Event captured"') + batches
 
 
