@@ -53,6 +53,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
       access           who may do what
+      readiness        whether the ledger may be asked yet
       ingest           the one way in for events
       plain_request    recognises a plain ingest request by its head
       plain_lane       the fast lane: serves plain ingest requests itself

@@ -37,6 +37,7 @@ from meterd.edge.ingest import Ingest
 from meterd.edge.limits import BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
+from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.keyfile import ensure_key
@@ -94,12 +95,18 @@ class Settings:
 
 
 class Daemon:
-    """A daemon that serves: where, and how to speak to it."""
+    """A daemon that listens: where, and how to speak to it. It takes events from ``started`` on."""
 
     def __init__(
-        self, settings: Settings, front_door: FrontDoor, closer: Closer, delivery: DeliveryActor
+        self,
+        settings: Settings,
+        started: trio.Event,
+        front_door: FrontDoor,
+        closer: Closer,
+        delivery: DeliveryActor,
     ) -> None:
         self.settings = settings
+        self.started = started
         self.front_door = front_door
         self.closer = closer
         self.delivery = delivery
@@ -118,15 +125,23 @@ class Daemon:
 
 @asynccontextmanager
 async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
-    """A whole daemon over the configured folder, serving within; tests use this same function.
+    """A whole daemon over the configured folder, serving within; what most tests use."""
+    async with listening(config, clock) as daemon:
+        await daemon.started.wait()
+        yield daemon
 
-    Raises ConfigError, StoreError and OSError where it cannot start, CommitFailedError where it
+
+@asynccontextmanager
+async def listening(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
+    """The same, entered when it listens: it may still have to recover, and can be left meanwhile.
+
+    Raises ConfigError, StoreError and MeterdError where it cannot start, CommitFailedError where it
     cannot go on.
     """
     settings = Settings(config)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(closing(Store(Path(config.storage.path))))
-        ledger = await stack.enter_async_context(_ledger_over(store, clock).running())
+        ledger = await stack.enter_async_context(_ledger_over(store, clock).starting())
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
         senders = partial(open_sender, tls=ssl.create_default_context())
@@ -134,29 +149,33 @@ async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         limits = Limits()
         access = Access(settings.keyring, WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
-        ingest = Ingest(ledger, settings.config)
-        app = make_app(access, settings.config, ingest, ledger, closer, bodies, limits)
+        readiness = Readiness(ledger.started, closer.caught_up)
+        ingest = Ingest(ledger, settings.config, readiness)
+        app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
         front_door = FrontDoor(app, limits, _log, plain=plain, tls=settings.tls)
-        daemon = Daemon(settings, front_door, closer, delivery)
-        await work.start(delivery.run)
-        closer_scope = trio.CancelScope()
-        work.start_soon(_within, closer_scope, closer.run)
+        daemon = Daemon(settings, ledger.started, front_door, closer, delivery)
         async with trio.open_nursery() as serving:
             listeners = await _listen(config)
             scheme = "https" if config.server.has_tls else "http"
             daemon.urls = [_url(scheme, listener) for listener in listeners]
             await serving.start(daemon.front_door.serve, listeners)
+            closing_periods = trio.CancelScope()
+            work.start_soon(_work, daemon, work, closing_periods)
             yield daemon
             delivery.begin_shutdown()
             daemon.front_door.begin_shutdown()
-        closer_scope.cancel()
+        closing_periods.cancel()
         work.cancel_scope.deadline = trio.current_time() + DELIVERY_STOP_S
 
 
-async def _within(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
-    with scope:
-        await work()
+async def _work(daemon: Daemon, nursery: trio.Nursery, closing_periods: trio.CancelScope) -> None:
+    """What happens by itself, when the ledger may be asked; deliveries outlive the cancellation."""
+    with closing_periods:
+        await daemon.started.wait()
+        _log.info("serving", url=daemon.urls)
+        await nursery.start(daemon.delivery.run)
+        await daemon.closer.run()
 
 
 _USER_AGENT: Final = f"meterd/{__version__}"
@@ -204,9 +223,9 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
 
 async def _serve_until_told(source: ConfigSource, config: Config) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with running(config, WallClock()) as daemon:
+        async with listening(config, WallClock()) as daemon:
             _log.info(
-                "serving",
+                "listening",
                 url=daemon.urls,
                 config=str(source.path),
                 data=config.storage.path,

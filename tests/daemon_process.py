@@ -50,8 +50,11 @@ class DaemonProcess:
         webhooks: str = "",
         options: str = "",
         environ: dict[str, str] | None = None,
+        program: str = "meterd",
     ) -> None:
+        """``program`` is the module that is run: meterd, or one that runs it under conditions."""
         self.key = KEY
+        self.program = program
         self.data = folder / "data"
         self.config = folder / "systemconfig.toml"
         self.configure(event_types=event_types, webhooks=webhooks, options=options)
@@ -67,9 +70,10 @@ class DaemonProcess:
         text = CONFIG.format(event_types=types, webhooks=webhooks, options=options)
         self.config.write_text(text)
 
-    def start(self) -> None:
+    def start(self, until: str = "serving") -> None:
+        """Returns when it has said that, with its URL: ``listening`` is before it has recovered."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "meterd", "serve", "--config", str(self.config)],
+            [sys.executable, "-m", self.program, "serve", "--config", str(self.config)],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,7 +88,7 @@ class DaemonProcess:
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url: str = self.wait_for("serving")["url"][0]
+        self.url: str = self.wait_for(until)["url"][0]
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -19,7 +19,16 @@ import trio
 from structlog.testing import capture_logs
 
 from meterd import daemon as daemon_module
-from meterd.daemon import EXIT_BROKEN, _reload, _url, running, serve, set_log_level, set_up_logging
+from meterd.daemon import (
+    EXIT_BROKEN,
+    _reload,
+    _url,
+    listening,
+    running,
+    serve,
+    set_log_level,
+    set_up_logging,
+)
 from meterd.domain.config import Config, LogLevel
 from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import MeterdError
@@ -119,7 +128,8 @@ def test_it_serves_until_told(
 
     @asynccontextmanager
     async def told_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
-        async with running(config, now) as daemon:
+        async with listening(config, now) as daemon:
+            await daemon.started.wait()
             source.path.write_text(TEXT.format(grace="7m", more="").replace("warning", "info"))
             signal.raise_signal(signal.SIGHUP)
             reconfigure = daemon.reconfigure
@@ -134,7 +144,7 @@ def test_it_serves_until_told(
             monkeypatch.setattr(daemon, "reconfigure", reconfigured)
             yield daemon
 
-    monkeypatch.setattr(daemon_module, "running", told_at_once)
+    monkeypatch.setattr(daemon_module, "listening", told_at_once)
     assert serve(source) == 0
     assert [config.grace_ms for config in in_force] == [7 * 60_000]
     log = log_of(capsys)
@@ -249,12 +259,12 @@ def test_the_first_start_prints_a_key_that_lets_in(
 
     @asynccontextmanager
     async def stopped_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
-        async with running(config, now) as daemon:
+        async with listening(config, now) as daemon:
             signal.raise_signal(signal.SIGTERM)
             yield daemon
             known.append(bool(daemon.settings.config().keys))
 
-    monkeypatch.setattr(daemon_module, "running", stopped_at_once)
+    monkeypatch.setattr(daemon_module, "listening", stopped_at_once)
     assert [serve(keyless), serve(keyless)] == [0, 0]
     assert known == [True, True]
     first, _, key, *rest = capsys.readouterr().out.split("\n")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.edge.limits import BodyBudget, Limits
+    from meterd.edge.readiness import Readiness
     from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
     from meterd.work.closer import Closer
 
@@ -54,6 +55,7 @@ def make_app(
     ingest: Ingest,
     ledger: Ledger,
     closer: Closer,
+    readiness: Readiness,
     bodies: BodyBudget,
     limits: Limits,
 ) -> QuartTrio:
@@ -62,10 +64,10 @@ def make_app(
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
-    _add_open_routes(app, closer)
+    _add_open_routes(app, closer, readiness)
     _add_ingest_routes(app, access, ingest, bodies)
-    _add_read_routes(app, access, config, ledger)
-    _add_admin_routes(app, access, config, closer)
+    _add_read_routes(app, access, config, ledger, readiness)
+    _add_admin_routes(app, access, config, closer, readiness)
 
     @app.before_request
     async def refuse_leading_slashes() -> Response | None:
@@ -145,7 +147,21 @@ def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
     return guard
 
 
-def _add_open_routes(app: QuartTrio, closer: Closer) -> None:
+def _when_started(readiness: Readiness) -> Callable[[Route], Route]:
+    """Lets a request through to a route that asks the ledger when that may be asked."""
+
+    def guard(route: Route) -> Route:
+        @wraps(route)
+        async def guarded(**values: Any) -> Response:
+            refused = readiness.refusal()
+            return await route(**values) if refused is None else _response(refused)
+
+        return guarded
+
+    return guard
+
+
+def _add_open_routes(app: QuartTrio, closer: Closer, readiness: Readiness) -> None:
     @app.get("/")
     async def about() -> Response:
         return _response(answer(HTTPStatus.OK, _about()))
@@ -160,9 +176,9 @@ def _add_open_routes(app: QuartTrio, closer: Closer) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if closer.caught_up.is_set():
+        if readiness.waits_for is None:
             return _response(answer(HTTPStatus.OK, {"status": "ready"}))
-        waiting = {"status": "starting", "reason": "closing the periods that ended meanwhile"}
+        waiting = {"status": "starting", "reason": readiness.waits_for}
         return _response(answer(HTTPStatus.SERVICE_UNAVAILABLE, waiting))
 
 
@@ -203,7 +219,11 @@ async def _body() -> bytes:
 
 
 def _add_read_routes(
-    app: QuartTrio, access: Access, config: Callable[[], Config], ledger: Ledger
+    app: QuartTrio,
+    access: Access,
+    config: Callable[[], Config],
+    ledger: Ledger,
+    readiness: Readiness,
 ) -> None:
     @app.get("/config")
     @_needs(Scope.READ, access)
@@ -212,6 +232,7 @@ def _add_read_routes(
 
     @app.get("/events")
     @_needs(Scope.READ, access)
+    @_when_started(readiness)
     async def events() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Events(ledger, events_asked(asked)))
@@ -220,6 +241,7 @@ def _add_read_routes(
 
     @app.get("/aggregations")
     @_needs(Scope.READ, access)
+    @_when_started(readiness)
     async def aggregations() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Aggregations(ledger, aggregations_asked(asked)))
@@ -272,10 +294,15 @@ def _array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:
 
 
 def _add_admin_routes(
-    app: QuartTrio, access: Access, config: Callable[[], Config], closer: Closer
+    app: QuartTrio,
+    access: Access,
+    config: Callable[[], Config],
+    closer: Closer,
+    readiness: Readiness,
 ) -> None:
     @app.post("/aggregations/trigger")
     @_needs(Scope.ADMIN, access)
+    @_when_started(readiness)
     async def trigger() -> Response:
         periods = len(config().periods)
         if not periods:

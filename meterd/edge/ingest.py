@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.config import Config
     from meterd.domain.events import UsageEvent
+    from meterd.edge.readiness import Readiness
     from meterd.ledger import Ledger
 
 
@@ -42,14 +43,17 @@ _CREATED: Final = HTTPStatus.CREATED  # looked up once: an enumeration's members
 class Ingest:
     """Sections 2 and 3 of the contract, behind the check of the key."""
 
-    def __init__(self, ledger: Ledger, config: Callable[[], Config]) -> None:
+    def __init__(self, ledger: Ledger, config: Callable[[], Config], readiness: Readiness) -> None:
         self._ledger = ledger
         self._config = config
+        self._readiness = readiness
 
     async def event(self, event_type: str, body: bytes, header_keys: Sequence[str] = ()) -> Answer:
         """``POST /usage/{eventType}``; the event type is percent-decoded, ``header_keys`` are the
         values of the header ``Idempotency-Key``.
         """
+        if refused := self._readiness.refusal():
+            return refused
         key = read_header(header_keys)
         if isinstance(key, Refusal):
             return problems.refused(key)
@@ -72,6 +76,8 @@ class Ingest:
         """``POST /usagebatch``; ``lenient`` where the client asked for ``Prefer:
         handling=lenient``.
         """
+        if refused := self._readiness.refusal():
+            return refused
         key = read_header(header_keys)
         if isinstance(key, Refusal):
             return problems.refused(key)

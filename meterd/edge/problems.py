@@ -57,6 +57,15 @@ def overloaded(why: str) -> Answer:
     )
 
 
+def starting(waits_for: str) -> Answer:
+    """Nothing was stored; the ledger cannot be asked yet."""
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"Starting: {waits_for}",
+        ("Retry-After", RETRY_AFTER_SECONDS),
+    )
+
+
 def too_many_wrong_keys(wait_s: float) -> Answer:
     return problem(
         HTTPStatus.TOO_MANY_REQUESTS,

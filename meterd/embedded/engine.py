@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
-from functools import partial
 from heapq import merge
 from itertools import chain, groupby, islice
 from math import inf
@@ -72,7 +71,7 @@ READERS_AT_ONCE: Final = 4
 
 
 class EmbeddedLedger:
-    """See ``ledger.Ledger``. Usable while ``running``."""
+    """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(
         self, store: Store, *, now_ms: Callable[[], int], nonce: int, hop: Hop, read_hop: Hop
@@ -81,7 +80,6 @@ class EmbeddedLedger:
         self._store = store
         self._clock_ms = now_ms
         self._nonce = nonce
-        self._hop = hop
         self._read_hop = read_hop
         self._committer = Committer(store, hop)
         self._registry = Registry(store, self._committer)
@@ -92,23 +90,38 @@ class EmbeddedLedger:
             self._floor_ms = journal.floor_ms(txn)
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
             self._posted_through = self._marked_through = b""
+        self.started = trio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """The actors live within; leave it only when nobody is waiting for an answer any more."""
-        await self._hop(partial(recovery.post_rest, self._store))
-        self._posted_through = self._marked_through = self._last.id()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._registry.run)
-            nursery.start_soon(self._committer.run)
-            nursery.start_soon(self._post_regularly)
-            nursery.start_soon(self._used_keys.run)
+        async with self.starting():
+            await self.started.wait()
             yield self
-            with trio.move_on_after(LAST_POSTING_S):
-                # So that the next start has nothing to do.
-                await self._used_keys.post_all()
-                await self._post_all()
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[Self]:
+        """As ``running``, but entered at once: what a crash left unposted is posted within, and
+        nothing may be asked before ``started`` is set.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._committer.run)
+            nursery.start_soon(self._start, nursery)
+            yield self
+            if self.started.is_set():
+                with trio.move_on_after(LAST_POSTING_S):
+                    # So that the next start has nothing to do.
+                    await self._used_keys.post_all()
+                    await self._post_all()
             nursery.cancel_scope.cancel()
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        last = self._last
+        await recovery.post_rest(self._committer.execute, self._store.parts, last.received_ms)
+        self._posted_through = self._marked_through = last.id()
+        for actor in (self._registry.run, self._used_keys.run, self._post_regularly):
+            nursery.start_soon(actor)
+        self.started.set()
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event or the end of a closed period."""

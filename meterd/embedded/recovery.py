@@ -1,40 +1,78 @@
-"""After a crash: posts what is in the log and was not yet posted, before anything is served.
+"""After a crash: posts what is in the log and was not yet posted, before any event is taken.
 
 Events are counted once, whatever was posted when: every hour's totals say through which event they
 count (``PeriodTotals.through``), and the account passes over the rest. Idempotency keys that are
 there already are written as they are. Each transaction moves the mark along with what it posts, so
-a crash in here costs nothing either.
+a crash in here costs nothing either, nor does a stop.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+import structlog
+import trio
 
 from meterd.domain.account import Account
+from meterd.domain.event_ids import stamp_of
 from meterd.domain.idempotency import fingerprint
 from meterd.domain.receipts import group_by_customer
 from meterd.embedded import journal, log, records
 from meterd.embedded.keys import idempotency_key, part_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meterd.domain.receipts import Receipt
-    from meterd.embedded.store import Store, Transaction
+    from meterd.embedded.store import Transaction
 
 # In one transaction. Only totals, keys and ids of them are held, the events themselves one record
 # at a time: 10 MB, also where each block is of other customers, and 30 where each event has a key.
 _BLOCKS_AT_ONCE: Final = 2_000
+# How often a long one says how far it is.
+PROGRESS_SECONDS: Final = 5.0
+
+_log = structlog.get_logger("recovery")
 
 
-def post_rest(store: Store) -> int:
-    """Posts everything behind the mark; how many blocks of events were read."""
-    read = 0
-    while blocks := store.write(lambda txn: _post_some(txn, store.parts)):
-        read += blocks
-    return read
+class Posted(msgspec.Struct, frozen=True):
+    """How many blocks of events a transaction posted, and the id of the last event in them."""
+
+    blocks: int
+    through: bytes
 
 
-def _post_some(txn: Transaction, parts: int) -> int:
+class Execute(Protocol):
+    """Runs the work in a transaction and returns when that is on disk."""
+
+    async def __call__(self, work: Callable[[Transaction], Posted], /) -> Posted: ...
+
+
+async def post_rest(execute: Execute, parts: int, last_received_ms: int) -> None:
+    """Posts everything behind the mark; cancelled, it ends between two of its transactions.
+
+    ``last_received_ms`` is when the last event came, for saying how much is left.
+    """
+    began_at = said_at = trio.current_time()
+    blocks = 0
+    while (posted := await execute(partial(post_some, parts=parts))).blocks:
+        blocks += posted.blocks
+        if trio.current_time() >= said_at + PROGRESS_SECONDS:
+            said_at = trio.current_time()
+            left_ms = last_received_ms - stamp_of(posted.through).received_ms
+            _log.info("recovering", blocks=blocks, left=f"events of {left_ms / 1000:.1f} s")
+    if blocks:
+        took_s = trio.current_time() - began_at
+        _log.info(
+            "recovered: all events are in their totals", blocks=blocks, seconds=round(took_s, 1)
+        )
+
+
+def post_some(txn: Transaction, parts: int) -> Posted:
+    """Posts what is next behind the mark, of no block if that was all."""
     accounts: dict[str, Account] = {}
     used: dict[bytes, bytes] = {}
     blocks, through = 0, b""
@@ -49,7 +87,7 @@ def _post_some(txn: Transaction, parts: int) -> int:
         for key in sorted(used):
             journal.write_used_key(txn, key, used[key])
         journal.write_posted(txn, through)
-    return blocks
+    return Posted(blocks, through)
 
 
 def _count(txn: Transaction, parts: int, receipt: Receipt, accounts: dict[str, Account]) -> None:

@@ -97,7 +97,8 @@ class DeliveryActor:
 
     def reconfigure(self) -> None:
         """Brings the workers in line with the configuration. Attempts in the air end in peace."""
-        assert self._nursery is not None, "the delivery actor is not running"
+        if self._nursery is None:
+            return  # it does so when it begins
         endpoints = {e.id: e for e in self._config().webhooks if e.enabled}
         for endpoint_id in self._workers.keys() - endpoints.keys():
             self._workers.pop(endpoint_id).retire()

@@ -21,6 +21,7 @@ from meterd.edge.api import make_app
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
+from meterd.edge.readiness import Readiness
 from meterd.work.closer import Closer
 from tests.edge.loopback import open_door
 from tests.edge.receivers import TRUSTING_NOBODY
@@ -57,6 +58,8 @@ class Api:
         self.clock = FakeClock(NOW)
         self.ledger = ledger or ModelLedger(self.clock.now_ms)
         self.closer = Closer(self.ledger, self.clock, lambda: self.config)
+        self.started = trio.Event()
+        self.readiness = Readiness(self.started, self.closer.caught_up)
         self.http: httpx.AsyncClient
         self.door: Door
 
@@ -98,14 +101,17 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(ledger: ModelLedger | None = None) -> AsyncIterator[Api]:
+async def serving(ledger: ModelLedger | None = None, *, started: bool = True) -> AsyncIterator[Api]:
     api = Api(ledger)
+    if started:
+        api.started.set()
     app = make_app(
         Access(lambda: Keyring(api.config.keys), WrongKeys(LIMITS), trio.current_time),
         lambda: api.config,
-        Ingest(api.ledger, lambda: api.config),
+        Ingest(api.ledger, lambda: api.config, api.readiness),
         api.ledger,
         api.closer,
+        api.readiness,
         BodyBudget(LIMITS.bodies_bytes_max),
         LIMITS,
     )

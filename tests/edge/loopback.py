@@ -19,6 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.limits import MIB, Limits
+from meterd.edge.readiness import Readiness
 
 if TYPE_CHECKING:
     import ssl
@@ -38,6 +39,13 @@ UPGRADE = (
     b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+
+
+def ready() -> Readiness:
+    """Of a ledger that has started, with nothing to catch up with."""
+    happened = trio.Event()
+    happened.set()
+    return Readiness(happened, happened)
 
 
 def post(body: bytes, *fields: bytes, path: bytes = b"/echo") -> bytes:

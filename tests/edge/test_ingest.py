@@ -14,6 +14,7 @@ from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.operations import Operation
 from meterd.edge.ingest import Ingest, is_lenient
 from meterd.ledger import EventQuery
+from tests.edge.loopback import ready
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
 
@@ -33,7 +34,7 @@ def model() -> ModelLedger:
 
 
 def over(ledger: ModelLedger, config: Config = TWO_TYPES) -> Ingest:
-    return Ingest(ledger, lambda: config)
+    return Ingest(ledger, lambda: config, ready())
 
 
 def batch(*items: Any) -> bytes:
@@ -350,7 +351,7 @@ async def test_nothing_is_acknowledged_before_it_is_stored() -> None:
 async def test_the_configuration_of_the_moment_decides() -> None:
     """A reload that adds an event type needs no new Ingest."""
     config = Config()
-    ingest = Ingest(model(), lambda: config)
+    ingest = Ingest(model(), lambda: config, ready())
     assert (await ingest.event("api.calls", batch(VALID)[1:-1])).status == 503
     config = TWO_TYPES
     assert (await ingest.event("api.calls", batch(VALID)[1:-1])).status == 201

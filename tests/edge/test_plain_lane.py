@@ -20,6 +20,7 @@ from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
+from meterd.edge.readiness import Readiness
 from meterd.ledger import EventQuery
 from meterd.work.closer import Closer
 from tests.edge.loopback import GET, Door, open_door, wait_until
@@ -53,10 +54,13 @@ class Lane:
         self.clock = FakeClock("2026-03-10T09:58:00Z")
         self.ledger = ModelLedger(self.clock.now_ms)
         self.by_hypercorn: list[str] = []
+        self.started = trio.Event()
+        self.started.set()
+        self.readiness = Readiness(self.started, self.started)
         self.door: Door
         access = Access(lambda: Keyring(CONFIG.keys), WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
-        ingest = Ingest(self.ledger, lambda: CONFIG)
+        ingest = Ingest(self.ledger, lambda: CONFIG, self.readiness)
         closer = Closer(self.ledger, self.clock, lambda: CONFIG)
         self._app: Any = make_app(
             access,
@@ -64,6 +68,7 @@ class Lane:
             ingest,
             self.ledger,
             closer,
+            self.readiness,
             bodies,
             limits,
         )

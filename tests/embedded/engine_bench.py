@@ -7,10 +7,12 @@ what happens between two transactions, and a mock clock may be used.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from meterd.embedded import recovery
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX, EmbeddedLedger
 from meterd.embedded.store import Store
 from tests.ledger_bench import START_MS, SettableClock
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from meterd.embedded.committer import Hop
 
 T = TypeVar("T")
+
+
+def post_rest(store: Store) -> int:
+    """What a start does first; how many blocks of events it read."""
+    read = 0
+    while blocks := store.write(partial(recovery.post_some, parts=store.parts)).blocks:
+        read += blocks
+    return read
 
 
 class PowerCutError(Exception):

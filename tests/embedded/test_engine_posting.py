@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, receive
-from meterd.embedded import keys, log, records, recovery
+from meterd.embedded import keys, log, records
 from meterd.embedded.engine import (
     LAST_POSTING_S,
     POST_SECONDS,
@@ -22,7 +22,7 @@ from meterd.embedded.engine import (
 )
 from meterd.embedded.store import Store
 from meterd.ledger import EventQuery
-from tests.embedded.engine_bench import EngineBench, WriterHop, inline, running
+from tests.embedded.engine_bench import EngineBench, WriterHop, inline, post_rest, running
 from tests.ledger_bench import START_MS, SettableClock, at, event, figures, rules, stored
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def test_a_pass_over_few_takes_no_longer(
     for _ in range(2):
         await bench.ledger.append([event(customer) for customer in MANY[:customers]])
         await trio.sleep(2 * POST_SECONDS + 0.1)
-        assert recovery.post_rest(bench.store) == 0
+        assert post_rest(bench.store) == 0
 
 
 async def test_who_cannot_wait_overtakes_a_pass(
@@ -189,7 +189,7 @@ async def test_an_engine_that_is_stopped_in_order_leaves_nothing_to_post(tmp_pat
     ledger = EmbeddedLedger(store, now_ms=lambda: START_MS, nonce=1, hop=inline, read_hop=inline)
     async with ledger.running():
         await ledger.append([event(customer) for customer in MANY])
-    assert recovery.post_rest(store) == 0
+    assert post_rest(store) == 0
     with store.read() as txn:
         assert txn.count("customers") == len(MANY)
     store.close()
@@ -211,7 +211,7 @@ async def test_a_stop_waits_only_so_long_for_the_last_posting(
     assert hop.transactions - transactions == int(LAST_POSTING_S / SYNC_SECONDS) + 1
     with store.read() as txn:
         assert 0 < txn.count("customers") < len(MANY)
-    assert recovery.post_rest(store) > 0
+    assert post_rest(store) > 0
     with store.read() as txn:
         assert txn.count("customers") == len(MANY)
     store.close()
@@ -227,7 +227,7 @@ def test_large_events_are_not_held_together(tmp_path: Path) -> None:
         store.write(partial(log.write_receipts, receipts=[receipt]))
     tracemalloc.start()
     try:
-        assert recovery.post_rest(store) == 40
+        assert post_rest(store) == 40
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

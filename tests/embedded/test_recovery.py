@@ -19,6 +19,7 @@ from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, Receipt, group_by_customer, receive
 from meterd.embedded import journal, keys, log, records, recovery
 from meterd.embedded.store import PARTS, TABLES, Store
+from tests.embedded.engine_bench import post_rest
 from tests.embedded.test_log import fresh_store
 from tests.ledger_bench import START_MS, event, rules
 
@@ -183,7 +184,7 @@ def live(store: Store, steps: list[Any]) -> list[Receipt]:
 def recover(store: Any, at_once: int = 2000) -> int:
     """With transactions of so many blocks."""
     with patch.object(recovery, "_BLOCKS_AT_ONCE", at_once):
-        return recovery.post_rest(store)
+        return post_rest(store)
 
 
 # What must be there then

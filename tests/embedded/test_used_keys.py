@@ -12,9 +12,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
 from meterd.domain.idempotency import Recorded
-from meterd.embedded import journal, recovery, used_keys
+from meterd.embedded import journal, used_keys
 from meterd.embedded.used_keys import PASS_SECONDS
-from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.engine_bench import EngineBench, post_rest, running
 from tests.idempotency_conformance import keyed
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ async def test_the_mark_is_not_ahead_of_the_keys(
     await bench.ledger._post_all()
     with bench.store.read() as txn:
         assert journal.posted_through(txn) < bench.ledger._posted_through
-    assert recovery.post_rest(bench.store) > 0
+    assert post_rest(bench.store) > 0
     assert in_index(bench) == COUNT
     await trio.sleep(3 * PASS_SECONDS)
-    assert recovery.post_rest(bench.store) == 0
+    assert post_rest(bench.store) == 0
 
 
 async def test_a_pass_that_is_cut_short_leaves_the_rest_to_the_next(bench: EngineBench) -> None:

@@ -1,0 +1,57 @@
+"""What is said before meterd can serve: a table of what has happened."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from meterd.edge.readiness import Readiness
+from tests.edge.api_bench import serving
+
+
+@pytest.mark.parametrize(
+    ("started", "caught_up", "waits_for"),
+    [
+        (False, False, "counting the events that were not in their totals when meterd ended"),
+        (True, False, "closing the periods that ended meanwhile"),
+        (True, True, None),
+    ],
+)
+def test_what_it_waits_for(*, started: bool, caught_up: bool, waits_for: str | None) -> None:
+    """The ledger may be asked as soon as it has started; ready is who has nothing overdue."""
+    events = trio.Event(), trio.Event()
+    readiness = Readiness(*events)
+    for event, happened in zip(events, (started, caught_up), strict=True):
+        if happened:
+            event.set()
+    assert readiness.waits_for == waits_for
+    refused = readiness.refusal()
+    assert (refused is None) == started
+    if refused is not None:
+        assert (refused.status, dict(refused.headers)) == (503, {"Retry-After": "1"})
+
+
+async def test_while_it_recovers_it_lives_and_is_not_ready() -> None:
+    """What asks the ledger is told to come again, behind the check of its key; the rest answers."""
+    async with serving(started=False) as api:
+        for path in ("/", "/ping", "/healthz", "/config"):
+            assert (await api.ask("GET", path)).status_code == 200
+        waiting = await api.ask("GET", "/readyz")
+        assert (waiting.status_code, waiting.json()["status"]) == (503, "starting")
+        assert waiting.json()["reason"].startswith("counting the events")
+        event = b'{"customerId":"c","value":1}'
+        asked = [
+            await api.ask("GET", "/events"),
+            await api.ask("GET", "/aggregations"),
+            await api.ask("POST", "/aggregations/trigger"),
+            await api.ask("POST", "/usage/api.calls", content=event),
+            await api.ask("POST", "/usagebatch", content=b"["),
+        ]
+        for answer in asked:
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.json()["error"].startswith("Starting: counting the events")
+        assert (await api.ask("GET", "/events", headers={"x-apikey": "no"})).status_code == 401
+        api.started.set()
+        assert (await api.ask("GET", "/events")).json() == []
+        assert (await api.ask("POST", "/usage/api.calls", content=event)).status_code == 201
