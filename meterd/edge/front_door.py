@@ -16,7 +16,7 @@ from meterd.edge.framing import Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
 from meterd.edge.peers import peer_of
-from meterd.edge.transports import SocketTransport, TlsTransport
+from meterd.edge.transports import transport_over
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from meterd.edge.limits import Limits
     from meterd.edge.plain_lane import PlainLane
     from meterd.edge.transports import Transport
+
+    MakeTransport = Callable[[trio.SocketStream, ssl.SSLContext | None], Transport]
 
 # How late an idle connection may be ended.
 _OVERDUE_SWEEP_S = 1.0
@@ -77,14 +79,17 @@ class FrontDoor:
         *,
         plain: PlainLane | None = None,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        transport: MakeTransport = transport_over,
     ) -> None:
         """Without ``plain`` every request is the application's.
 
-        ``tls`` gives what new connections are encrypted with, None for nothing.
+        ``tls`` gives what new connections are encrypted with, None for nothing. ``transport`` makes
+        one of what listeners accept.
         """
         self._lane = HypercornLane(app, limits, log)
         self._plain = plain
         self._tls = tls
+        self._transport = transport
         self._limits = limits
         self._log = log
         self._accepting = trio.CancelScope()
@@ -174,7 +179,7 @@ class FrontDoor:
                 await self._turn_away(accepted)
             return
         try:
-            transport = _transport(accepted, context)
+            transport = self._transport(accepted, context)
         except trio.BrokenResourceError:
             return  # gone before its turn
         stream = GuardedStream(
@@ -229,7 +234,3 @@ class FrontDoor:
     def _note_refusal(self, refusal: Refusal) -> None:
         self._requests_refused += 1
         self._log.debug("request refused", status=refusal.status, error=refusal.error)
-
-
-def _transport(accepted: trio.SocketStream, context: ssl.SSLContext | None) -> Transport:
-    return SocketTransport(accepted) if context is None else TlsTransport(accepted, context)
