@@ -94,6 +94,7 @@ class FrontDoor:
         self._log = log
         self._accepting = trio.CancelScope()
         self._connections: set[_Connection] = set()
+        self._somebody = trio.lowlevel.ParkingLot()
         self._accepted = 0
         self._expired_for_room = 0
         self._turned_away = 0
@@ -135,6 +136,8 @@ class FrontDoor:
         """
         shortest_s = min(self._limits.keep_alive_s, self._limits.body_stall_s)
         while True:
+            if not self._connections:
+                await self._somebody.park()
             await trio.sleep(min(_OVERDUE_SWEEP_S, shortest_s / 4))
             now = trio.current_time()
             for connection in self._connections:
@@ -187,6 +190,7 @@ class FrontDoor:
         )
         connection = _Connection(peer_of(host), stream)
         self._connections.add(connection)
+        self._somebody.unpark_all()
         try:
             with stream.scope:
                 if not await stream.handshake():

@@ -30,7 +30,7 @@ from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import journal, keys, log, outbox, queries, recovery
 from meterd.embedded.aggregator import Append, Close, Post, TakeSnapshot
 from meterd.embedded.committer import Committer
-from meterd.embedded.mailbox import InFlight, Reply
+from meterd.embedded.mailbox import Bell, InFlight, Reply
 from meterd.embedded.registry import Registry
 from meterd.ledger import (
     AggregationPlace,
@@ -86,6 +86,7 @@ class EmbeddedLedger:
         self._registry = Registry(store, self._committer)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._closing = trio.Lock()
+        self._unposted = Bell()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
@@ -286,6 +287,7 @@ class EmbeddedLedger:
         self._registry.require_room(by_customer)
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
+        self._unposted.ring()
         receipt = receive(stamp, events)
         claims = {}
         for offset, fingerprint in judged.prints.items():
@@ -297,6 +299,9 @@ class EmbeddedLedger:
 
     async def _post_regularly(self) -> None:
         while True:
+            if self._posted_through == self._last.id():
+                await self._unposted.wait()
+                await trio.sleep(POST_SECONDS)
             ends_at = trio.current_time() + POST_SECONDS
             await self._post_all(POSTED_AT_ONCE, ends_at)
             await trio.sleep_until(ends_at)
