@@ -41,6 +41,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       aggregator       one customer
       registry         who is awake
       used_keys        idempotency keys until they are in the index
+      posting          when what is in the log reaches totals and indexes
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
@@ -69,6 +70,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       egress           webhooks out, through the address guard
     keyfile          API keys in the data folder
     source           where the configuration comes from
+    machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
     cli              the command meterd
 """

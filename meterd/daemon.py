@@ -13,10 +13,8 @@ import os
 import secrets
 import shutil
 import signal
-import ssl
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -31,7 +29,6 @@ from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
 from meterd.edge.certificates import server_context, validity
-from meterd.edge.egress import open_sender
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import BodyBudget, Limits
@@ -39,19 +36,20 @@ from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
-from meterd.embedded.store import Store
 from meterd.keyfile import ensure_key
+from meterd.machine import Machine
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    import ssl
+    from collections.abc import AsyncIterator, Iterator
 
     from structlog.typing import Processor
 
     from meterd.domain.config import Config
-    from meterd.embedded.committer import Hop
+    from meterd.embedded.store import Store
     from meterd.source import ConfigSource
     from meterd.work.clock import Clock
 
@@ -124,28 +122,33 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
+async def running(
+    config: Config, clock: Clock, machine: Machine | None = None
+) -> AsyncIterator[Daemon]:
     """A whole daemon over the configured folder, serving within; what most tests use."""
-    async with listening(config, clock) as daemon:
+    async with listening(config, clock, machine) as daemon:
         await daemon.started.wait()
         yield daemon
 
 
 @asynccontextmanager
-async def listening(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
+async def listening(
+    config: Config, clock: Clock, machine: Machine | None = None
+) -> AsyncIterator[Daemon]:
     """The same, entered when it listens: it may still have to recover, and can be left meanwhile.
 
     Raises ConfigError, StoreError and MeterdError where it cannot start, CommitFailedError where it
     cannot go on.
     """
-    settings = Settings(config)
+    settings, machine = Settings(config), machine or Machine()
     async with AsyncExitStack() as stack:
-        store = stack.enter_context(closing(Store(Path(config.storage.path))))
-        ledger = await stack.enter_async_context(_ledger_over(store, clock).starting())
+        store = stack.enter_context(closing(machine.open_store(Path(config.storage.path))))
+        ledger = await stack.enter_async_context(_ledger_over(store, clock, machine).starting())
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
-        senders = partial(open_sender, tls=ssl.create_default_context())
-        delivery = DeliveryActor(ledger, clock, settings.config, senders, _USER_AGENT)
+        delivery = DeliveryActor(
+            ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
+        )
         limits = Limits()
         access = Access(settings.keyring, WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
@@ -153,10 +156,12 @@ async def listening(config: Config, clock: Clock) -> AsyncIterator[Daemon]:
         ingest = Ingest(ledger, settings.config, readiness)
         app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
-        front_door = FrontDoor(app, limits, _log, plain=plain, tls=settings.tls)
+        front_door = FrontDoor(
+            app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
+        )
         daemon = Daemon(settings, ledger.started, front_door, closer, delivery)
         async with trio.open_nursery() as serving:
-            listeners = await _listen(config)
+            listeners = await machine.listen(config)
             scheme = "https" if config.server.has_tls else "http"
             daemon.urls = [_url(scheme, listener) for listener in listeners]
             await serving.start(daemon.front_door.serve, listeners)
@@ -270,34 +275,14 @@ def _reload(source: ConfigSource, daemon: Daemon, started_with: Config) -> None:
     _log.info("configuration reloaded")
 
 
-def _ledger_over(store: Store, clock: Clock) -> EmbeddedLedger:
+def _ledger_over(store: Store, clock: Clock, machine: Machine) -> EmbeddedLedger:
     return EmbeddedLedger(
         store,
         now_ms=clock.now_ms,
-        nonce=secrets.randbelow(NONCE_LIMIT),
-        hop=threads(1),
-        read_hop=threads(READERS_AT_ONCE),
+        nonce=machine.below(NONCE_LIMIT),
+        hop=machine.hop(1),
+        read_hop=machine.hop(READERS_AT_ONCE),
     )
-
-
-def threads(at_once: int) -> Hop:
-    """Runs functions in worker threads, that many at once, none ever abandoned.
-
-    A limiter of their own: name look-ups may take all of trio's, and must not hold up a commit.
-    """
-    limiter = trio.CapacityLimiter(at_once)
-
-    def hop(work: Callable[[], T]) -> Awaitable[T]:
-        return trio.to_thread.run_sync(work, abandon_on_cancel=False, limiter=limiter)
-
-    return hop
-
-
-async def _listen(config: Config) -> list[trio.SocketListener]:
-    try:
-        return await trio.open_tcp_listeners(config.server.port, host=config.server.host)
-    except OSError as fault:
-        raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
 
 
 def _url(scheme: str, listener: trio.SocketListener) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.daemon_process import DaemonProcess
@@ -18,6 +19,13 @@ settings.register_profile("meterd", deadline=None, suppress_health_check=[Health
 settings.load_profile("meterd")
 for shared in ("ledger", "idempotency", "closing", "snapshot", "delivery"):
     pytest.register_assert_rewrite(f"tests.{shared}_conformance")
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test makes of logging, a daemon's level above all, ends with it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from meterd.daemon import listening, running
 from meterd.domain.errors import MeterdError
-from meterd.embedded import committer, engine, recovery
+from meterd.embedded import committer, recovery
 from meterd.embedded.store import Store
 from tests.daemon_bench import WEBHOOK, client_of, clock, configured, post
 from tests.edge.loopback import wait_until
@@ -56,7 +56,7 @@ async def crashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Over a folder as a kill leaves it: events in the log, none of them posted."""
     config = configured(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "LAST_POSTING_S", 0)
+        patch.setattr(posting, "LAST_POSTING_S", 0)
         async with running(config, clock()) as daemon, client_of(daemon) as http:
             for _ in range(EVENTS):
                 assert await post(http) == 201

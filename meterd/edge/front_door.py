@@ -16,7 +16,7 @@ from meterd.edge.framing import Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
 from meterd.edge.peers import peer_of
-from meterd.edge.transports import SocketTransport, TlsTransport
+from meterd.edge.transports import transport_over
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from meterd.edge.limits import Limits
     from meterd.edge.plain_lane import PlainLane
     from meterd.edge.transports import Transport
+
+    MakeTransport = Callable[[trio.SocketStream, ssl.SSLContext | None], Transport]
 
 # How late an idle connection may be ended.
 _OVERDUE_SWEEP_S = 1.0
@@ -77,18 +79,22 @@ class FrontDoor:
         *,
         plain: PlainLane | None = None,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        transport: MakeTransport = transport_over,
     ) -> None:
         """Without ``plain`` every request is the application's.
 
-        ``tls`` gives what new connections are encrypted with, None for nothing.
+        ``tls`` gives what new connections are encrypted with, None for nothing. ``transport`` makes
+        one of what listeners accept.
         """
         self._lane = HypercornLane(app, limits, log)
         self._plain = plain
         self._tls = tls
+        self._transport = transport
         self._limits = limits
         self._log = log
         self._accepting = trio.CancelScope()
         self._connections: set[_Connection] = set()
+        self._somebody = trio.lowlevel.ParkingLot()
         self._accepted = 0
         self._expired_for_room = 0
         self._turned_away = 0
@@ -130,6 +136,8 @@ class FrontDoor:
         """
         shortest_s = min(self._limits.keep_alive_s, self._limits.body_stall_s)
         while True:
+            if not self._connections:
+                await self._somebody.park()
             await trio.sleep(min(_OVERDUE_SWEEP_S, shortest_s / 4))
             now = trio.current_time()
             for connection in self._connections:
@@ -174,7 +182,7 @@ class FrontDoor:
                 await self._turn_away(accepted)
             return
         try:
-            transport = _transport(accepted, context)
+            transport = self._transport(accepted, context)
         except trio.BrokenResourceError:
             return  # gone before its turn
         stream = GuardedStream(
@@ -182,6 +190,7 @@ class FrontDoor:
         )
         connection = _Connection(peer_of(host), stream)
         self._connections.add(connection)
+        self._somebody.unpark_all()
         try:
             with stream.scope:
                 if not await stream.handshake():
@@ -229,7 +238,3 @@ class FrontDoor:
     def _note_refusal(self, refusal: Refusal) -> None:
         self._requests_refused += 1
         self._log.debug("request refused", status=refusal.status, error=refusal.error)
-
-
-def _transport(accepted: trio.SocketStream, context: ssl.SSLContext | None) -> Transport:
-    return SocketTransport(accepted) if context is None else TlsTransport(accepted, context)

@@ -162,7 +162,7 @@ class GuardedStream:
         self._next_request.set()
         self._next_request = trio.Event()
         if self._expired:
-            trio.lowlevel.notify_closing(self.socket)
+            self.transport.wake()
 
     async def send_eof(self) -> None:
         await self.transport.send_eof()
@@ -176,8 +176,7 @@ class GuardedStream:
     def expire(self) -> None:
         """Ends an idle connection; a request that has arrived by now is served first."""
         self._expired = True
-        # Wakes who waits for the socket, and leaves the socket as it is.
-        trio.lowlevel.notify_closing(self.socket)
+        self.transport.wake()
 
     def cut(self) -> None:
         """Ends the connection now, whatever it is doing."""

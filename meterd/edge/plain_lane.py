@@ -132,7 +132,7 @@ class PlainLane:
         data = None
         try:
             while data is None:
-                await trio.lowlevel.wait_readable(transport.descriptor)
+                await transport.wait_readable()
                 data = transport.read_now()
         except trio.ClosedResourceError:
             data = transport.read_now() or b""
@@ -149,7 +149,7 @@ class PlainLane:
             waiting_since = trio.current_time()
             wire.expires_at = waiting_since + pace.left_s
             try:
-                await trio.lowlevel.wait_readable(transport.descriptor)
+                await transport.wait_readable()
                 data = transport.read_now()
             except trio.ClosedResourceError:
                 data = b""

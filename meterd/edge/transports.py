@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from meterd.edge.limits import KIB, PIECE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 # What a TLS record holds (RFC 8446, section 5.1). Of a longer write OpenSSL may have sent a part
 # that it does not tell of, and it insists on being given all of it again.
@@ -31,10 +34,6 @@ class Transport(Protocol):
     def socket(self) -> trio.socket.SocketType | ssl.SSLSocket: ...
 
     @property
-    def descriptor(self) -> int:
-        """To wait on until it is closed."""
-
-    @property
     def is_encrypted(self) -> bool: ...
 
     @property
@@ -44,6 +43,14 @@ class Transport(Protocol):
     async def handshake(self) -> None:
         """Comes before everything else. Raises as the other methods do."""
 
+    def wait_readable(self) -> Awaitable[None]:
+        """To be awaited at once: returns when there may be something to read. Raises
+        trio.ClosedResourceError when ``wake`` says so.
+        """
+
+    def wake(self) -> None:
+        """Wakes whoever waits for the socket, and leaves the socket as it is."""
+
     def read_now(self) -> bytes | None:
         """What has come; empty when nothing more will; None if nothing is here yet."""
 
@@ -51,7 +58,7 @@ class Transport(Protocol):
         """How many of the bytes the socket took at once. Raises trio.BrokenResourceError."""
 
     async def receive_some(self) -> bytes:
-        """Raises trio.BrokenResourceError, and trio.ClosedResourceError when ``expire`` says so."""
+        """Raises trio.BrokenResourceError, and trio.ClosedResourceError when ``wake`` says so."""
 
     async def send_all(self, data: bytes) -> None:
         """Raises trio.BrokenResourceError."""
@@ -82,6 +89,14 @@ class SocketTransport:
 
     async def handshake(self) -> None:
         """There is none."""
+
+    def wait_readable(self) -> Awaitable[None]:
+        """See ``Transport``."""
+        return trio.lowlevel.wait_readable(self.descriptor)  # noqa: ASYNC105 - the caller does
+
+    def wake(self) -> None:
+        """See ``Transport``."""
+        trio.lowlevel.notify_closing(self.socket)
 
     def read_now(self) -> bytes | None:
         """See ``Transport``."""
@@ -178,6 +193,14 @@ class TlsTransport:
             else:
                 return
 
+    def wait_readable(self) -> Awaitable[None]:
+        """See ``Transport``."""
+        return trio.lowlevel.wait_readable(self.descriptor)  # noqa: ASYNC105 - the caller does
+
+    def wake(self) -> None:
+        """See ``Transport``."""
+        trio.lowlevel.notify_closing(self.socket)
+
     def read_now(self) -> bytes | None:
         """See ``Transport``."""
         try:
@@ -254,3 +277,8 @@ class TlsTransport:
             socket.socket.shutdown(self.socket, how)
         except OSError:
             pass  # the client was faster
+
+
+def transport_over(accepted: trio.SocketStream, tls: ssl.SSLContext | None) -> Transport:
+    """Raises trio.BrokenResourceError if the client has gone."""
+    return SocketTransport(accepted) if tls is None else TlsTransport(accepted, tls)

@@ -6,7 +6,7 @@ each must see what the others decided. Sent to by the registry only; its mail is
 engine's limit on events in flight. It has no task of its own: the committer gives it its turn.
 
 Events are counted at once, in memory; their totals are written when the account is posted
-(``engine.POST_SECONDS``). The log has the events by then, and a start counts again what was not
+(``posting.POST_SECONDS``). The log has the events by then, and a start counts again what was not
 posted (``recovery``).
 """
 

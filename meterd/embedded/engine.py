@@ -1,10 +1,8 @@
 """The embedded engine: the Ledger over an LMDB store, with its actors.
 
 An append travels registry, aggregators, committer; readers take snapshots of the store in their own
-worker threads. Events are in the log when they are acknowledged, and are posted, that is written
-into their customers' totals and indexes, in passes that begin ``POST_SECONDS`` after each other;
-before that for whoever asks for a customer's events, when a period closes, and at the end. A start
-posts the rest (``recovery``).
+worker threads. Events are in the log when they are acknowledged, and in totals and indexes some
+time later (``posting``); a start sees to the rest (``recovery``).
 
 The engine's time is never behind the last event, nor behind an hour that it has closed, so a clock
 that steps back cannot bring an event into totals that are final.
@@ -15,21 +13,21 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import asynccontextmanager
 from heapq import merge
-from itertools import chain, groupby, islice
-from math import inf
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
 from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
-from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
+from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
-from meterd.embedded.aggregator import Append, Close, Post, TakeSnapshot
+from meterd.embedded.aggregator import Append, Close, TakeSnapshot
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
+from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
 from meterd.embedded.used_keys import UsedKeys
 from meterd.ledger import (
@@ -44,7 +42,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Delivery
@@ -58,14 +56,6 @@ T = TypeVar("T")
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
 # Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
 CLOSED_AT_ONCE: Final = 32
-# Customers posted in one transaction, 0.05 ms each: while events wait for it, and in haste.
-POSTED_AT_ONCE: Final = 32
-POSTED_IN_HASTE: Final = 64
-# How long a pass takes that posts everyone who was not at rest when it began. What a start after a
-# crash must count again came in the last two of them, unless the machine cannot keep up.
-POST_SECONDS: Final = 10.0
-# What is left of the 10 s that a stop may take. A start counts what was not posted in time.
-LAST_POSTING_S: Final = 1.0
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 
@@ -85,11 +75,11 @@ class EmbeddedLedger:
         self._registry = Registry(store, self._committer)
         self._used_keys = UsedKeys(self._committer, store.parts)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
+        self._posting = Posting(self._committer, self._registry, self._used_keys)
         self._closing = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
-            self._posted_through = self._marked_through = b""
         self.started = trio.Event()
 
     @asynccontextmanager
@@ -109,17 +99,14 @@ class EmbeddedLedger:
             nursery.start_soon(self._start, nursery)
             yield self
             if self.started.is_set():
-                with trio.move_on_after(LAST_POSTING_S):
-                    # So that the next start has nothing to do.
-                    await self._used_keys.post_all()
-                    await self._post_all()
+                await self._posting.finish()
             nursery.cancel_scope.cancel()
 
     async def _start(self, nursery: trio.Nursery) -> None:
         last = self._last
         await recovery.post_rest(self._committer.execute, self._store.parts, last.received_ms)
-        self._posted_through = self._marked_through = last.id()
-        for actor in (self._registry.run, self._used_keys.run, self._post_regularly):
+        self._posting.begin(last.id())
+        for actor in (self._registry.run, self._used_keys.run, self._posting.run):
             nursery.start_soon(actor)
         self.started.set()
 
@@ -156,7 +143,7 @@ class EmbeddedLedger:
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> list[StoredEvent]:
         """See ``Ledger.events``."""
-        await self._post_customer(query.customer_id)
+        await self._post_asked(query.customer_id)
         return await self._read(
             lambda txn: queries.read_events(txn, self._store.parts, query, limit, before)
         )
@@ -165,7 +152,7 @@ class EmbeddedLedger:
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
         """See ``Ledger.page_end``."""
-        await self._post_customer(query.customer_id)
+        await self._post_asked(query.customer_id)
         return await self._read(
             lambda txn: queries.page_end(txn, self._store.parts, query, limit, before)
         )
@@ -189,10 +176,10 @@ class EmbeddedLedger:
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
         self._require_room()
-        while self._may_be_unposted(self._last_hour().start_ms):
-            await self._post_all()
+        while self._posting.may_lack(self._last_hour().start_ms):
+            await self._posting.post_all()
         # What is not posted is of the last hour, of which nothing may be stored yet.
-        unposted = self._last_hour() if self._may_be_unposted(self._last_hour().end_ms) else None
+        unposted = self._last_hour() if self._posting.may_lack(self._last_hour().end_ms) else None
         stored = await self._stored_next_to_close()
         return min((period for period in (unposted, stored) if period is not None), default=None)
 
@@ -207,8 +194,8 @@ class EmbeddedLedger:
             # From here on no event is dated within the period, also after a crash. Those that were
             # are on their way: when they are posted their customers are found.
             await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
-            if self._may_be_unposted(period.end_ms):
-                await self._post_all()
+            if self._posting.may_lack(period.end_ms):
+                await self._posting.post_all()
             # No earlier one can appear any more; one that did since the caller asked goes first.
             if await self._stored_next_to_close() != period:
                 return Closed()
@@ -232,7 +219,7 @@ class EmbeddedLedger:
         self._require_room()
         async with self._closing:
             now_ms = self.now_ms()
-            await self._post_all()
+            await self._posting.post_all()
             running = tuple(period_at(kind, now_ms) for kind in PeriodType)
             published = tuple(period for period in running if period.type in rules.published)
             # More than the hour and the day that run: a clock may have stepped back out of others.
@@ -304,44 +291,13 @@ class EmbeddedLedger:
         self._registry.require_room(by_customer)
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
+        self._posting.sent(self._last.id())
         receipt = receive(stamp, events)
         for offset, key, fingerprint in judged.used:
             self._used_keys.use(key, records.used_key(stamp.id(offset, key[0]), fingerprint))
         self._committer.record(receipt, reply)
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
-
-    async def _post_regularly(self) -> None:
-        while True:
-            ends_at = trio.current_time() + POST_SECONDS
-            await self._post_all(POSTED_AT_ONCE, ends_at)
-            await trio.sleep_until(ends_at)
-
-    async def _post_all(self, at_once: int = POSTED_IN_HASTE, ends_at: float = -inf) -> None:
-        """Returns when all events sent by now are in their totals and indexes, on disk.
-
-        Spread over the time until ``ends_at``, so that others never wait for long.
-        """
-        through = self._last.id()
-        if through > self._posted_through:
-            await self._post_totals(at_once, ends_at)
-            # Another pass may have overtaken this one.
-            self._posted_through = max(self._posted_through, through)
-        marked = self._used_keys.posted_through(self._posted_through)
-        if marked > self._marked_through:
-            await self._committer.execute(lambda txn: journal.write_posted(txn, marked))
-            self._marked_through = max(self._marked_through, marked)
-
-    async def _post_totals(self, at_once: int, ends_at: float) -> None:
-        began_at = trio.current_time()
-        by_part = await self._registry.restless()
-        count = sum(map(len, by_part))
-        # In the order of keys, where neighbours share pages; sorted when a part's turn comes.
-        restless = chain.from_iterable(sorted(part) for part in by_part)
-        for done in range(0, count, at_once):
-            await self._post(list(islice(restless, at_once)))
-            share = min(1.0, (done + at_once) / count)
-            await trio.sleep_until(began_at + (ends_at - began_at) * share)
 
     def _require_room(self) -> None:
         if self._committer.is_full:
@@ -354,26 +310,10 @@ class EmbeddedLedger:
         """In which the last event was counted."""
         return period_at(PeriodType.HOURLY, self._last.received_ms)
 
-    def _may_be_unposted(self, before_ms: int) -> bool:
-        """Whether an event that was received before that moment may not be in its totals on disk.
-
-        Events are received in the order of their ids, so none is of before the last one posted.
-        """
-        if self._posted_through == self._last.id():
-            return False
-        return stamp_of(self._posted_through).received_ms < before_ms
-
-    async def _post_customer(self, customer_id: str | None) -> None:
+    async def _post_asked(self, customer_id: str | None) -> None:
         # Of a full disk all is read that is there already.
         if customer_id is not None and not self._committer.is_full:
-            await self._post([customer_id], may_go=True)
-
-    async def _post(self, customer_ids: Iterable[str], *, may_go: bool = False) -> None:
-        restless = [one for one in customer_ids if not self._registry.at_rest(one)]
-        reply = Reply(len(restless), may_go=may_go)
-        for customer_id in restless:
-            self._registry.send(customer_id, Post(reply))
-        await reply.wait()
+            await self._posting.post_customers([customer_id], may_go=True)
 
     async def _customers_in(self, part: int, period: Period, after: str | None) -> list[str]:
         return await self._read(

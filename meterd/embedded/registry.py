@@ -16,6 +16,7 @@ from meterd.domain.account import Account
 from meterd.domain.errors import OverloadedError
 from meterd.embedded.aggregator import Aggregator
 from meterd.embedded.keys import part_of
+from meterd.embedded.mailbox import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -43,14 +44,17 @@ class Registry:
         self._store = store
         self._committer = committer
         self._awake: dict[str, Aggregator] = {}
+        self._somebody = Bell()
         self._swept_at = -inf
 
     def __len__(self) -> int:
         return len(self._awake)
 
     async def run(self) -> None:
-        """Sweeps until cancelled."""
+        """Sweeps until cancelled, while anybody is awake."""
         while True:
+            if not self._awake:
+                await self._somebody.wait()
             await trio.sleep(SWEEP_SECONDS)
             self.sweep()
 
@@ -111,4 +115,5 @@ class Registry:
         part = part_of(customer_id, self._store.parts)
         aggregator = Aggregator(part, Account(customer_id), self._store, self._committer)
         self._awake[customer_id] = aggregator
+        self._somebody.ring()
         return aggregator

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain, islice
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,6 +22,8 @@ from meterd.embedded import journal
 from meterd.embedded.mailbox import Bell
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from meterd.embedded.committer import Committer
     from meterd.embedded.store import Transaction
 
@@ -44,8 +45,7 @@ class UsedKeys:
         # By part, and in it in the order of their events.
         self._waiting: list[dict[bytes, bytes]] = [{} for _ in range(parts)]
         self._count = 0
-        self._many = Bell()
-        self._posting = trio.Lock()
+        self._first_or_many = Bell()
 
     def __len__(self) -> int:
         """How many are not in the index on disk."""
@@ -64,8 +64,8 @@ class UsedKeys:
         """The key's event has been sent to the committer. Keys come in the order of their ids."""
         self._waiting[key[0]][key] = record
         self._count += 1
-        if self._count > WAITING_MANY:
-            self._many.ring()
+        if self._count == 1 or self._count > WAITING_MANY:
+            self._first_or_many.ring()
 
     def posted_through(self, through: bytes) -> bytes:
         """Up to which event, at most ``through``, all keys are in the index on disk."""
@@ -75,34 +75,43 @@ class UsedKeys:
         return (int.from_bytes(oldest[:ID_BYTES], "big") - 1).to_bytes(ID_BYTES, "big")
 
     async def run(self) -> None:
-        """Posts in passes until cancelled."""
+        """Posts in passes until cancelled, while there is something to post."""
         while True:
-            ends_at = trio.current_time() + PASS_SECONDS
-            await self.post_all(ends_at)
-            with trio.move_on_at(ends_at):
-                while self._count <= WAITING_MANY:
-                    await self._many.wait()
-
-    async def post_all(self, ends_at: float = -inf) -> None:
-        """Returns when all keys that waited are in the index, on disk.
-
-        Spread over the time until ``ends_at``, while there are not too many. Cut short, it leaves
-        the rest to the next pass.
-        """
-        async with self._posting:
+            if not self._count:
+                await self._first_or_many.wait()
+                await self._pause_until(trio.current_time() + PASS_SECONDS)
             began_at, count, done = trio.current_time(), self._count, 0
-            # In the order of keys, where neighbours share pages; sorted when a part's turn comes.
-            waiting = chain.from_iterable(sorted(part) for part in self._waiting)
-            while some := list(islice(waiting, POSTED_AT_ONCE)):
-                records = {key: self._waiting[key[0]][key] for key in some}
-                await self._committer.execute(partial(_write, records))
-                for key in some:
-                    del self._waiting[key[0]][key]
-                self._count -= len(some)
+            for some in self._in_order():
+                await self._post(some)
                 done += len(some)
-                if self._count <= WAITING_MANY:
-                    share = min(1.0, done / count)
-                    await trio.sleep_until(began_at + (ends_at - began_at) * share)
+                await self._pause_until(began_at + PASS_SECONDS * min(1.0, done / count))
+
+    async def post_all(self) -> None:
+        """Returns when all keys that waited are in the index, on disk."""
+        for some in self._in_order():
+            await self._post(some)
+
+    def _in_order(self) -> Iterator[list[bytes]]:
+        """What waits, in the order of keys, where neighbours share pages."""
+        # Sorted when a part's turn comes.
+        waiting = chain.from_iterable(sorted(part) for part in self._waiting)
+        while some := list(islice(waiting, POSTED_AT_ONCE)):
+            yield some
+
+    async def _post(self, some: list[bytes]) -> None:
+        """Those of them that still wait: another pass may have been faster."""
+        waiting = ((key, self._waiting[key[0]].get(key)) for key in some)
+        records = {key: record for key, record in waiting if record is not None}
+        await self._committer.execute(partial(_write, records))
+        for key in records:
+            if self._waiting[key[0]].pop(key, None) is not None:
+                self._count -= 1
+
+    async def _pause_until(self, instant_s: float) -> None:
+        """Or until there are many."""
+        with trio.move_on_at(instant_s):
+            while self._count <= WAITING_MANY:
+                await self._first_or_many.wait()
 
 
 def _write(records: dict[bytes, bytes], txn: Transaction) -> None:

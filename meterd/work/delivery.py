@@ -68,12 +68,15 @@ class DeliveryActor:
         config: Callable[[], Config],
         open_sender: OpenSender,
         user_agent: str,
+        below: Callable[[int], int] = secrets.randbelow,
     ) -> None:
+        """``below`` gives a random number less than that one."""
         self._ledger = ledger
         self._clock = clock
         self._config = config
         self._open_sender = open_sender
         self._user_agent = user_agent
+        self._below = below
         self._workers: dict[str, _Worker] = {}
         self._nursery: trio.Nursery | None = None
         self._shutting_down = trio.Event()
@@ -106,7 +109,12 @@ class DeliveryActor:
             worker = self._workers.get(endpoint_id)
             if worker is None:
                 self._workers[endpoint_id] = worker = _Worker(
-                    self._ledger, self._clock, self._config, endpoint, self._user_agent
+                    self._ledger,
+                    self._clock,
+                    self._config,
+                    endpoint,
+                    self._user_agent,
+                    self._below,
                 )
                 self._nursery.start_soon(worker.run, self._open_sender)
             worker.endpoint = endpoint
@@ -122,12 +130,14 @@ class _Worker:
         config: Callable[[], Config],
         endpoint: Endpoint,
         user_agent: str,
+        below: Callable[[int], int],
     ) -> None:
         self.endpoint = endpoint
         self._ledger = ledger
         self._clock = clock
         self._config = config
         self._user_agent = user_agent
+        self._below = below
         self._free = SLOTS
         self._retired = False
         self._pause = trio.CancelScope()
@@ -177,7 +187,7 @@ class _Worker:
 
     async def _attempt(self, sender: Sender, delivery: Delivery) -> None:
         outcome = await self._send(sender, delivery)
-        jitter = Fraction(secrets.randbelow(2 * _JITTER_STEPS + 1) - _JITTER_STEPS, _JITTER_STEPS)
+        jitter = Fraction(self._below(2 * _JITTER_STEPS + 1) - _JITTER_STEPS, _JITTER_STEPS)
         settled = settle_attempt(delivery, outcome, self._clock.now_ms(), jitter)
         await self._ledger.settle([settled])
         self._free += 1

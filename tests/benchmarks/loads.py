@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.embedded.engine import POST_SECONDS
+from meterd.embedded.posting import POST_SECONDS
 from tests.benchmarks import ceilings
 from tests.benchmarks.contestants import (
     CONTESTANTS,

@@ -62,11 +62,11 @@ async def test_what_has_come_is_read_at_once(folder: Path | None) -> None:
     async with pair(folder) as (transport, client):
         assert transport.read_now() is None
         await client.send_all(b"said")
-        await trio.lowlevel.wait_readable(transport.descriptor)
+        await transport.wait_readable()
         assert transport.read_now() == b"said"
         assert transport.read_now() is None
         await client.aclose()
-        await trio.lowlevel.wait_readable(transport.descriptor)
+        await transport.wait_readable()
         assert transport.read_now() == b""
 
 
@@ -76,7 +76,7 @@ async def test_nothing_readable_hides_from_who_waits(folder: Path | None) -> Non
         nursery.start_soon(client.send_all, bytes(range(256)) * 4096)
         received = b""
         while len(received) < MIB:
-            await trio.lowlevel.wait_readable(transport.descriptor)
+            await transport.wait_readable()
             received += transport.read_now() or b""
         assert received == bytes(range(256)) * 4096
 

@@ -26,7 +26,7 @@ from meterd.domain.deliveries import Outcome, settle_attempt
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
-from meterd.embedded.engine import POST_SECONDS
+from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
 from tests.embedded.engine_bench import EngineBench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,6 +124,7 @@ class OutboxBench:
             events={"api.calls": EventType(Operation.SUM)},
             webhooks=endpoints or (BILLING,),
         )
+        self.below: Callable[[int], int] = secrets.randbelow
         self._before_ms = 0
         self._actor: DeliveryActor | None = None
         self.ended = trio.Event()
@@ -134,7 +136,12 @@ class OutboxBench:
     async def running(self) -> AsyncIterator[None]:
         """Ends what is still in the air at the end, as a crash would."""
         actor = self._actor = DeliveryActor(
-            self.ledger, self.clock, lambda: self.config, self.receivers.open_sender, USER_AGENT
+            self.ledger,
+            self.clock,
+            lambda: self.config,
+            self.receivers.open_sender,
+            USER_AGENT,
+            self.below,
         )
         self.ended = trio.Event()
 

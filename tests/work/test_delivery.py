@@ -6,7 +6,6 @@ import base64
 import hashlib
 import hmac
 import itertools
-import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,13 +67,12 @@ def waits_ms(bench: OutboxBench) -> list[int]:
 )
 async def test_ten_attempts_over_three_days_and_then_parked(
     autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
     drawn: Callable[[int], int],
     percent: int,
 ) -> None:
     """To the millisecond, with the jitter at its bounds; the last error stays."""
-    monkeypatch.setattr(secrets, "randbelow", drawn)
     bench = OutboxBench()
+    bench.below = drawn
     await bench.close_hour("c")
     bench.receivers.answers["billing"] = failing
     async with bench.running():
@@ -101,12 +99,10 @@ async def test_receivers_that_failed_together_are_not_hit_together(
     assert len(set(seconds)) > 1
 
 
-async def test_a_restart_keeps_the_schedule(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_restart_keeps_the_schedule(autojump_clock: MockClock) -> None:
     """Neither at once nor all over again: everything about a delivery is in the ledger."""
-    monkeypatch.setattr(secrets, "randbelow", lambda steps: steps // 2)
     bench = OutboxBench()
+    bench.below = lambda steps: steps // 2
     await bench.close_hour("c")
     bench.receivers.answers["billing"] = failing
     for _ in range(8):
@@ -312,12 +308,10 @@ async def test_a_dry_run_sends_nothing_and_logs_what_it_would(autojump_clock: Mo
     assert "t0ps3cret" not in str(logged)
 
 
-async def test_what_became_of_an_attempt_is_logged(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_became_of_an_attempt_is_logged(autojump_clock: MockClock) -> None:
     """Failures as warnings with the next try, the last one as an error, success as information."""
-    monkeypatch.setattr(secrets, "randbelow", lambda steps: steps // 2)
     bench = OutboxBench(BILLING, CRM)
+    bench.below = lambda steps: steps // 2
     bench.receivers.answers["billing"] = failing
     await bench.close_hour("c")
     with capture_logs() as logged:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Final
 
-from meterd.embedded.engine import POST_SECONDS
+from meterd.embedded.posting import POST_SECONDS
 from tests.benchmarks.contestants import meterd
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.processes import StartError

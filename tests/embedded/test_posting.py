@@ -14,12 +14,8 @@ from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, receive
 from meterd.embedded import keys, log, records
-from meterd.embedded.engine import (
-    LAST_POSTING_S,
-    POST_SECONDS,
-    POSTED_AT_ONCE,
-    EmbeddedLedger,
-)
+from meterd.embedded.engine import EmbeddedLedger
+from meterd.embedded.posting import LAST_POSTING_S, POST_SECONDS, POSTED_AT_ONCE
 from meterd.embedded.store import Store
 from meterd.ledger import EventQuery
 from tests.embedded.engine_bench import EngineBench, WriterHop, inline, post_rest, running

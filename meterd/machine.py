@@ -1,0 +1,74 @@
+"""What a daemon uses of the machine it runs on, but for the time of day.
+
+Whoever tests a daemon as a whole gives it another one: a disk that fails on command, a network in
+memory, receivers that hang (``tests/simulation``).
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from meterd.domain.errors import MeterdError
+from meterd.edge.egress import open_sender
+from meterd.edge.transports import transport_over
+from meterd.embedded.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from meterd.domain.config import Config
+    from meterd.edge.transports import Transport
+    from meterd.embedded.committer import Hop
+    from meterd.work.delivery import OpenSender
+
+T = TypeVar("T")
+
+
+class Machine:
+    """The one that meterd runs on."""
+
+    def open_store(self, folder: Path) -> Store:
+        """See ``Store``."""
+        return Store(folder)
+
+    def hop(self, at_once: int) -> Hop:
+        """Where what waits for the disk runs, that many at once."""
+        return threads(at_once)
+
+    def below(self, limit: int) -> int:
+        """A random number that is less, and not negative."""
+        return secrets.randbelow(limit)
+
+    async def listen(self, config: Config) -> list[trio.SocketListener]:
+        """Raises MeterdError where somebody else does."""
+        try:
+            return await trio.open_tcp_listeners(config.server.port, host=config.server.host)
+        except OSError as fault:
+            raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
+
+    def transport(self, accepted: trio.SocketStream, tls: ssl.SSLContext | None) -> Transport:
+        """Over what a listener has accepted. Raises trio.BrokenResourceError."""
+        return transport_over(accepted, tls)
+
+    def senders(self) -> OpenSender:
+        """What opens connections to receivers."""
+        return partial(open_sender, tls=ssl.create_default_context())
+
+
+def threads(at_once: int) -> Hop:
+    """Runs functions in worker threads, that many at once, none ever abandoned.
+
+    A limiter of their own: name look-ups may take all of trio's, and must not hold up a commit.
+    """
+    limiter = trio.CapacityLimiter(at_once)
+
+    def hop(work: Callable[[], T]) -> Awaitable[T]:
+        return trio.to_thread.run_sync(work, abandon_on_cancel=False, limiter=limiter)
+
+    return hop

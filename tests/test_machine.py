@@ -1,0 +1,64 @@
+"""Threads that nobody abandons, and that nobody else takes up."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.machine import threads
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_threads_run_so_many_at_once(at_once: int) -> None:
+    """One for the writer: two transactions would wait for each other on LMDB's lock."""
+    came, release = threading.Semaphore(0), threading.Event()
+
+    def work() -> None:
+        came.release()
+        release.wait(10)
+
+    hop = threads(at_once)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 * at_once):
+            nursery.start_soon(hop, work)
+        await wait_all_tasks_blocked()
+        assert all(came.acquire(timeout=10) for _ in range(at_once))
+        assert not came.acquire(timeout=0.05)
+        release.set()
+
+
+async def test_threads_of_others_do_not_hold_up_these() -> None:
+    """A name server that hangs takes up trio's own threads, and must not hold up a commit."""
+    release = threading.Event()
+    everyone = int(trio.to_thread.current_default_thread_limiter().total_tokens)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(everyone):
+                nursery.start_soon(trio.to_thread.run_sync, release.wait, 10)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(5):
+                assert await threads(1)(lambda: "done") == "done"
+            release.set()
+    finally:
+        release.set()
+
+
+async def test_what_runs_in_a_thread_is_never_abandoned() -> None:
+    """A cancelled commit goes on to its end: its task must still be there to answer."""
+    began, release = threading.Event(), threading.Event()
+    finished: list[bool] = []
+
+    def work() -> None:
+        began.set()
+        release.wait(10)
+        finished.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads(1), work)
+        await trio.to_thread.run_sync(began.wait)
+        nursery.cancel_scope.cancel()
+        threading.Timer(0.05, release.set).start()
+    assert finished == [True]
