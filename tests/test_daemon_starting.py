@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from meterd.daemon import listening, running
 from meterd.domain.errors import MeterdError
-from meterd.embedded import committer, recovery
+from meterd.embedded import committer, posting, recovery
 from meterd.embedded.store import Store
 from tests.daemon_bench import WEBHOOK, client_of, clock, configured, post
 from tests.edge.loopback import wait_until

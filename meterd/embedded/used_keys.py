@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from meterd.domain.errors import OverloadedError
-from meterd.domain.event_ids import ID_BYTES
+from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.embedded import journal
 from meterd.embedded.mailbox import Bell
 
@@ -70,9 +70,13 @@ class UsedKeys:
     def posted_through(self, through: bytes) -> bytes:
         """Up to which event, at most ``through``, all keys are in the index on disk."""
         oldest = min((next(iter(part.values())) for part in self._waiting if part), default=None)
-        if oldest is None or oldest[:ID_BYTES] > through:
+        if oldest is None:
             return through
-        return (int.from_bytes(oldest[:ID_BYTES], "big") - 1).to_bytes(ID_BYTES, "big")
+        # As the log has it: without the part, by which it would be greater than itself.
+        event_id = stamp_of(oldest[:ID_BYTES]).id()
+        if event_id > through:
+            return through
+        return (int.from_bytes(event_id, "big") - 1).to_bytes(ID_BYTES, "big")
 
     async def run(self) -> None:
         """Posts in passes until cancelled, while there is something to post."""

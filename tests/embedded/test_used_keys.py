@@ -122,6 +122,29 @@ async def test_the_mark_is_not_ahead_of_the_keys(
     assert post_rest(bench.store) == 0
 
 
+@pytest.mark.parametrize("followed", [False, True])
+async def test_a_crash_forgets_no_key_by_a_hair(bench: EngineBench, *, followed: bool) -> None:
+    """Ids carry the part and marks do not: the key of the very event that a mark names, or of the
+    first that it does not, is taken from the log whichever part it is of.
+    """
+    events = [keyed("k", 1, f"c{number}") for number in range(40)]
+    for one in events:
+        await bench.ledger.append([one])
+        if not followed:
+            await post_and_crash(bench)
+            assert await bench.ledger.append([one]) == [Recorded.DUPLICATE]
+    if followed:
+        await post_and_crash(bench)
+    assert await bench.ledger.append(events) == [Recorded.DUPLICATE] * len(events)
+
+
+async def post_and_crash(bench: EngineBench) -> None:
+    """The mark follows the totals, the keys are left behind."""
+    await bench.ledger._posting.post_all()
+    await bench.cut_off(0, lambda: bench.ledger.append([keyed("never")]))
+    await bench.restart()
+
+
 async def test_a_pass_that_is_cut_short_leaves_the_rest_to_the_next(bench: EngineBench) -> None:
     """A caller who goes takes no key with it."""
     await use_many(bench)
