@@ -6,8 +6,11 @@ started with `python -m tests.system.torture.mutants NAME serve ...`.
 
 from __future__ import annotations
 
+import math
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from meterd.domain.deliveries import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +24,52 @@ def mutant(change: Callable[[], None]) -> Callable[[], None]:
     return change
 
 
+def patch(where: object, name: str, value: object) -> None:
+    """For as long as this process lives."""
+    assert hasattr(where, name), f"there is no {name} to be mutated"
+    setattr(where, name, value)
+
+
 def apply(name: str | None) -> None:
     """Makes this process that mutant; None leaves meterd as it is."""
     if name is not None:
         MUTANTS[name]()
+
+
+@mutant
+def no_deadline() -> None:
+    """An attempt may take as long as its receiver likes."""
+    from meterd.edge import egress
+
+    made = egress.Sender.__init__
+
+    def patient(self: egress.Sender, client: Any, guard: Any, _: float) -> None:
+        made(self, client, guard, math.inf)
+
+    patch(egress.Sender, "__init__", patient)
+
+
+@mutant
+def no_answer_limit() -> None:
+    """An answer may be as long as its receiver likes."""
+    from meterd.edge import egress
+
+    patch(egress, "ANSWER_BYTES_MAX", sys.maxsize)
+
+
+@mutant
+def broken_off_is_delivered() -> None:
+    """An answer that broke off counts as one."""
+    from meterd.edge import egress
+
+    post = egress.Sender.post
+
+    async def easy(self: egress.Sender, *request: Any) -> Outcome:
+        outcome = await post(self, *request)
+        broken = (outcome.error or "").startswith(("read ", "Parse Error", "socket hang up"))
+        return Outcome() if broken else outcome
+
+    patch(egress.Sender, "post", easy)
 
 
 def _main() -> None:
