@@ -19,8 +19,9 @@ check: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Two at a time: most tests wait for something, and those that torture take minutes.
 test: check
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.bench
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH)
