@@ -30,6 +30,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     embedded/        the engine over LMDB, and its actors
       keys             key layout, whose byte order is reading order
       records          what stands in records
+      data_folder      the folder around the store: made, held, its entries synced
       store            the LMDB environment: opening, reading, writing
       outbox           deliveries in the store
       log              every event, in the order of receipt

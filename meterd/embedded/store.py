@@ -13,11 +13,11 @@ What must stay true, each with its reason in docs/decisions.md:
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import fcntl
 import os
-import resource
 import shutil
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,6 +27,7 @@ import msgspec
 import xxhash
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
+from meterd.embedded import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,8 +54,9 @@ TABLES: Final = (
     "outbox",
 )
 _HASH_BYTES: Final = 8
-# A write that is cut short needs less than what it asked for: no transaction is as large as this.
+# A write that was cut short for want of room left nothing, or what only others may have.
 _ROOM_MIN: Final = 64 << 20
+_FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
 T = TypeVar("T")
@@ -159,16 +161,19 @@ class Store:
         cannot be used. Commits a boot record before it returns, so that a store which cannot be
         written to is found out before anything is served.
         """
+        self._pid = os.getpid()
         self._readers = 0
         self._growing = False
         self._may_read = threading.Condition()
         with ExitStack() as undo:
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                undo.callback(_unlock, _lock(folder))
-                place = self._place = folder / "store"
+                undo.callback(data_folder.let_go, data_folder.hold(folder))
+                place = folder / "store"
                 _create(place, map_size)
-                self._map_size = max(map_size, 2 * (place / "data.mdb").stat().st_size)
+                data_folder.sync_entries(place)
+                data_folder.close_to_others(place)
+                self._file = place / "data.mdb"
+                self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
                 undo.callback(self._env.close)
                 _require_known(self._env)
@@ -190,20 +195,23 @@ class Store:
         same work may be run again. Raises CommitFailedError for every other failure: what a failed
         commit left on disk is unknown while this process lives.
         """
+        self._require_own_process()
         while True:
             try:
+                _errno().value = 0
                 with self._env.begin(write=True) as txn:
                     return work(Transaction(txn, self._tables))
             except lmdb.MapFullError:
                 self._grow()
             except (lmdb.Error, OSError) as fault:
-                if _is_full(fault, self._place):
+                if self._is_for_want_of_room(fault, _errno().value):
                     raise DiskFullError(f"no room for a transaction: {fault}") from fault
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A snapshot to read from; keep it for milliseconds."""
+        self._require_own_process()
         with self._may_read:
             self._may_read.wait_for(lambda: not self._growing)
             self._readers += 1
@@ -238,48 +246,31 @@ class Store:
                 self._may_read.notify_all()
             self._map_size *= 2
 
+    def _is_for_want_of_room(self, fault: lmdb.Error | OSError, called: int) -> bool:
+        """Whether the transaction failed for want of room only; ``called`` is errno after it.
 
-def _is_full(fault: lmdb.Error | OSError, place: Path) -> bool:
-    """Whether the transaction failed for want of room only.
+        It is over then, as if it never was: LMDB writes new pages first, and what says that they
+        are valid last, over bytes that are there already. A write of which the disk took a part
+        is EIO to LMDB (``mdb_page_flush``): no system call has failed then, as one has when the
+        disk is broken.
+        """
+        code = getattr(fault, "code", None) or getattr(fault, "errno", None)
+        if code == errno.EIO:
+            is_full = called != errno.EIO and data_folder.room_bytes(self._file) < _ROOM_MIN
+        else:
+            is_full = code in _FULL_CODES
+        return is_full and self._is_usable()
 
-    It is over then, as if it never was: LMDB writes new pages first, and what says that they are
-    valid last, over bytes that are there already. A write that the disk took a part of is an I/O
-    error to LMDB (``mdb_page_flush``), so of that one only the disk can tell.
-    """
-    code = getattr(fault, "code", None) or getattr(fault, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return code == errno.EIO and _room_bytes(place) < _ROOM_MIN
+    def _is_usable(self) -> bool:
+        """Once that last write failed, LMDB takes no more: what it wrote may be on disk, or not."""
+        try:
+            with self._env.begin(write=True):
+                return True
+        except lmdb.Error:
+            return False
 
-
-def _room_bytes(place: Path) -> int:
-    """By how much the data file may still grow."""
-    free = shutil.disk_usage(place).free
-    size_max, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if size_max == resource.RLIM_INFINITY:
-        return free
-    return min(free, size_max - (place / "data.mdb").stat().st_size)
-
-
-def _lock(folder: Path) -> int:
-    """The descriptor that holds the folder until it is closed, or the process ends."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        os.close(descriptor)
-        raise StoreError(
-            f"another meterd has {folder} open: stop it, or set another storage.path"
-        ) from fault
-    # For people: kill -HUP $(cat meterd-data/lock)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, b"%d\n" % os.getpid())
-    return descriptor
-
-
-def _unlock(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)  # or it would name a process that may be anything by then
-    os.close(descriptor)
+    def _require_own_process(self) -> None:
+        assert os.getpid() == self._pid, "a store is used behind a fork: LMDB forbids it"
 
 
 def _create(place: Path, map_size: int) -> None:
@@ -288,7 +279,15 @@ def _create(place: Path, map_size: int) -> None:
     beside = place.with_suffix(".new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(mode=0o700)
-    env = _open(beside, map_size)
+    _fill(beside, map_size)
+    for path in (beside / "data.mdb", beside):
+        data_folder.sync(path)
+    beside.rename(place)  # the caller syncs the entry
+
+
+def _fill(folder: Path, map_size: int) -> None:
+    """A fresh environment."""
+    env = _open(folder, map_size)
     with env.begin(write=True) as txn:
         for name in TABLES:
             table = env.open_db(name.encode(), txn)
@@ -296,10 +295,6 @@ def _create(place: Path, map_size: int) -> None:
                 fresh = msgspec.msgpack.encode(Meta(FORMAT, PARTS, 0))
                 txn.put(b"meta", seal(b"meta", fresh), db=table)
     env.close()
-    for path in (beside / "data.mdb", beside):
-        _sync(path)
-    beside.rename(place)
-    _sync(place.parent)
 
 
 def _open(place: Path, map_size: int) -> lmdb.Environment:
@@ -317,12 +312,16 @@ def _open(place: Path, map_size: int) -> lmdb.Environment:
     return env
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _errno() -> ctypes.c_int:
+    """The thread's errno, as the last system call that failed has left it."""
+    place: ctypes.c_int = _errno_place().contents
+    return place
+
+
+# Without giving way to other threads, which would do system calls in between.
+_libc: Final = ctypes.PyDLL(None)
+_errno_place: Final = getattr(_libc, "__errno_location" if sys.platform == "linux" else "__error")
+_errno_place.restype = ctypes.POINTER(ctypes.c_int)
 
 
 def _require_known(env: lmdb.Environment) -> None:

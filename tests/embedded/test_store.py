@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
-from meterd.embedded import store as store_module
+from meterd.embedded import data_folder
 from meterd.embedded.store import FORMAT, PARTS, Meta, Store, Transaction, seal
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def test_a_creation_that_fails_leaves_no_store(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_module, "_sync", full)
+        patched.setattr(data_folder, "sync", full)
         with pytest.raises(StoreError, match="No space left"):
             Store(folder)
     assert not (folder / "store").exists()

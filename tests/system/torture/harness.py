@@ -27,6 +27,10 @@ class Run(msgspec.Struct, frozen=True):
     mutant: str | None = None
     done: Callable[[int], None] = lambda _: None
 
+    def left(self, tally: Tally) -> int:
+        """How many more are to be done; none once a mutant is noticed."""
+        return 0 if self.mutant and tally.broken else self.count - tally.done
+
 
 class Tally(msgspec.Struct):
     """What a run did, and what it found.

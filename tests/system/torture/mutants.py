@@ -1,26 +1,28 @@
 """meterd with one promise taken out. A harness that does not notice proves nothing.
 
-Each mutant is applied for good, by patching, in a process of its own: a forked child, or a daemon
-started with `python -m tests.system.torture.mutants NAME serve ...`.
+Each mutant is a function in a file of ``mutated``, whose docstring says what was taken out. It is
+applied for good, by patching, in a process of its own: a forked child, or a daemon started with
+`python -m tests.system.torture.mutants NAME serve ...`.
 """
 
 from __future__ import annotations
 
-import math
+import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-from meterd.domain.deliveries import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MUTANTS: Final[dict[str, Callable[[], None]]] = {}
+_FOLDER: Final = Path(__file__).parent / "mutated"
+_MUTANTS: Final[dict[str, Callable[[], None]]] = {}
 
 
 def mutant(change: Callable[[], None]) -> Callable[[], None]:
-    """Names a mutant after its function, whose docstring says what was taken out."""
-    MUTANTS[change.__name__] = change
+    """Names a mutant after its function."""
+    assert change.__name__ not in _MUTANTS, f"two mutants have the name {change.__name__}"
+    _MUTANTS[change.__name__] = change
     return change
 
 
@@ -30,52 +32,29 @@ def patch(where: object, name: str, value: object) -> None:
     setattr(where, name, value)
 
 
+def module(name: str) -> Any:
+    """One of meterd's, whatever of it is to be replaced."""
+    return importlib.import_module(f"meterd.{name}")
+
+
+def load() -> None:
+    """Before a fork, so that children need not."""
+    for path in sorted(_FOLDER.glob("[a-z]*.py")):
+        importlib.import_module(f"tests.system.torture.mutated.{path.stem}")
+
+
 def apply(name: str | None) -> None:
     """Makes this process that mutant; None leaves meterd as it is."""
     if name is not None:
-        MUTANTS[name]()
-
-
-@mutant
-def no_deadline() -> None:
-    """An attempt may take as long as its receiver likes."""
-    from meterd.edge import egress
-
-    made = egress.Sender.__init__
-
-    def patient(self: egress.Sender, client: Any, guard: Any, _: float) -> None:
-        made(self, client, guard, math.inf)
-
-    patch(egress.Sender, "__init__", patient)
-
-
-@mutant
-def no_answer_limit() -> None:
-    """An answer may be as long as its receiver likes."""
-    from meterd.edge import egress
-
-    patch(egress, "ANSWER_BYTES_MAX", sys.maxsize)
-
-
-@mutant
-def broken_off_is_delivered() -> None:
-    """An answer that broke off counts as one."""
-    from meterd.edge import egress
-
-    post = egress.Sender.post
-
-    async def easy(self: egress.Sender, *request: Any) -> Outcome:
-        outcome = await post(self, *request)
-        broken = (outcome.error or "").startswith(("read ", "Parse Error", "socket hang up"))
-        return Outcome() if broken else outcome
-
-    patch(egress.Sender, "post", easy)
+        load()
+        _MUTANTS[name]()
 
 
 def _main() -> None:
     from meterd.cli import main
+    from tests.system.torture import mutants  # not this module, which is __main__
 
-    apply(sys.argv.pop(1))
+    mutants.apply(sys.argv.pop(1))
     main()
 
 

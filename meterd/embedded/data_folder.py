@@ -1,0 +1,98 @@
+"""The data folder as the file system has it: made, held by one process, its entries on disk, closed
+to others.
+
+A file that is synced is still lost with the entry that names it: each folder on the way to the
+store is synced too. All of them and at every start, because a process that was killed between
+making an entry and syncing it leaves no sign of that. Nothing here knows LMDB.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from meterd.domain.errors import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def hold(folder: Path) -> int:
+    """Makes the folder where it is missing, and takes it: until the descriptor is let go of.
+
+    Raises StoreError where another process holds it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # For people: kill -HUP $(cat meterd-data/lock)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+    except BlockingIOError as fault:
+        os.close(descriptor)
+        raise StoreError(
+            f"another meterd has {folder} open: stop it, or set another storage.path"
+        ) from fault
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def let_go(descriptor: int) -> None:
+    """Another process may have the folder now."""
+    # It would name a process that may be anything by then. On a broken disk it stays: that must
+    # not hide what the process ends for.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """A file's bytes, or a folder's entries, are on disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_entries(place: Path) -> None:
+    """All the entries that lead to this place are on disk when this returns."""
+    folder, *above = place.resolve().parents
+    sync(folder)
+    for each in above:
+        try:
+            sync(each)
+        except OSError as fault:
+            # Who may not read a folder has made nothing in it; some file systems sync no folders.
+            if fault.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
+                raise
+
+
+def close_to_others(place: Path) -> None:
+    """Takes everybody else's rights to the store and its files; copies may have come with some.
+
+    The folder around it is whatever the operator chose: only what meterd made is its own.
+    """
+    for path in (place.parent / "lock", place, *place.glob("*.mdb")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            with suppress(PermissionError):  # another's file, that we were given rights to
+                path.chmod(mode & 0o700)
+
+
+def room_bytes(file: Path) -> int:
+    """By how much the file may still grow."""
+    free = shutil.disk_usage(file.parent).free
+    size_max, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if size_max == resource.RLIM_INFINITY:
+        return free
+    return min(free, size_max - file.stat().st_size)

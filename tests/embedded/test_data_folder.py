@@ -1,0 +1,129 @@
+"""The data folder is held by one process, its entries are on disk, and it is closed to others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from meterd.domain.errors import StoreError
+from meterd.embedded import data_folder
+from meterd.embedded.store import Store
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced, in order, by name as it was at that moment."""
+    found: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        found.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    return found
+
+
+def test_a_folder_is_held_once_and_named_by_its_process(tmp_path: Path) -> None:
+    """Until it is let go of; then nobody is named."""
+    held = data_folder.hold(tmp_path / "a" / "b")
+    lock = tmp_path / "a" / "b" / "lock"
+    assert lock.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(StoreError, match="another meterd"):
+        data_folder.hold(lock.parent)
+    assert lock.read_text() == f"{os.getpid()}\n"
+    data_folder.let_go(held)
+    assert lock.read_text() == ""
+    data_folder.let_go(data_folder.hold(lock.parent))
+
+
+def test_a_broken_disk_does_not_hide_why_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is let go of, though its file cannot be written."""
+    held = data_folder.hold(tmp_path)
+
+    def broken(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", broken)
+        data_folder.let_go(held)
+    data_folder.let_go(data_folder.hold(tmp_path))
+
+
+def test_every_start_syncs_the_whole_way_to_the_store(tmp_path: Path, synced: list[str]) -> None:
+    """Also one that finds it there: the process that made it may have been killed before that."""
+    data = tmp_path / "new" / "data"
+    way = [str(data), *map(str, data.parents)]
+    Store(data).close()
+    assert synced[:2] == [str(data / "store.new" / "data.mdb"), str(data / "store.new")]
+    assert synced[2:] == way
+    synced.clear()
+    Store(data).close()
+    assert synced == way
+
+
+def test_a_relative_path_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: list[str]
+) -> None:
+    """The shipped one is."""
+    monkeypatch.chdir(tmp_path)
+    data_folder.sync_entries(Path("store"))
+    assert synced == [str(tmp_path), *map(str, tmp_path.parents)]
+
+
+@pytest.mark.parametrize(
+    ("code", "stops"), [(errno.EACCES, False), (errno.EINVAL, False), (errno.EIO, True)]
+)
+def test_a_folder_far_above_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, stops: bool
+) -> None:
+    """One that is not ours to read is passed over; a broken disk is not."""
+    sync = data_folder.sync
+
+    def fails_above(path: Path) -> None:
+        if path == tmp_path:
+            raise OSError(code, os.strerror(code))
+        sync(path)
+
+    monkeypatch.setattr(data_folder, "sync", fails_above)
+    with pytest.raises(StoreError) if stops else nullcontext():
+        Store(tmp_path / "data").close()
+
+
+def test_rights_that_a_copy_brought_are_taken(tmp_path: Path) -> None:
+    """Of all that meterd made; the folder around it is the operator's."""
+    data = tmp_path / "data"
+    Store(data).close()
+    for path in [data, *data.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o664)
+    Store(data).close()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [data, *data.rglob("*")]}
+    assert modes == {
+        "data": 0o777,
+        "lock": 0o600,
+        "store": 0o700,
+        "data.mdb": 0o600,
+        "lock.mdb": 0o600,
+    }
+
+
+def test_room_is_what_the_disk_and_the_limits_leave(tmp_path: Path) -> None:
+    """The smaller of both."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1000))
+    free = data_folder.room_bytes(file)
+    assert free > 1 << 20
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        assert data_folder.room_bytes(file) == 4000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,101 @@
+"""What LMDB and a disk ask of their user: which failure is which, no forks, short readers."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import meterd
+from meterd.domain.errors import CommitFailedError, DiskFullError
+from meterd.embedded import data_folder
+from meterd.embedded import store as store_module
+from meterd.embedded.store import Store, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "data")) as opened:
+        yield opened
+
+
+def is_stored(store: Store) -> bool:
+    with store.read() as txn:
+        return txn.get("meta", b"a") is not None
+
+
+def failing(code: int, called: int) -> Callable[[Transaction], None]:
+    """Work that fails as LMDB does with that code, when errno is the other."""
+
+    def work(txn: Transaction) -> None:
+        txn.put("meta", b"a", b"1")
+        store_module._errno().value = called
+        raise OSError(code, "as told")
+
+    return work
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_want_of_room_is_told_from_all_else(store: Store, code: int) -> None:
+    """Nothing is stored, and the next transaction is taken."""
+    with pytest.raises(DiskFullError):
+        store.write(failing(code, code))
+    assert not is_stored(store)
+    store.write(lambda txn: txn.put("meta", b"a", b"2"))
+
+
+@pytest.mark.parametrize(
+    ("room", "called", "raised"),
+    [
+        (0, 0, DiskFullError),  # a write was cut short, and there is no room
+        (0, errno.EIO, CommitFailedError),  # a call failed: the disk is broken, and full
+        (1 << 40, 0, CommitFailedError),
+        (1 << 40, errno.EIO, CommitFailedError),
+    ],
+)
+def test_only_a_write_cut_short_is_a_full_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch, room: int, called: int, raised: type[Exception]
+) -> None:
+    """LMDB calls both EIO."""
+    monkeypatch.setattr(data_folder, "room_bytes", lambda file: room)
+    with pytest.raises(raised):
+        store.write(failing(errno.EIO, called))
+
+
+def test_a_process_forked_from_one_with_a_store_may_not_use_it(store: Store) -> None:
+    """LMDB forbids it: the child would let go of its parent's locks."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with suppress(AssertionError):
+                store.write(lambda txn: txn.put("meta", b"a", b"1"))
+                code = 2
+            with suppress(AssertionError), store.read():
+                code = 3
+        finally:
+            os._exit(0 if code == 1 else code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not is_stored(store)
+
+
+def test_readers_are_short() -> None:
+    """Nothing in meterd waits for anything, or hands control back, while it has a snapshot."""
+    long = []
+    for path in Path(meterd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.With | ast.AsyncWith):
+                continue
+            if any(ast.unparse(item.context_expr).endswith("store.read()") for item in node.items):
+                waits = ast.Await | ast.Yield | ast.YieldFrom | ast.AsyncWith | ast.AsyncFor
+                if any(isinstance(inner, waits) for inner in ast.walk(node)):
+                    long.append(f"{path.name}:{node.lineno}")
+    assert long == []

@@ -1,0 +1,46 @@
+"""Mutants of the sender of webhooks."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from meterd.domain.deliveries import Outcome
+from tests.system.torture.mutants import mutant, patch
+
+
+@mutant
+def no_deadline() -> None:
+    """An attempt may take as long as its receiver likes."""
+    from meterd.edge import egress
+
+    made = egress.Sender.__init__
+
+    def patient(self: egress.Sender, client: Any, guard: Any, _: float) -> None:
+        made(self, client, guard, math.inf)
+
+    patch(egress.Sender, "__init__", patient)
+
+
+@mutant
+def no_answer_limit() -> None:
+    """An answer may be as long as its receiver likes."""
+    from meterd.edge import egress
+
+    patch(egress, "ANSWER_BYTES_MAX", sys.maxsize)
+
+
+@mutant
+def broken_off_is_delivered() -> None:
+    """An answer that broke off counts as one."""
+    from meterd.edge import egress
+
+    post = egress.Sender.post
+
+    async def easy(self: egress.Sender, *request: Any) -> Outcome:
+        outcome = await post(self, *request)
+        broken = (outcome.error or "").startswith(("read ", "Parse Error", "socket hang up"))
+        return Outcome() if broken else outcome
+
+    patch(egress.Sender, "post", easy)
