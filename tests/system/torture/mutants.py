@@ -6,9 +6,14 @@ started with `python -m tests.system.torture.mutants NAME serve ...`.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
+from fractions import Fraction
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from meterd.domain.deliveries import Outcome
 
@@ -34,6 +39,73 @@ def apply(name: str | None) -> None:
     """Makes this process that mutant; None leaves meterd as it is."""
     if name is not None:
         MUTANTS[name]()
+
+
+def _meterd(name: str) -> Any:
+    """A module, whatever of it is to be replaced."""
+    return importlib.import_module(f"meterd.{name}")
+
+
+# The engine
+
+
+@mutant
+def acknowledge_before_commit() -> None:
+    """Callers are answered when their events are on their way to the disk."""
+    committer = _meterd("embedded.committer").Committer
+    record = committer.record
+
+    def record_and_answer(self: Any, receipt: Any, reply: Any) -> None:
+        record(self, receipt, reply)
+        reply.durable()
+
+    committer.record = record_and_answer
+
+
+@mutant
+def delivered_before_sent() -> None:
+    """An attempt begins with its delivery settled as delivered, which saves a transaction."""
+    deliveries, outbox = _meterd("domain.deliveries"), _meterd("embedded.outbox")
+    begin, enqueue = outbox.begin_attempt, outbox._enqueue
+
+    def begin_and_settle(delivery: Any, now_ms: int) -> Any:
+        begun = begin(delivery, now_ms)
+        return deliveries.settle_attempt(begun, deliveries.Outcome(), now_ms, Fraction(0))
+
+    def enqueue_pending(txn: Any, delivery: Any) -> None:
+        if delivery.status is deliveries.DeliveryStatus.PENDING:
+            enqueue(txn, delivery)
+
+    outbox.begin_attempt, outbox._enqueue = begin_and_settle, enqueue_pending
+
+
+@mutant
+def no_key_check() -> None:
+    """An idempotency key is written down, and never looked for."""
+    engine, journal = _meterd("embedded.engine"), _meterd("embedded.journal")
+    judge = engine.judge
+
+    def judge_all_new(events: Any, key_of: Any, known: Any, *, partial: bool) -> Any:
+        return judge(events, key_of, lambda _: None, partial=partial)
+
+    engine.judge = judge_all_new
+    journal.write_used_key = lambda txn, key, record: txn.put("idempotency_keys", key, record)
+
+
+@mutant
+def recovery_counts_again() -> None:
+    """A start counts what is behind the mark, whatever the hours say that they count already."""
+    recovery = _meterd("embedded.recovery")
+    read_totals = recovery.journal.read_totals
+
+    def forget_through(*place: Any) -> Any:
+        found = read_totals(*place)
+        return found and msgspec.structs.replace(found, through=b"")
+
+    recovery.journal = SimpleNamespace(**{**vars(recovery.journal), "read_totals": forget_through})
+
+
+# Webhooks
 
 
 @mutant
