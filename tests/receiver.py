@@ -59,7 +59,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    self.close_connection = True
+                    return  # the sender was killed amid it: this is no webhook
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 with receiver._arrived:
                     status = receiver.statuses.pop(0) if receiver.statuses else 200

@@ -1,0 +1,325 @@
+"""The life of one data folder: daemons are started over it and killed, one after another, while
+clients send, hours, a day and a month end, and webhooks go out.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.deliveries import DeliveryStatus
+from meterd.domain.instants import parse_instant
+from meterd.domain.periods import HOUR_MS
+from tests.system.torture.daemons.checks import (
+    SECRET,
+    Checks,
+    read_aggregations,
+    read_offline,
+    read_online,
+)
+from tests.system.torture.daemons.clients import CUSTOMERS, EVENT_TYPES, Books, Crowd
+from tests.system.torture.daemons.process import Daemon, Forks
+from tests.system.torture.daemons.sink import MOODS, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.system.torture.daemons.checks import Contents
+    from tests.system.torture.harness import Tally
+
+GRACE_MS: Final = 1_000  # as in the configuration
+_MINUTE_MS: Final = 60_000
+# The ends of months, one of them of a year as well, one of a leap year's February, one of a week.
+MONTH_ENDS: Final = (
+    "2026-02-01T00:00:00Z",
+    "2028-03-01T00:00:00Z",
+    "2027-01-01T00:00:00Z",
+    "2026-06-01T00:00:00Z",
+)
+# Some 15 of 50 kills are at the end of an hour, so a life crosses its month's end in the middle.
+HOURS_BEFORE: Final = 8
+# How many kills go by between two looks at all that is stored; the first comes soon, for mutants.
+CHECK_FIRST: Final = 10
+CHECK_EVERY: Final = 25
+# A daemon that nobody forked: Python reads all of its code.
+COLD_EVERY: Final = 40
+STOP_S: Final = 10.0
+# Further than any period reaches, and any wait for another attempt.
+LONG_AFTER_MS: Final = 400 * 24 * HOUR_MS
+DELIVERED_S: Final = 30.0
+# From the fork until it serves.
+_START_S: Final = 0.1
+_CONFIG: Final = """
+periods = ["hourly", "daily", "weekly", "monthly", "yearly"]
+grace = "1s"
+{event_types}
+{webhooks}
+"""
+_WEBHOOK: Final = """
+[[webhooks]]
+id = "{name}"
+url = "{url}"
+secret = "{secret}"
+allow_private = ["127.0.0.0/8"]
+"""
+
+
+class Life:
+    """From the folder's making to the check of all that came of it."""
+
+    def __init__(
+        self, seed: str, folder: Path, forks: Forks, mutant: str | None, tally: Tally
+    ) -> None:
+        self._random = random.Random(seed)
+        start_ms = parse_instant(self._random.choice(MONTH_ENDS))
+        assert start_ms is not None
+        self._daemon = Daemon(forks, folder, start_ms - HOURS_BEFORE * HOUR_MS - 60_000, mutant)
+        self._sink = Sink(f"{seed} sink", lambda: self._daemon.generation)
+        self._books = Books()
+        self._crowd = Crowd(seed, self._daemon, self._books)
+        self._tally = tally
+        self._checks = Checks(self._books, self._sink, tally)
+        self._seed = seed
+        self._kills = 0
+        self._starts = 0
+
+    def run(self, kills: int, done: Callable[[int], None]) -> None:
+        """That many kills; stops early where a promise was found broken."""
+        self._daemon.config.write_text(_config(self._sink))
+        try:
+            with self._sink:
+                self._crowd.start()
+                serves = False
+                try:
+                    self._kill(kills, done)
+                    self._start()
+                    serves = self._serves()
+                finally:
+                    self._crowd.stop(give_up=not serves)
+                if not self._tally.broken:
+                    self._check_at_rest()
+        finally:
+            self._daemon.close()
+        self._count()
+
+    def _kill(self, kills: int, done: Callable[[int], None]) -> None:
+        check_at = CHECK_FIRST
+        while self._kills < kills and not self._tally.broken:
+            self._start()
+            self._end()
+            done(self._kills)
+            if self._kills >= min(kills, check_at) or self._books.wrong:
+                check_at = self._kills + CHECK_EVERY
+                self._check_offline()
+        if self._tally.broken:
+            return
+        self._start()
+        if self._serves():
+            self._check_online()
+            self._end_by(signal.SIGKILL)
+
+    # One daemon
+
+    def _start(self) -> None:
+        self._starts += 1
+        cold = self._starts % COLD_EVERY == 0
+        self._daemon.start(
+            post_s=self._random.choice((0.05, 0.3, 10.0)),
+            disk_s=self._random.choice((0.0, 0.002, 0.01)),
+            cold=cold,
+        )
+
+    def _end(self) -> None:
+        """Waits for the moment, and ends the daemon then."""
+        moments: tuple[tuple[Callable[[], bool], int], ...] = (
+            (self._while_it_starts, 15),
+            (self._under_load, 25),
+            (self._as_a_period_closes, 30),
+            (self._as_it_posts, 10),
+            (self._as_it_delivers, 20),
+        )
+        [moment] = self._random.choices(
+            [moment for moment, _ in moments], [weight for _, weight in moments]
+        )
+        if moment != self._while_it_starts:
+            if not self._serves():
+                return
+            if self._random.random() < 0.15:
+                self._reload()
+            if self._random.random() < 0.3:
+                self._daemon.step_to(self._daemon.now_ms() + 6 * _MINUTE_MS)
+        self._tally.seen[moment.__name__.strip("_").replace("_", " ")] += 1
+        if not moment():
+            self._stop()
+
+    def _serves(self) -> bool:
+        """Whether it came to be ready; what did not has been seen to."""
+        if self._daemon.wait_ready():
+            return True
+        self._checks.wrong(f"{self._where()}: it does not start: {self._daemon.tail()}")
+        self._daemon.kill()
+        return False
+
+    def _stop(self) -> None:
+        """By SIGKILL mostly; by SIGTERM; by SIGKILL while it obeys a SIGTERM."""
+        [kind] = self._random.choices(("kill", "stop", "stop and kill"), (85, 8, 7))
+        # A process that has not come to its signal handlers yet dies of any signal.
+        is_early = self._daemon.ready != self._daemon.generation
+        began = time.monotonic()
+        self._daemon.send(signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+        if kind == "stop and kill":
+            self._sleep(0.06)
+            self._daemon.send(signal.SIGKILL)
+        code = self._daemon.wait()
+        if code == -signal.SIGKILL:
+            self._kills += 1
+            return
+        self._tally.seen["stops while it starts" if is_early else "stops"] += 1
+        if kind == "kill" or not (code == 0 or (is_early and code == -signal.SIGTERM)):
+            self._checks.wrong(f"{self._where()}: it ended with {code}: {self._daemon.tail()}")
+        if time.monotonic() - began > STOP_S:
+            self._checks.wrong(f"{self._where()}: a stop took over {STOP_S} s")
+
+    def _reload(self) -> None:
+        before = self._daemon.said("configuration reloaded")
+        self._daemon.send(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while self._daemon.said("configuration reloaded") == before:
+            if time.monotonic() > deadline:
+                self._checks.wrong(f"{self._where()}: SIGHUP was not heard: {self._daemon.tail()}")
+                return
+            time.sleep(0.002)
+        self._tally.seen["SIGHUP"] += 1
+
+    # When it ends; True where it has been killed already.
+
+    def _while_it_starts(self) -> bool:
+        self._sleep(_START_S)
+        return False
+
+    def _under_load(self) -> bool:
+        self._sleep(0.3)
+        return False
+
+    def _as_a_period_closes(self) -> bool:
+        lead_ms = self._random.randrange(60)
+        self._daemon.step_to(self._daemon.next_hour_ms() + GRACE_MS - lead_ms)
+        self._sleep(0.12)
+        return False
+
+    def _as_it_posts(self) -> bool:
+        if self._random.random() < 0.5:
+            method, path = "POST", "/aggregations/trigger"
+        else:
+            method, path = "GET", f"/events?limit=1&customerId={self._random.choice(CUSTOMERS)}"
+        threading.Thread(target=self._daemon.ask, args=(method, path), daemon=True).start()
+        self._sleep(0.02)
+        return False
+
+    def _as_it_delivers(self) -> bool:
+        """While the receiver has a request and has not answered it, or just after."""
+        at, before_answer = self._random.randrange(1, 8), self._random.random() < 0.5
+        reached = threading.Event()
+        numbers = count(1)
+
+        def arrived() -> None:
+            if next(numbers) == at:
+                if before_answer:
+                    self._daemon.send(signal.SIGKILL)
+                reached.set()
+
+        self._sink.tell(arrived)
+        self._daemon.step_to(self._daemon.next_hour_ms() + GRACE_MS)
+        reached.wait(1.0)
+        self._sink.tell(None)
+        if not (reached.is_set() and before_answer):
+            return False
+        assert self._daemon.wait() == -signal.SIGKILL
+        self._kills += 1
+        return True
+
+    def _sleep(self, at_most_s: float) -> None:
+        time.sleep(self._random.random() * at_most_s)
+
+    # What came of it
+
+    def _check_offline(self, *, at_end: bool = False) -> None:
+        acknowledged = self._books.acknowledged.copy()
+        contents = read_offline(self._daemon.data)
+        where = f"{self._where()}, offline"
+        self._checks.events(contents.events, acknowledged, where)
+        self._checks.aggregations(contents, where, all_closed=at_end)
+        self._checks.webhooks(contents, where, all_arrived=at_end)
+        self._checks.clients(where)
+        if at_end:
+            self._tally.seen["webhooks"] += len(contents.deliveries)
+            self._tally.seen["parked"] += sum(
+                delivery.status is DeliveryStatus.PARKED
+                for delivery in contents.deliveries.values()
+            )
+
+    def _check_online(self, *, at_rest: bool = False, all_closed: bool = False) -> Contents:
+        acknowledged = self._books.acknowledged.copy()
+        contents = read_online(self._daemon)
+        where = f"{self._where()}, online"
+        self._checks.events(contents.events, acknowledged, where)
+        self._checks.clients(where)
+        if at_rest:  # while events come, the two listings are of two moments
+            self._checks.aggregations(contents, where, all_closed=all_closed, snapshots=True)
+        return contents
+
+    def _check_at_rest(self) -> None:
+        """Nobody sends any more: what runs is shown, then everything ends and is delivered."""
+        self._daemon.trigger()
+        contents = self._check_online(at_rest=True)
+        ended = {
+            (document["period"], document["periodKey"])
+            for document in contents.aggregations
+            if document["status"] == "closed"
+        }
+        self._tally.seen.update(f"{period} ends" for period, _ in ended)
+        self._sink.is_well = True
+        self._daemon.step_to(self._daemon.now_ms() + LONG_AFTER_MS)
+        deadline = time.monotonic() + DELIVERED_S
+        while not self._is_delivered() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._check_online(at_rest=True, all_closed=True)
+        self._end_by(signal.SIGTERM)
+        self._check_offline(at_end=True)
+
+    def _is_delivered(self) -> bool:
+        shown = read_aggregations(self._daemon)
+        return all(document["webhookStatus"]["delivered"] for document in shown)
+
+    def _end_by(self, number: signal.Signals) -> None:
+        self._daemon.send(number)
+        code = self._daemon.wait()
+        if code != (0 if number == signal.SIGTERM else -number):
+            self._checks.wrong(f"{self._where()}: it ended with {code}: {self._daemon.tail()}")
+
+    def _count(self) -> None:
+        seen = self._tally.seen
+        self._tally.done += self._kills
+        self._tally.acknowledged += len(self._books.acknowledged)
+        seen["starts"] += self._starts
+        for what in ("unanswered or 5xx", "found stored when repeated", "conflicts"):
+            seen[what] += self._books.total(what)
+        seen["arrivals"] += sum(map(len, self._sink.arrivals.values()))
+        seen["repeated webhooks"] += sum(len(came) > 1 for came in self._sink.arrivals.values())
+        seen["arrivals cut short"] += self._sink.cut_short
+
+    def _where(self) -> str:
+        return f"life {self._seed}, {self._kills} kills"
+
+
+def _config(sink: Sink) -> str:
+    event_types = "\n".join(f'[events."{name}"]\nop = "{op}"' for name, op in EVENT_TYPES.items())
+    webhooks = "\n".join(
+        _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET) for name in MOODS
+    )
+    return _CONFIG.format(event_types=event_types, webhooks=webhooks)
