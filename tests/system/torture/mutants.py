@@ -6,6 +6,7 @@ started with `python -m tests.system.torture.mutants NAME serve ...`.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -70,6 +71,34 @@ def broken_off_is_delivered() -> None:
         return Outcome() if broken else outcome
 
     patch(egress.Sender, "post", easy)
+
+
+@mutant
+def sync_off() -> None:
+    """LMDB does not wait for the disk."""
+    import lmdb
+
+    from meterd.embedded import store
+
+    patch(lmdb, "open", functools.partial(lmdb.open, sync=False))
+    patch(store, "_SAFE_FLAGS", {})
+
+
+@mutant
+def failed_commit_counts() -> None:
+    """What could not be committed is taken for written."""
+    from meterd.domain.errors import CommitFailedError
+    from meterd.embedded.store import Store
+
+    write = Store.write
+
+    def write_regardless(self: Store, work: Any) -> Any:
+        try:
+            return write(self, work)
+        except CommitFailedError:
+            return None
+
+    patch(Store, "write", write_regardless)
 
 
 def _main() -> None:
