@@ -70,6 +70,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       api              Quart routes
       egress           webhooks out, through the address guard
     keyfile          API keys in the data folder
+    log_file         where log lines go
     source           where the configuration comes from
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down

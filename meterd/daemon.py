@@ -16,7 +16,7 @@ import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import structlog
 import trio
@@ -37,6 +37,7 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
+from meterd.log_file import LogFile
 from meterd.machine import Machine
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -45,6 +46,7 @@ from meterd.work.delivery import DeliveryActor
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
+    from typing import TextIO
 
     from structlog.typing import Processor
 
@@ -304,7 +306,7 @@ def set_up_logging() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *final,
         ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogFile(sys.stderr))),
     )
 
 

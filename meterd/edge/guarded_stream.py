@@ -147,7 +147,13 @@ class GuardedStream:
             raise trio.BrokenResourceError
         # After "100 Continue" a refusal is still the answer; after anything else it is too late.
         self._answering = self._answering or not data.startswith(b"HTTP/1.1 100 ")
-        await self._send(data)
+        try:
+            await self._send(data)
+        except trio.BrokenResourceError:
+            # The server gives the answer up, and whoever waits for its end would wait for ever.
+            self._received_all = True
+            self._end()
+            raise
         self._frames.earn(len(data))
 
     def begin_next_request(self) -> None:

@@ -247,12 +247,12 @@ class EmbeddedLedger:
 
     async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
         """See ``Ledger.claim``."""
-        now_ms = self._clock_ms()
         has_due = await self._read(lambda txn: outbox.next_due_ms(txn, endpoint_id))
-        if has_due is None or has_due > now_ms:
+        if has_due is None or has_due > self._clock_ms():
             return Claim([], has_due)
+        # The lease begins when it is written, which a full disk may put off for longer than it is.
         return await self._committer.execute(
-            lambda txn: outbox.claim(txn, endpoint_id, limit, now_ms)
+            lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms())
         )
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:

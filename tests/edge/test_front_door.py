@@ -156,6 +156,21 @@ async def test_reset_reaches_the_application() -> None:
         assert app.cancelled == ["/held"]
 
 
+@pytest.mark.parametrize("asked", [GET, LARGE], ids=["small", "large"])
+async def test_reset_amid_an_answer_ends_the_connection(asked: bytes) -> None:
+    """A client that has seen enough, as health checks often have, leaves nothing behind: its
+    connection would count as open for ever.
+    """
+    async with open_door(App().quart) as door:
+        for _ in range(20):
+            client = await door.connect()
+            await client.send(asked)
+            await client.stream.receive_some(16)
+            await _reset(client)
+        with trio.fail_after(1):
+            await door.wait_open(0)
+
+
 async def _reset(client: Client) -> None:
     linger_zero = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
     client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger_zero)

@@ -12,6 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.deliveries import LEASE_MS
 from meterd.domain.errors import DiskFullError, UnavailableError
 from meterd.embedded.committer import FULL_SECONDS
 from meterd.ledger import EventQuery
@@ -133,6 +134,30 @@ async def test_events_that_wait_are_in_flight(
     disk.is_full = False
     await trio.sleep(2 * FULL_SECONDS)
     assert bench.ledger._in_flight._events == 0
+
+
+async def test_the_lease_of_a_claim_begins_when_there_is_room(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """Or it would be over by then, and the delivery be sent twice at once."""
+    await bench.ledger.append([event("a")])
+    hour = await bench.ledger.next_to_close()
+    assert hour is not None
+    bench.clock.now_ms = hour.end_ms
+    await bench.ledger.close(hour, rules())
+    disk.is_full = True
+    claims = []
+
+    async def claim() -> None:
+        claims.append(await bench.ledger.claim("billing", limit=1))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(claim)
+        await trio.sleep(5 * FULL_SECONDS)
+        bench.clock.now_ms += 2 * LEASE_MS
+        disk.is_full = False
+    [delivery] = claims[0].deliveries
+    assert delivery.next_attempt_ms == bench.clock.now_ms + LEASE_MS
 
 
 async def test_a_close_waits_for_room(
