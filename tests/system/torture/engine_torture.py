@@ -77,7 +77,8 @@ def live(
     voice: Voice,
     watch: Callable[[Living], Awaitable[None]] | None = None,
 ) -> int:
-    """Lives the life that follows that base; the exit code that the daemon would end with."""
+    """In a child, lives what follows that base; the exit code that the daemon would end with."""
+    gc.disable()  # a life is short, and a collection would copy pages of the parent
     living = Living(told, SettableClock(base.now_ms), voice)
     try:
         run(partial(living.live, folder, told.lives[base.lived], watch))
