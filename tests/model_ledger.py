@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure, completed_body
@@ -194,9 +195,18 @@ class ModelLedger:
         await trio.lowlevel.checkpoint()
         for delivery in deliveries:
             stored = self._deliveries[delivery.id]
-            arrived = delivery.status == "delivered"
-            if stored.status == "pending" and (arrived or delivery.attempts >= stored.attempts):
+            if stored.status != "pending":
+                continue
+            if delivery.attempts >= stored.attempts:
                 self._deliveries[delivery.id] = delivery
+            elif delivery.status == "delivered":
+                self._deliveries[delivery.id] = msgspec.structs.replace(
+                    delivery,
+                    attempts=stored.attempts,
+                    last_attempt_ms=stored.last_attempt_ms,
+                    last_error=stored.last_error,
+                    next_attempt_ms=stored.next_attempt_ms,
+                )
 
     def deliveries_made(self) -> int:
         """See ``Ledger.deliveries_made``."""

@@ -115,15 +115,25 @@ def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:
     )
 
 
-def is_news(stored: Delivery, settled: Delivery) -> bool:
-    """Whether an attempt's outcome still says something about the delivery as it is stored.
+def after_outcome(stored: Delivery, settled: Delivery) -> Delivery | None:
+    """The delivery as it is to be stored after that attempt; None if its outcome is no news.
 
-    An attempt that outlived its lease may be settled after a later one: that it failed is no news
-    then, that it arrived is, and what has arrived stays so.
+    An attempt that outlived its lease may be settled after a later one has begun: that it failed is
+    no news then, that it arrived is, and what has arrived stays so. The later attempt was made all
+    the same, and still counts.
     """
     if stored.status is not DeliveryStatus.PENDING:
-        return False
-    return settled.status is DeliveryStatus.DELIVERED or settled.attempts >= stored.attempts
+        return None
+    if settled.attempts >= stored.attempts:
+        return settled
+    if settled.status is not DeliveryStatus.DELIVERED:
+        return None
+    return msgspec.structs.replace(
+        stored,
+        status=settled.status,
+        delivered_ms=settled.delivered_ms,
+        dry_run=settled.dry_run,
+    )
 
 
 def settle_attempt(begun: Delivery, outcome: Outcome, now_ms: int, jitter: Fraction) -> Delivery:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meterd.domain.deliveries import Delivery, DeliveryStatus, begin_attempt, is_news
+from meterd.domain.deliveries import Delivery, DeliveryStatus, after_outcome, begin_attempt
 from meterd.embedded import keys, records
 from meterd.ledger import Claim
 
@@ -57,13 +57,14 @@ def settle(txn: Transaction, deliveries: Iterable[Delivery]) -> None:
     """See ``Ledger.settle``."""
     for delivery in deliveries:
         begun = _get(txn, delivery.id)
-        if not is_news(begun, delivery):
+        settled = after_outcome(begun, delivery)
+        if settled is None:
             continue
         key = keys.outbox_key(begun.endpoint_id, begun.next_attempt_ms, begun.id)
         txn.delete("outbox", key)
-        _put(txn, delivery)
-        if delivery.status is DeliveryStatus.PENDING:
-            _enqueue(txn, delivery)
+        _put(txn, settled)
+        if settled.status is DeliveryStatus.PENDING:
+            _enqueue(txn, settled)
 
 
 def _get(txn: Transaction, name: str) -> Delivery:

@@ -14,7 +14,7 @@ from unittest import mock
 import msgspec
 import standardwebhooks
 
-from meterd.domain.deliveries import LEASE_MS, Delivery, DeliveryStatus
+from meterd.domain.deliveries import LEASE_MS, RETRY_AFTER_MS, Delivery, DeliveryStatus
 from meterd.edge.documents import aggregation_document
 from meterd.embedded import log, queries
 from meterd.embedded.keys import part_of
@@ -168,8 +168,11 @@ class Checks:
             taken = any(arrival.taken for arrival in came)
             if delivery.status is DeliveryStatus.DELIVERED and not taken:
                 self._find(f"{where}: {name} counts as delivered and was never taken", wrong=1)
-            if all_arrived and not taken:
+            is_parked = delivery.status is DeliveryStatus.PARKED
+            if all_arrived and not taken and not is_parked:
                 self._find(f"{where}: {name} never arrived: {delivery.last_error}", wrong=1)
+            if is_parked and delivery.attempts <= len(RETRY_AFTER_MS):
+                self._find(f"{where}: {name} was given up early: {delivery}", wrong=1)
             if len(came) > delivery.attempts:
                 self._find(
                     f"{where}: {name} arrived {len(came)} times in {delivery.attempts} attempts",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import struct
 import sys
 import time
@@ -125,6 +126,7 @@ def serve_forks() -> None:
     for line in sys.stdin:
         if line == "\n":
             _, status = os.waitpid(daemon, 0)
+            daemon = 0
             print(os.waitstatus_to_exitcode(status), flush=True)
             continue
         order = msgspec.json.decode(line, type=Order)
@@ -132,6 +134,8 @@ def serve_forks() -> None:
         if not daemon:
             _leave_with(order)
         print(daemon, flush=True)
+    if daemon:  # the harness is gone
+        os.kill(daemon, signal.SIGKILL)
 
 
 def _leave_with(order: Order) -> NoReturn:
