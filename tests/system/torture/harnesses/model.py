@@ -16,7 +16,6 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.embedded.test_engine_model import EngineAndModel
 from tests.system.torture.harness import Harness, Run, Tally
 from tests.system.torture.mutants import apply
-from tests.system.torture.time_mutants import ENGINE_MUTANTS
 
 _STEPS: Final = 50
 # Examples of one process. One that fails is made smaller before it is told, which takes minutes.
@@ -81,7 +80,9 @@ HARNESS = Harness(
     run=torture,
     mutants=(
         "recovery_counts_again",
-        *ENGINE_MUTANTS,
+        "lost_event_at_midnight",
+        "clock_step_back_reopens",
+        "mark_overtakes_keys",
     ),
     mutant_count=1_000,
 )

@@ -11,7 +11,6 @@ from tests.simulation.world import YEAR_DAYS, World
 from tests.system.torture.catalogue import empty_folder
 from tests.system.torture.harness import Harness, Run, Tally
 from tests.system.torture.mutants import apply
-from tests.system.torture.time_mutants import TIME_MUTANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +77,16 @@ HARNESS = Harness(
     mutants=(
         "acknowledge_before_commit",
         "delivered_before_sent",
+        "no_key_check",
+        "total_without_event",
         "recovery_counts_again",
-        *TIME_MUTANTS,
+        "lost_event_at_midnight",
+        "clock_step_back_reopens",
+        "mark_overtakes_keys",
+        "closed_twice",
+        "floor_forgotten",
+        "closes_before_grace",
+        "only_what_is_new_is_sent",
+        "rules_of_the_start",
     ),
 )

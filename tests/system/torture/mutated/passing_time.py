@@ -1,8 +1,8 @@
-"""Mutants of what meterd does as time passes; see ``mutants``."""
+"""Mutants of what happens as time passes: periods that end, clocks that step, keys that wait."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -103,19 +103,3 @@ def mark_overtakes_keys() -> None:
     from meterd.embedded.used_keys import UsedKeys
 
     patch(UsedKeys, "posted_through", lambda self, through: through)
-
-
-# What shows in the engine alone, and what takes a daemon as a whole.
-ENGINE_MUTANTS: Final = (
-    "lost_event_at_midnight",
-    "clock_step_back_reopens",
-    "mark_overtakes_keys",
-)
-TIME_MUTANTS: Final = (
-    *ENGINE_MUTANTS,
-    "closed_twice",
-    "floor_forgotten",
-    "closes_before_grace",
-    "only_what_is_new_is_sent",
-    "rules_of_the_start",
-)
