@@ -78,7 +78,6 @@ HARNESS = Harness(
         "acknowledge_before_commit",
         "delivered_before_sent",
         "no_key_check",
-        "total_without_event",
         "recovery_counts_again",
         "lost_event_at_midnight",
         "clock_step_back_reopens",
