@@ -312,18 +312,27 @@ def _content(event: UsageEvent) -> tuple[str, Decimal, object]:
 
 def read(values: list[Decimal], operation: Operation) -> Decimal:
     """What the operation makes of these values, which stand in the order of their events."""
-    total = sum((Fraction(value) for value in values), Fraction(0))
-    mean = total / len(values)
-    results = {
-        Operation.SUM: _EXACT.divide(Decimal(total.numerator), Decimal(total.denominator)),
-        Operation.AVG: _34_DIGITS.divide(Decimal(mean.numerator), Decimal(mean.denominator)),
-        Operation.MIN: min(values),
-        Operation.MAX: max(values),
-        Operation.COUNT: Decimal(len(values)),
-        Operation.FIRST: values[0],
-        Operation.LAST: values[-1],
-    }
-    return results[operation]
+    return result_of(operation, values, sum(map(Fraction, values), Fraction(0)))
+
+
+def result_of(operation: Operation, values: list[Decimal], total: Fraction) -> Decimal:
+    """The same, where their sum is known."""
+    match operation:
+        case Operation.SUM:
+            return _EXACT.divide(Decimal(total.numerator), Decimal(total.denominator))
+        case Operation.AVG:
+            mean = total / len(values)
+            return _34_DIGITS.divide(Decimal(mean.numerator), Decimal(mean.denominator))
+        case Operation.MIN:
+            return min(values)
+        case Operation.MAX:
+            return max(values)
+        case Operation.COUNT:
+            return Decimal(len(values))
+        case Operation.FIRST:
+            return values[0]
+        case Operation.LAST:
+            return values[-1]
 
 
 def _place_of(found: Aggregation | Delivery) -> AggregationPlace:

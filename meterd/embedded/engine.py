@@ -223,7 +223,9 @@ class EmbeddedLedger:
             running = tuple(period_at(kind, now_ms) for kind in PeriodType)
             published = tuple(period for period in running if period.type in rules.published)
             # More than the hour and the day that run: a clock may have stepped back out of others.
-            open_parts = await self._read(lambda txn: journal.open_parts(txn, self._store.parts))
+            # These two also where nothing of them is stored: events may come amid this.
+            stored = await self._read(lambda txn: journal.open_parts(txn, self._store.parts))
+            open_parts = tuple(sorted({*running[:2], *stored}))
             periods = tuple(sorted({*running, *open_parts}))
             made: Counter[bool] = Counter()
             for part in range(self._store.parts):

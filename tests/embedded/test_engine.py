@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -16,7 +16,7 @@ from meterd.domain.idempotency import Recorded
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import queries, registry
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
-from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.engine_bench import EngineBench, inline, running
 from tests.ledger_bench import (
     ALL,
     EVERY_EVENT,
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from meterd.domain.events import UsageEvent
+
+T = TypeVar("T")
 
 MANY = [f"c{number}" for number in range(300)]
 NEXT_YEAR_MS = at("2027-01-04T00:00")
@@ -228,6 +232,28 @@ async def test_aggregation_and_deliveries_enter_in_one_transaction(bench: Engine
     assert all(deliveries == 2 * aggregations for aggregations, deliveries in counts)
     assert counts[-1] == (300, 600)
     assert len(set(counts)) > 3, "all came in one transaction, which shows nothing"
+
+
+async def test_what_comes_amid_a_snapshot_is_in_all_its_periods(tmp_path: Path) -> None:
+    """Or in none: the day never lacks what its hour shows."""
+    coming: list[UsageEvent] = []
+
+    async def read_hop(work: Callable[[], T]) -> T:
+        if coming:
+            await engine.ledger.append([coming.pop()])
+        return await inline(work)
+
+    async with trio.open_nursery() as nursery:
+        engine = EngineBench(tmp_path / "data", nursery, read_hop=read_hop)
+        await engine.start()
+        await append_at(bench, "2026-01-14T11:15", value=2)
+        await close_ended(bench, rules(), clock_ms=at("2026-01-14T12:15"))
+        coming.append(event(value=5))
+        await engine.ledger.snapshot(rules())
+        assert await figures(bench, "acme_hourly_2026011412") == {"sum": "5"}
+        assert await figures(bench, "acme_daily_20260114") == {"sum": "7"}
+        assert await figures(bench, "acme_yearly_2026") == {"sum": "7"}
+        await engine.stop()
 
 
 @pytest.mark.parametrize("transactions", [0, 1, 2, 3, 4, 6, 8, 11])

@@ -7,8 +7,10 @@ close next: nothing is lost, nothing counts twice.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -38,10 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from meterd.domain.deliveries import Delivery
+    from meterd.domain.idempotency import Recorded
     from meterd.domain.periods import Period
     from meterd.ledger import Closed, Ledger, StoredEvent
 
 T = TypeVar("T")
+
+# In how many steps everything is compared; it takes as long as all else.
+LOOKED_AT_EVERY = 4
+# Crashes here are none of the machine: a disk would only make it slow.
+MEMORY = Path("/dev/shm")
 
 CUSTOMERS = st.sampled_from(["acme", "acme2", "b", "Ærø", "c1", "c2", "c3"])
 TYPES = ("api.calls", "api", "Größe", "x")
@@ -50,13 +58,19 @@ VALUES = st.one_of(
     st.decimals(-10, 10, places=3),
     st.sampled_from(["1e308", "-1e308", "1E-400", "9007199254740993", "0.10", "-0"]).map(Decimal),
 )
-EVENTS = st.lists(
-    st.builds(
-        UsageEvent, CUSTOMERS, st.sampled_from(TYPES), VALUES, st.sampled_from([b"{}", b'{"a":1}'])
-    ),
-    min_size=1,
-    max_size=8,
+EVENT = st.builds(
+    UsageEvent, CUSTOMERS, st.sampled_from(TYPES), VALUES, st.sampled_from([b"{}", b'{"a":1}'])
 )
+# Few customers, keys and contents, so that most are repeats or conflicts.
+KEYED_EVENT = st.builds(
+    UsageEvent,
+    st.sampled_from(["acme", "b", "Ærø"]),
+    st.sampled_from(["api", "x"]),
+    st.sampled_from(["1", "1.0", "2"]).map(Decimal),
+    st.sampled_from([b"{}", b'{"a":1,"b":2}', b'{"b":2,"a":1}']),
+    st.sampled_from(["1", "2", "order-4711", "k" * 255, "é" * 255]),
+)
+EVENTS = st.lists(EVENT | KEYED_EVENT, min_size=1, max_size=8)
 RULES = st.builds(
     ClosingRules,
     st.dictionaries(st.sampled_from(TYPES), st.sampled_from(Operation), min_size=1),
@@ -83,11 +97,14 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="meterd-model-"))
+        in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="meterd-model-", dir=in_memory))
         self.clock = SettableClock(START_MS)
         self.model = ModelLedger(self.clock)
         self.claimed: dict[str, Delivery] = {}
-        self.copies = 0
+        self.sent: list[list[UsageEvent]] = []
+        self.copies = self.steps = 0
+        self.happened: Counter[str] = Counter()
         self.loop = TrioThread()
         self.bench = EngineBench(self.folder / "0", self.loop.nursery, self.clock)
         self.loop.call(self.bench.start)
@@ -98,16 +115,45 @@ class EngineAndModel(RuleBasedStateMachine):
 
     def both(self, ask: Callable[[Ledger], Awaitable[T]]) -> T:
         """Asks the engine and the model; they must answer alike."""
-        answer = self.loop.call(ask, self.bench.ledger)
-        expected = self.loop.call(ask, self.model)
+
+        async def ask_both() -> tuple[T, T]:
+            return await ask(self.bench.ledger), await ask(self.model)
+
+        answer, expected = self.loop.call(ask_both)
         assert answer == expected
         return answer
 
     # What callers do
 
+    @rule(events=EVENTS, partial=st.booleans())
+    def append(self, events: list[UsageEvent], *, partial: bool) -> None:
+        self.sent.append(events)
+        self.both(lambda ledger: ledger.append(events, partial=partial))
+
+    @precondition(lambda self: bool(getattr(self, "sent", None)))
+    @rule(back=st.integers(0, 5), with_more=st.none() | EVENTS)
+    def append_again(self, back: int, with_more: list[UsageEvent] | None) -> None:
+        """Whatever became of it: answered, conflicting, or cut off by a crash."""
+        self.happened["appends again"] += 1
+        again = self.sent[-1 - back % len(self.sent)]
+        self.append(again + (with_more or []), partial=True)
+
     @rule(events=EVENTS)
-    def append(self, events: list[UsageEvent]) -> None:
-        self.both(lambda ledger: ledger.append(events))
+    def append_at_once(self, events: list[UsageEvent]) -> None:
+        """Twice the same, each before the other is on disk; which of them is first is all one."""
+        outcomes: list[Recorded] = []
+
+        async def append(ledger: Ledger) -> None:
+            outcomes.extend(await ledger.append(events, partial=True))
+
+        async def append_twice(ledger: Ledger) -> object:
+            outcomes.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(append, ledger)
+                nursery.start_soon(append, ledger)
+            return sorted(outcome.name for outcome in outcomes)
+
+        self.both(append_twice)
 
     @rule(by=RULES)
     def close(self, by: ClosingRules) -> None:
@@ -208,7 +254,19 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 60_000, HOUR_MS, 5 * HOUR_MS, DAY_MS]))
     def the_clock_steps_back(self, ms: int) -> None:
+        self.happened["clock steps back"] += 1
         self.clock.now_ms -= ms
+
+    @rule(seconds=st.sampled_from([POST_SECONDS / 2, POST_SECONDS, POST_SECONDS + 1]))
+    def a_pass_goes_on(self, seconds: float) -> None:
+        """Totals and keys are posted, each at its pace, or not yet."""
+        self.happened["passes"] += 1
+
+        async def pass_some_time() -> None:
+            self.loop.clock.jump(seconds)
+            await wait_all_tasks_blocked()
+
+        self.loop.call(pass_some_time)
 
     @rule()
     def nobody_comes_for_a_while(self) -> None:
@@ -224,12 +282,14 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        self.happened["restarts"] += 1
         self.loop.call(self.bench.restart)
         self.forget()
 
     @rule()
     def crash(self) -> None:
         """The next engine opens what the disk held while the last one was running."""
+        self.happened["crashes"] += 1
         self.copies += 1
         copy = self.folder / str(self.copies)
         shutil.copytree(self.bench.folder / "store", copy / "store")
@@ -241,6 +301,8 @@ class EngineAndModel(RuleBasedStateMachine):
     @rule(events=EVENTS, commits=st.booleans())
     def crash_in_an_append(self, events: list[UsageEvent], *, commits: bool) -> None:
         """Nobody is answered. Cut behind the commit, all of it is stored, else nothing."""
+        self.happened["crashes in an append"] += 1
+        self.sent.append(events)
         work = partial(self.bench.ledger.append, events)
         self.loop.call(self.run_until_cut, work, 0, commits)
         if commits:
@@ -251,6 +313,7 @@ class EngineAndModel(RuleBasedStateMachine):
     @rule(by=RULES, transactions=st.integers(0, 12), commits=st.booleans())
     def crash_in_a_close(self, by: ClosingRules, transactions: int, *, commits: bool) -> None:
         """The next process does what is left of it; then all is as if nothing had happened."""
+        self.happened["crashes in a close"] += 1
         work = partial(close_due, self.bench.ledger, self.clock, by)
         self.loop.call(self.run_until_cut, work, transactions, commits)
         self.loop.call(self.bench.restart)
@@ -282,14 +345,18 @@ class EngineAndModel(RuleBasedStateMachine):
 
     @invariant()
     def they_agree(self) -> None:
+        """Now and then: what is wrong stays so."""
         if not hasattr(self, "bench"):
             return
+        self.steps += 1
+        if self.steps % LOOKED_AT_EVERY:
+            return
 
-        async def log(ledger: Ledger) -> list[object]:
-            return shown(await ledger.events(EVERY_EVENT, limit=ALL))
+        async def everything(ledger: Ledger) -> object:
+            log = shown(await ledger.events(EVERY_EVENT, limit=ALL))
+            return log, await ledger.aggregations(EVERY_AGGREGATION, limit=ALL)
 
-        self.both(log)
-        self.both(lambda ledger: ledger.aggregations(EVERY_AGGREGATION, limit=ALL))
+        self.both(everything)
 
     @rule()
     def what_is_next_to_close_is_the_same(self) -> None:
@@ -304,4 +371,4 @@ def shown(found: list[StoredEvent]) -> list[object]:
 
 
 TestEngineAndModel = EngineAndModel.TestCase
-TestEngineAndModel.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestEngineAndModel.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

@@ -1,0 +1,327 @@
+"""Clients of a simulated daemon, each a task: what they want, when, and how patient they are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import trio
+
+from meterd.domain.periods import HOUR_MS
+from tests.simulation.books import BrokenPromiseError, Sent
+from tests.simulation.exchange import Answer, Conversation, GoneError, request
+from tests.simulation.network import RefusedError
+from tests.simulation.posts import Answers, Post
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from random import Random
+
+    from tests.simulation.clock import VirtualClock
+    from tests.simulation.disk import Disk
+    from tests.simulation.network import Network
+    from tests.simulation.oracle import Oracle
+    from tests.simulation.trace import Trace
+
+CUSTOMERS: Final = ("acme", "acme2", "Ærø", "c1")
+TYPES: Final = ("api.calls", "storage.bytes", "seats", "x")
+# Taken out of the configuration now and then.
+SEASONAL: Final = "seasonal"
+_VALUES: Final = ("1", "2", "0.1", "0.25", "-3", "17", "1e3", "9007199254740993", "0.10", "1e40")
+# Moments near the end of an hour, and of its grace of five minutes.
+_AROUND_MS: Final = (-1, 0, 1, -250, -2_000, 300_000 - 1, 300_000, 300_001)
+_UNFIT: Final = ('"many"', "null", "1e999", "true")
+_READ_MAX: Final = 50
+_REMEMBERED: Final = 8
+
+Action = Callable[[], Awaitable[None]]
+
+
+class Clients:
+    """Makes traffic until it is told to stop."""
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        network: Network,
+        random: Random,
+        oracle: Oracle,
+        trace: Trace,
+        disk: Disk,
+    ) -> None:
+        self.answers = Answers(oracle.books)
+        self._clock = clock
+        self._network = network
+        self._random = random
+        self._oracle = oracle
+        self._books = oracle.books
+        self._trace = trace
+        self._disk = disk
+        self._numbers = 0
+        self._keyed_events: deque[Sent] = deque(maxlen=_REMEMBERED)
+        self._hurry_until = 0.0
+        self._hurried = trio.lowlevel.ParkingLot()
+        self._choices: dict[Action, int] = {
+            self._single: 60,
+            self._batch: 15,
+            self._keyed: 12,
+            self._repeat: 6,
+            self._conflict: 2,
+            self._unfit: 4,
+            self._keep_talking: 1,
+            self._leave_early: 3,
+            self._crowd: 1,
+            self._trigger: 1,
+            self._read_events: 1,
+            self._read_aggregations: 1,
+            self._look_around: 1,
+        }
+
+    async def run(self) -> None:
+        """Until cancelled; what is under way then is given up."""
+        actions, weights = list(self._choices), list(self._choices.values())
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(self._pause_s()):
+                    await self._hurried.park()
+                nursery.start_soon(self._random.choices(actions, weights)[0])
+
+    def hurry(self, seconds: float) -> None:
+        """Many of them come for so long, as something is about to happen."""
+        self._hurry_until = trio.current_time() + seconds
+        self._hurried.unpark_all()
+
+    def _pause_s(self) -> float:
+        """Often near an end of an hour; now and then nobody comes for hours."""
+        random = self._random
+        if trio.current_time() < self._hurry_until:
+            return random.expovariate(1 / 3)
+        chance = random.random()
+        if chance < 0.15:
+            return random.uniform(1, 30) * 3600
+        if chance < 0.4:
+            now_ms = self._clock.now_ms()
+            at_ms = (now_ms // HOUR_MS + 1) * HOUR_MS + random.choice(_AROUND_MS)
+            return max(0, at_ms - now_ms) / 1000
+        if chance < 0.6:
+            return random.uniform(0, 2)
+        return random.expovariate(1 / 5400)
+
+    # What they want
+
+    async def _single(self) -> None:
+        event_type = SEASONAL if self._random.random() < 0.1 else None
+        await self._post(Post((self._event(event_type=event_type),)))
+
+    async def _batch(self) -> None:
+        count = self._random.choice((1, 2, 5, 20, 80))
+        await self._post(Post(tuple(self._event() for _ in range(count)), is_batch=True))
+
+    async def _keyed(self) -> None:
+        """Sends the same until it is answered, and sometimes once more."""
+        random = self._random
+        if random.random() < 0.7:
+            post = Post((self._event(key=f"k{self._numbers}"),))
+            self._keyed_events.append(post.events[0])
+        elif random.random() < 0.5:
+            events = (self._event(key=f"k{self._numbers}") for _ in range(random.randrange(1, 9)))
+            post = Post(tuple(events), is_batch=True)
+        else:
+            name = f"h{self._numbers}"
+            events = (self._event(key=f"{name}#{place}") for place in range(5))
+            post = Post(tuple(events), is_batch=True, header_key=name)
+        if random.random() < 0.3:  # two at once
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._post_until_captured, post)
+                nursery.start_soon(self._post_until_captured, post)
+        else:
+            await self._post_until_captured(post)
+
+    async def _post_until_captured(self, post: Post) -> None:
+        pause_s = 10.0
+        for _ in range(60):
+            answer = await self._post(post)
+            if answer is not None and answer.status in (200, 201):
+                self._trace.seen["repeats answered"] += "duplicate" in answer.body.decode()
+                if self._random.random() < 0.8:
+                    return
+            elif answer is not None and answer.status == 400:
+                return
+            await trio.sleep(self._random.uniform(0, pause_s))
+            pause_s = min(1.5 * pause_s, 7200)
+
+    async def _repeat(self) -> None:
+        """Sends again what it sent a while ago, whatever came of it then."""
+        if self._keyed_events:
+            post = Post((self._random.choice(self._keyed_events),))
+            await self._post(post)
+
+    async def _conflict(self) -> None:
+        """A key that was used, with another value."""
+        if not self._books.keys:
+            return
+        (customer_id, key), number = self._random.choice(list(self._books.keys.items())[-50:])
+        other = Decimal(self._books.sent[number].value) + 1
+        event = self._event(customer_id=customer_id, key=key, value=f"{other:f}", is_unfit=True)
+        await self._post(Post((event,), is_batch=self._random.random() < 0.3))
+
+    async def _unfit(self) -> None:
+        event = self._event(value=self._random.choice(_UNFIT), is_unfit=True)
+        if self._random.random() < 0.4:
+            await self._post(Post((event,)))
+            return
+        others = [self._event() for _ in range(self._random.randrange(1, 5))]
+        others.insert(self._random.randrange(len(others)), event)
+        is_lenient = self._random.random() < 0.5
+        await self._post(Post(tuple(others), is_batch=True, is_lenient=is_lenient))
+
+    async def _keep_talking(self) -> None:
+        """Several on one connection, with pauses that may outlast the server's patience."""
+        with self._connected() as talk:
+            for _ in range(self._random.randrange(2, 6)):
+                if talk is None or not await self._exchange(talk, Post((self._event(),))):
+                    return  # of what is said next nobody could tell what it answers
+                await trio.sleep(self._random.choice((0, 0.01, 20, 74.9, 75, 80)))
+
+    async def _leave_early(self) -> None:
+        """Sends, and does not wait for the answer."""
+        post = Post((self._event(),))
+        with self._connected() as talk:
+            if talk is not None:
+                self.answers.sending(post)
+                with trio.move_on_after(self._random.choice((0, 0.0005, 0.01))):
+                    await self._ask(talk, post.data())
+
+    async def _crowd(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(self._single)
+
+    async def _trigger(self) -> None:
+        with self._connected() as talk:
+            if talk is None:
+                return
+            self._oracle.triggering()
+            answer = await self._ask(talk, request("POST", "/aggregations/trigger"))
+            if answer is None:
+                return
+            self._oracle.triggered()
+            self._trace.count(f"trigger {answer.status}")
+            if answer.status not in (200, 202, 503, 507):
+                raise BrokenPromiseError("wrong", f"a trigger is answered {answer}")
+
+    async def _read_events(self) -> None:
+        """The newest of a customer, all of them, in order; those that came meanwhile may lack."""
+        customer_id = self._random.choice(CUSTOMERS)
+        before = len(self._books.customers[customer_id])
+        was_full = self._disk.is_full
+        path = f"/events?customerId={quote(customer_id)}&limit={_READ_MAX}"
+        answer = await self._get(path)
+        if answer is None or answer.status in (503, 507):
+            return
+        log = self._books.customers[customer_id]
+        found = [document["metadata"]["n"] for document in answer.json()]
+        ends = range(before, len(log) + 1)
+        expected = [
+            [one.number for one in log[max(0, end - _READ_MAX) : end]][::-1] for end in ends
+        ]
+        # Of a full disk what was posted before is read.
+        if found not in expected and not (was_full or self._disk.is_full):
+            raise BrokenPromiseError("lost", f"{path}: {found}, not one of {expected}")
+
+    async def _read_aggregations(self) -> None:
+        """Every closed one of the latest, as it closed."""
+        customer_id = self._random.choice(CUSTOMERS)
+        path = f"/aggregations?customerId={quote(customer_id)}&period=daily&limit=10"
+        days = [p for (customer, p) in self._oracle.closed if customer == customer_id]
+        days = sorted(day for day in days if day.type == "daily")
+        answer = await self._get(path)
+        if answer is None or answer.status in (503, 507):
+            return
+        closed = {one["_id"]: one for one in answer.json() if one["status"] == "closed"}
+        for key in days[-8:]:
+            made = self._oracle.closed[customer_id, key]
+            told = closed.get(made.id)
+            figures = {name: figure.value for name, figure in made.figures.items()}
+            if told is None or {n: Decimal(v) for n, v in told["exact"].items()} != figures:
+                raise BrokenPromiseError("lost", f"{path} says {told} of {made}")
+
+    async def _look_around(self) -> None:
+        path = self._random.choice(("/readyz", "/config", "/ping", "/nothing"))
+        answer = await self._get(path)
+        if answer is not None and answer.status >= 500 and path != "/readyz":
+            raise BrokenPromiseError("wrong", f"{path} is answered {answer}")
+
+    # How they do it
+
+    def _event(
+        self,
+        *,
+        customer_id: str = "",
+        event_type: str | None = None,
+        value: str = "",
+        key: str = "",
+        is_unfit: bool = False,
+    ) -> Sent:
+        random = self._random
+        self._numbers += 1
+        return Sent(
+            self._numbers,
+            customer_id or random.choice(CUSTOMERS),
+            event_type or random.choice(TYPES),
+            value or random.choice(_VALUES),
+            key,
+            is_unfit,
+        )
+
+    async def _post(self, post: Post) -> Answer | None:
+        with self._connected() as talk:
+            return None if talk is None else await self._exchange(talk, post)
+
+    async def _get(self, path: str) -> Answer | None:
+        with self._connected() as talk:
+            answer = None if talk is None else await self._ask(talk, request("GET", path))
+        if answer is not None:
+            self._trace.count(f"read {answer.status}")
+        return answer
+
+    async def _exchange(self, talk: Conversation, post: Post) -> Answer | None:
+        self.answers.sending(post)
+        numbers = [event.number for event in post.events]
+        self._trace.add(f"send {numbers[0]}+{len(numbers)}")
+        answer = await self._ask(talk, post.data())
+        status = "nothing" if answer is None else answer.status
+        self._trace.add(f"answer {numbers[0]}+{len(numbers)} {status}")
+        self._trace.seen[f"answers {status}"] += 1
+        if answer is not None:
+            self.answers.heard(post, answer)
+        return answer
+
+    async def _ask(self, talk: Conversation, data: bytes) -> Answer | None:
+        """None where no answer comes in time, or at all."""
+        with trio.move_on_after(self._random.choice((1, 10, 30, 60))):
+            try:
+                return await talk.ask(data)
+            except GoneError:
+                pass
+        return None
+
+    @contextmanager
+    def _connected(self) -> Iterator[Conversation | None]:
+        try:
+            connection = self._network.connect()
+        except RefusedError:
+            yield None
+            return
+        try:
+            yield Conversation(connection, self._random)
+        finally:
+            if self._random.random() < 0.9:
+                connection.close()
+            else:
+                connection.reset()
+            self._network.forget(connection)

@@ -1,0 +1,88 @@
+"""The embedded engine against the plain model: ``tests/embedded/test_engine_model.py``, for long.
+
+The same state machine as in the suite, in longer runs and many more of them, from seeds of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Any, Final
+
+import hypothesis
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.embedded.test_engine_model import EngineAndModel
+from tests.system.torture.harness import Harness, Run, Tally
+from tests.system.torture.mutants import apply
+
+_STEPS: Final = 50
+# Examples of one process. One that fails is made smaller before it is told, which takes minutes.
+_CHUNK: Final = 250
+_CHUNK_MAX_S: Final = 1_800
+
+
+def torture(run: Run) -> Tally:
+    tally = Tally()
+    forked = multiprocessing.get_context("fork")
+    chunk = 0
+    while tally.done < run.count and not tally.broken:
+        count = min(_CHUNK, run.count - tally.done)
+        seed = run.seed * 10_000 + chunk
+        with forked.Pool(1) as pool:
+            tally.add(pool.apply_async(_live, (seed, count, run.mutant)).get(_CHUNK_MAX_S))
+        run.done(tally.done)
+        chunk += 1
+    return tally
+
+
+class _Counted(EngineAndModel):
+    """Counts examples, and how often each rule was at work."""
+
+    tally = Tally()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.tally.done += 1
+        self.tally.seen.update(self.happened)
+
+
+def _live(seed: int, count: int, mutant: str | None) -> Tally:
+    apply(mutant)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    machine: Any = hypothesis.seed(seed)(_Counted)
+    told = settings(
+        max_examples=count,
+        stateful_step_count=_STEPS,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        # A mutant need not be made small.
+        phases=(Phase.generate,) if mutant else (Phase.generate, Phase.shrink),
+    )
+    tally = _Counted.tally
+    try:
+        run_state_machine_as_test(machine, settings=told)
+    except Exception as broken:  # noqa: BLE001 - whatever it is, it is what is looked for
+        notes = "\n".join(getattr(broken, "__notes__", ()))
+        tally.find(f"hypothesis seed {seed}: {broken!r}\n{notes}", wrong=1)
+    return tally
+
+
+HARNESS = Harness(
+    name="model",
+    unit="examples of 50 steps",
+    promise="Through crashes, clock steps, restarts and repeats engine and model always agree.",
+    short=50,
+    long=20_000,
+    run=torture,
+    mutants=(
+        "recovery_counts_again",
+        "lost_event_at_midnight",
+        "clock_step_back_reopens",
+        "mark_overtakes_keys",
+    ),
+    mutant_count=1_000,
+)

@@ -1,0 +1,91 @@
+"""A whole daemon through simulated years, a year for each seed: see ``tests/simulation``."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.books import BrokenPromiseError
+from tests.simulation.world import YEAR_DAYS, World
+from tests.system.torture.catalogue import empty_folder
+from tests.system.torture.harness import Harness, Run, Tally
+from tests.system.torture.mutants import apply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A year takes half a minute. One that does not end is a finding too.
+_YEAR_MAX_S: Final = 600
+
+
+def torture(run: Run) -> Tally:
+    """Each year in a process of its own: memory is given back, and a mutant is applied for good."""
+    tally, began = Tally(), time.monotonic()
+    seeds = (run.seed * 1_000 + number for number in range(run.count))
+    for lived in _lives(run.mutant, seeds):
+        tally.add(lived)
+        run.done(tally.done)
+        if tally.broken:
+            break
+    minutes = (time.monotonic() - began) / 60
+    tally.seen["simulated months a minute"] = round(12 * tally.done / minutes)
+    return tally
+
+
+def _lives(mutant: str | None, seeds: Iterator[int]) -> Iterator[Tally]:
+    forked = multiprocessing.get_context("fork")
+    for seed in seeds:
+        with forked.Pool(1) as pool:
+            try:
+                yield pool.apply_async(_live, (seed, mutant)).get(_YEAR_MAX_S)
+            except multiprocessing.TimeoutError:
+                yield Tally(wrong=1, first=f"it does not end: {_again(seed)}")
+
+
+def _live(seed: int, mutant: str | None) -> Tally:
+    """A year of that seed."""
+    apply(mutant)
+    tally = Tally(done=1)
+    with empty_folder() as folder:
+        world = World(seed, folder, YEAR_DAYS)
+        try:
+            world.run()
+        except BrokenPromiseError as broken:
+            what = f"{broken}\nonce more: {_again(seed)}\n{world.trace.tail()}"
+            tally.find(what, **{broken.kind: 1})
+        except Exception as broken:  # noqa: BLE001 - the daemon broke: an assertion of its own
+            what = f"{broken!r}\nonce more: {_again(seed)}\n{world.trace.tail()}"
+            tally.find(what, wrong=1)
+        tally.acknowledged = world.clients.answers.acknowledged
+        tally.seen = world.trace.seen
+    return tally
+
+
+def _again(seed: int) -> str:
+    return f"python -m tests.simulation {seed}"
+
+
+HARNESS = Harness(
+    name="simulation",
+    unit="simulated years",
+    promise="Whatever happens, and whenever: nothing is lost, nothing counts twice, all that ends "
+    "is closed in order and delivered, and the same seed is the same world.",
+    short=2,
+    long=100,
+    run=torture,
+    mutants=(
+        "acknowledge_before_commit",
+        "delivered_before_sent",
+        "no_key_check",
+        "recovery_counts_again",
+        "lost_event_at_midnight",
+        "clock_step_back_reopens",
+        "mark_overtakes_keys",
+        "closed_twice",
+        "floor_forgotten",
+        "closes_before_grace",
+        "only_what_is_new_is_sent",
+        "rules_of_the_start",
+    ),
+)

@@ -1,0 +1,105 @@
+"""Mutants of what happens as time passes: periods that end, clocks that step, keys that wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tests.system.torture.mutants import mutant, patch
+
+if TYPE_CHECKING:
+    from meterd.domain.aggregations import Aggregation, ClosingRules
+    from meterd.domain.periods import Period
+    from meterd.ledger import Closed
+
+
+@mutant
+def closes_before_grace() -> None:
+    """A period closes the moment that it ends."""
+    from meterd.work.closer import Closer
+
+    close_ended = Closer._close_ended
+
+    async def close_at_once(self: Closer, grace_ms: int) -> Closed:
+        return await close_ended(self, 0)
+
+    patch(Closer, "_close_ended", close_at_once)
+
+
+@mutant
+def closed_twice() -> None:
+    """That a customer's period is closed is not looked at, nor that a period is."""
+    from meterd.domain.account import Account
+    from meterd.embedded import journal
+
+    close = Account.close
+
+    def close_again(
+        self: Account, period: Period, rules: ClosingRules, now_ms: int, stored: Any
+    ) -> Aggregation | None:
+        totals = self._totals[period]
+        self._totals[period] = msgspec.structs.replace(totals, closed=False)
+        return close(self, period, rules, now_ms, stored)
+
+    patch(Account, "close", close_again)
+    patch(journal, "write_closed", lambda txn, period: None)
+
+
+@mutant
+def lost_event_at_midnight() -> None:
+    """A period closes without what came in its last moments and is not posted yet."""
+    from meterd.embedded.posting import Posting
+
+    patch(Posting, "may_lack", lambda self, before_ms: False)
+
+
+@mutant
+def clock_step_back_reopens() -> None:
+    """Events are dated by the clock alone, whatever is closed already."""
+    from meterd.embedded.engine import EmbeddedLedger
+
+    patch(EmbeddedLedger, "now_ms", lambda self: self._clock_ms())
+
+
+@mutant
+def floor_forgotten() -> None:
+    """What is closed is not written down before it is closed: a crash forgets it."""
+    from meterd.embedded import journal
+
+    patch(journal, "write_floor", lambda txn, floor_ms: None)
+
+
+@mutant
+def only_what_is_new_is_sent() -> None:
+    """What is due is looked for when something is made, and not when it comes due again."""
+    from meterd.work.delivery import _Worker
+
+    wait = _Worker._wait
+
+    async def wait_for_new_ones(self: _Worker, made: int, next_due_ms: int | None) -> None:
+        await wait(self, made, None)
+
+    patch(_Worker, "_wait", wait_for_new_ones)
+
+
+@mutant
+def rules_of_the_start() -> None:
+    """Periods close by the configuration that the daemon started with."""
+    from meterd.work import closer
+
+    rules_of, first = closer.rules_of, list[Any]()
+
+    def rules_of_first(config: Any) -> Any:
+        first.append(config)
+        return rules_of(first[0])
+
+    patch(closer, "rules_of", rules_of_first)
+
+
+@mutant
+def mark_overtakes_keys() -> None:
+    """A start goes on behind events whose keys are not in the index."""
+    from meterd.embedded.used_keys import UsedKeys
+
+    patch(UsedKeys, "posted_through", lambda self, through: through)
