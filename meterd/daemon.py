@@ -154,7 +154,7 @@ async def listening(
         limits = Limits()
         access = Access(settings.keyring, WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)
-        readiness = Readiness(ledger.started, closer.caught_up)
+        readiness = Readiness(ledger.started, closer.caught_up, lambda: ledger.is_full)
         ingest = Ingest(ledger, settings.config, readiness)
         app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)

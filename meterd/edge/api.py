@@ -176,10 +176,7 @@ def _add_open_routes(app: QuartTrio, closer: Closer, readiness: Readiness) -> No
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if readiness.waits_for is None:
-            return _response(answer(HTTPStatus.OK, {"status": "ready"}))
-        waiting = {"status": "starting", "reason": readiness.waits_for}
-        return _response(answer(HTTPStatus.SERVICE_UNAVAILABLE, waiting))
+        return _response(readiness.answer())
 
 
 def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest, bodies: BodyBudget) -> None:

@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,16 @@ def let_go(descriptor: int) -> None:
     os.close(descriptor)
 
 
+def allocate(path: Path, size: int) -> None:
+    """Makes the file if need be, at least that long, and with room on the disk for all of it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if sys.platform != "darwin":
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
 def sync(path: Path) -> None:
     """A file's bytes, or a folder's entries, are on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -91,8 +102,13 @@ def close_to_others(place: Path) -> None:
 
 def room_bytes(file: Path) -> int:
     """By how much the file may still grow."""
-    free = shutil.disk_usage(file.parent).free
+    free = free_bytes(file)
     size_max, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if size_max == resource.RLIM_INFINITY:
         return free
     return min(free, size_max - file.stat().st_size)
+
+
+def free_bytes(file: Path) -> int:
+    """How much its disk has."""
+    return shutil.disk_usage(file.parent).free

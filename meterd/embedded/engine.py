@@ -261,6 +261,11 @@ class EmbeddedLedger:
         """See ``Ledger.settle``."""
         await self._committer.execute(lambda txn: outbox.settle(txn, deliveries))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a transaction waits for room on the disk, and nothing is taken in meanwhile."""
+        return self._committer.is_full
+
     def deliveries_made(self) -> int:
         """See ``Ledger.deliveries_made``."""
         return self._committer.deliveries_made

@@ -40,6 +40,7 @@ PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
 READERS_MAX: Final = 512  # the query threads and the loop need fewer than 50; tools get the rest
+_LOCK_BYTES: Final = 10 << 12  # 64 for each reader and what they share
 TABLES: Final = (
     "meta",
     "customers",
@@ -56,6 +57,7 @@ TABLES: Final = (
 _HASH_BYTES: Final = 8
 # A write that was cut short for want of room left nothing, or what only others may have.
 _ROOM_MIN: Final = 64 << 20
+_MEBIBYTE: Final = 1 << 20
 _FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
@@ -205,7 +207,7 @@ class Store:
                 self._grow()
             except (lmdb.Error, OSError) as fault:
                 if self._is_for_want_of_room(fault, _errno().value):
-                    raise DiskFullError(f"no room for a transaction: {fault}") from fault
+                    raise DiskFullError(self._room_wanted(fault)) from fault
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
     @contextmanager
@@ -261,6 +263,15 @@ class Store:
             is_full = code in _FULL_CODES
         return is_full and self._is_usable()
 
+    def _room_wanted(self, fault: lmdb.Error | OSError) -> str:
+        room = data_folder.room_bytes(self._file)
+        is_limited = room < data_folder.free_bytes(self._file)
+        way = "raise the limit of file sizes (ulimit -f)" if is_limited else "make room"
+        return (
+            f"{self._file} cannot grow ({fault}): {room / _MEBIBYTE:.1f} MiB are left for it;"
+            f" {way}, {_ROOM_MIN // _MEBIBYTE} MiB are enough for any transaction"
+        )
+
     def _is_usable(self) -> bool:
         """Once that last write failed, LMDB takes no more: what it wrote may be on disk, or not."""
         try:
@@ -298,6 +309,9 @@ def _fill(folder: Path, map_size: int) -> None:
 
 
 def _open(place: Path, map_size: int) -> lmdb.Environment:
+    # LMDB writes to this one through a mapping: where a full disk has no block for that, the
+    # process would die of SIGBUS.
+    data_folder.allocate(place / "lock.mdb", _LOCK_BYTES)
     env = lmdb.open(
         str(place),
         map_size=map_size,

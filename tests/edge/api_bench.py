@@ -59,7 +59,8 @@ class Api:
         self.ledger = ledger or ModelLedger(self.clock.now_ms)
         self.closer = Closer(self.ledger, self.clock, lambda: self.config)
         self.started = trio.Event()
-        self.readiness = Readiness(self.started, self.closer.caught_up)
+        self.is_full = False
+        self.readiness = Readiness(self.started, self.closer.caught_up, lambda: self.is_full)
         self.http: httpx.AsyncClient
         self.door: Door
 

@@ -45,7 +45,7 @@ def ready() -> Readiness:
     """Of a ledger that has started, with nothing to catch up with."""
     happened = trio.Event()
     happened.set()
-    return Readiness(happened, happened)
+    return Readiness(happened, happened, lambda: False)
 
 
 def post(body: bytes, *fields: bytes, path: bytes = b"/echo") -> bytes:

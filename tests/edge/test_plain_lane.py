@@ -56,7 +56,7 @@ class Lane:
         self.by_hypercorn: list[str] = []
         self.started = trio.Event()
         self.started.set()
-        self.readiness = Readiness(self.started, self.started)
+        self.readiness = Readiness(self.started, self.started, lambda: False)
         self.door: Door
         access = Access(lambda: Keyring(CONFIG.keys), WrongKeys(limits), trio.current_time)
         bodies = BodyBudget(limits.bodies_bytes_max)

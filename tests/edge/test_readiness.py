@@ -20,7 +20,7 @@ from tests.edge.api_bench import serving
 def test_what_it_waits_for(*, started: bool, caught_up: bool, waits_for: str | None) -> None:
     """The ledger may be asked as soon as it has started; ready is who has nothing overdue."""
     events = trio.Event(), trio.Event()
-    readiness = Readiness(*events)
+    readiness = Readiness(*events, lambda: False)
     for event, happened in zip(events, (started, caught_up), strict=True):
         if happened:
             event.set()
@@ -29,6 +29,23 @@ def test_what_it_waits_for(*, started: bool, caught_up: bool, waits_for: str | N
     assert (refused is None) == started
     if refused is not None:
         assert (refused.status, dict(refused.headers)) == (503, {"Retry-After": "1"})
+
+
+async def test_a_full_disk_is_named_and_does_not_count() -> None:
+    """Whoever looks sees it; nobody else could serve, and reads are served."""
+    async with serving() as api:
+        api.closer.caught_up.set()
+        assert (await api.ask("GET", "/readyz")).json() == {"status": "ready"}
+        api.is_full = True
+        ready = await api.ask("GET", "/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        assert ready.json()["disk"].startswith("full: events are refused")
+        assert (await api.ask("GET", "/events")).status_code == 200
+    async with serving(started=False) as api:
+        api.is_full = True
+        waiting = await api.ask("GET", "/readyz")
+        assert waiting.status_code == 503
+        assert waiting.json()["disk"].startswith("full")
 
 
 async def test_while_it_recovers_it_lives_and_is_not_ready() -> None:

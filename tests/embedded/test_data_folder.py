@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import stat
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -127,3 +127,25 @@ def test_room_is_what_the_disk_and_the_limits_leave(tmp_path: Path) -> None:
         assert data_folder.room_bytes(file) == 4000
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_allocated_has_its_room(tmp_path: Path) -> None:
+    """Also where the file was there and had holes; what is in it stays."""
+    path = tmp_path / "file"
+    for before in (None, b"", b"abc"):
+        if before is not None:
+            with path.open("wb") as file:
+                file.write(before)
+                file.truncate(20_000)
+        data_folder.allocate(path, 20_000)
+        found = path.stat()
+        assert (found.st_size, stat.S_IMODE(found.st_mode)) == (20_000, 0o600)
+        assert found.st_blocks * 512 >= 20_000
+        assert path.read_bytes().startswith(before or b"")
+
+
+def test_a_lock_file_without_room_is_not_mapped(tmp_path: Path) -> None:
+    """LMDB writes through its mapping: on a full disk a hole in it would end the process."""
+    with closing(Store(tmp_path / "data")):
+        found = (tmp_path / "data" / "store" / "lock.mdb").stat()
+        assert found.st_blocks * 512 >= found.st_size

@@ -45,8 +45,8 @@ def failing(code: int, called: int) -> Callable[[Transaction], None]:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_want_of_room_is_told_from_all_else(store: Store, code: int) -> None:
-    """Nothing is stored, and the next transaction is taken."""
-    with pytest.raises(DiskFullError):
+    """Nothing is stored, the operator is told what to do, and the next transaction is taken."""
+    with pytest.raises(DiskFullError, match=r"data\.mdb cannot grow .*MiB are left.*make room"):
         store.write(failing(code, code))
     assert not is_stored(store)
     store.write(lambda txn: txn.put("meta", b"a", b"2"))
