@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MKFS: Final = "mkfs.ext4"
 # Everything is written now, not by the kernel in its own time.
-_EAGER: Final = ("-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
+_EAGER: Final = ("-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
 
 
 class RecordedExt4(msgspec.Struct, frozen=True):
@@ -36,6 +36,13 @@ class RecordedExt4(msgspec.Struct, frozen=True):
             yield
 
 
+def make_ext4(device: str | Path, *options: str) -> None:
+    """On a block device or a file."""
+    made = mounts.program(MKFS)
+    assert made is not None
+    subprocess.run([made, "-q", "-F", *options, device], check=True)
+
+
 @contextmanager
 def recorded_ext4(
     folder: Path, size: int, *, block: int = 4096, options: str = ""
@@ -44,5 +51,5 @@ def recorded_ext4(
     place = folder / "mounted"
     place.mkdir(exist_ok=True)
     with recording(folder / "disk", size) as recorder, looped(recorder.path) as device:
-        subprocess.run([MKFS, *_EAGER, "-b", str(block), device], check=True)
+        make_ext4(device, *_EAGER, "-b", str(block))
         yield RecordedExt4(place, device, recorder, options)

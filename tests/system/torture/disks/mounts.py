@@ -11,15 +11,17 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import struct
 import time
+import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS: Final = 0x20000
@@ -45,7 +47,9 @@ def hindrance(*programs: str) -> str | None:
             os.close(os.open(device, os.O_RDWR))
         except OSError as fault:
             return f"needs {device}: {fault.strerror}"
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child needs no other thread
+        child = os.fork()
     if not child:
         try:
             own_namespace()
@@ -54,11 +58,13 @@ def hindrance(*programs: str) -> str | None:
         os._exit(0)
     if os.waitpid(child, 0)[1]:
         return "needs a mount namespace of its own, which is not allowed here"
-    for program in programs:
-        folders = (*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin")
-        if not any(os.access(Path(folder) / program, os.X_OK) for folder in folders):
-            return f"needs {program}"
-    return None
+    missing = [name for name in programs if program(name) is None]
+    return f"needs {', '.join(missing)}" if missing else None
+
+
+def program(name: str) -> str | None:
+    """Where it is; those of root are not on everybody's path."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def own_namespace() -> None:

@@ -4,6 +4,7 @@ start, also where the kernel takes for written what never reached the disk.
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import closing
 from functools import partial
@@ -137,8 +138,10 @@ def _look(witness: Witness, data: Path, _: Tell) -> Tally:
 def _is_writable(place: Path) -> bool:
     """ext4 takes nothing more when its own journal has failed."""
     try:
-        (place / "probe").write_bytes(b"x")
-        mounts.sync(place)
+        with (place / "probe").open("wb") as probe:
+            probe.write(b"x")
+            probe.flush()
+            os.fsync(probe.fileno())
     except OSError:
         return False
     return True
