@@ -28,6 +28,7 @@ from meterd.embedded import posting, recovery
 from meterd.embedded.store import Store
 from meterd.work import clock
 from tests.system.torture import mutants
+from tests.system.torture.disks.mounts import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,7 @@ def _leave_with(order: Order) -> NoReturn:
     """The forked daemon never goes back into the loop of the process that it is a copy of."""
     code = 1
     try:
+        die_with_parent()
         serve(order)
     except SystemExit as told:
         code = told.code if isinstance(told.code, int) else 0

@@ -90,7 +90,7 @@ class Life:
 
     def run(self, kills: int, done: Callable[[int], None]) -> None:
         """That many kills; stops early where a promise was found broken."""
-        self._daemon.config.write_text(_config(self._sink))
+        self._daemon.config.write_text(configuration(self._sink))
         try:
             with self._sink:
                 self._crowd.start()
@@ -317,7 +317,7 @@ class Life:
         return f"life {self._seed}, {self._kills} kills"
 
 
-def _config(sink: Sink) -> str:
+def configuration(sink: Sink) -> str:
     event_types = "\n".join(f'[events."{name}"]\nop = "{op}"' for name, op in EVENT_TYPES.items())
     webhooks = "\n".join(
         _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET) for name in MOODS

@@ -57,6 +57,10 @@ class Forks:
         self._process.wait(timeout=START_S)
         self._process.stdout.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def tell(self, line: str) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -160,7 +164,7 @@ class Daemon:
         """
         deadline = time.monotonic() + START_S
         while not self._is_ready():
-            if time.monotonic() > deadline or self._has_ended():
+            if time.monotonic() > deadline or self.has_ended():
                 return False
             time.sleep(0.01)
         self.ready = self.generation
@@ -179,10 +183,14 @@ class Daemon:
         answer = self._client.post("/aggregations/trigger")
         assert answer.status_code in (200, 202), answer.text
 
+    def request(self, method: str, path: str) -> httpx.Response:
+        """Raises httpx.TransportError."""
+        return self._client.request(method, path)
+
     def ask(self, method: str, path: str) -> None:
         """For somebody who does not care for the answer."""
         try:
-            self._client.request(method, path)
+            self.request(method, path)
         except httpx.TransportError:
             pass
 
@@ -193,7 +201,8 @@ class Daemon:
         """How often the log says so."""
         return self.log.read_text(errors="replace").count(f'"event": "{event}"')
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether ``wait`` would return at once."""
         # Whoever started it waits for it later: until then it is there, as a zombie.
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
