@@ -92,6 +92,12 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Ledger(Protocol):
+    def require_room(self) -> None:
+        """Raises OverloadedError or DiskFullError where ``append`` would for any event now.
+
+        Not a promise that it will not: what it is for is to turn away before a body is decoded.
+        """
+
     async def append(
         self, events: Sequence[UsageEvent], *, partial: bool = False
     ) -> list[Recorded]:

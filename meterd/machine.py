@@ -7,6 +7,7 @@ memory, receivers that hang (``tests/simulation``).
 from __future__ import annotations
 
 import secrets
+import socket
 import ssl
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,7 @@ import trio
 
 from meterd.domain.errors import MeterdError
 from meterd.edge.egress import open_sender
+from meterd.edge.limits import UNREAD_BYTES_MAX
 from meterd.edge.transports import transport_over
 from meterd.embedded.store import Store
 
@@ -48,9 +50,12 @@ class Machine:
     async def listen(self, config: Config) -> list[trio.SocketListener]:
         """Raises MeterdError where somebody else does."""
         try:
-            return await trio.open_tcp_listeners(config.server.port, host=config.server.host)
+            listeners = await trio.open_tcp_listeners(config.server.port, host=config.server.host)
         except OSError as fault:
             raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
+        for listener in listeners:  # what it accepts has the same
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
+        return listeners
 
     def transport(self, accepted: trio.SocketStream, tls: ssl.SSLContext | None) -> Transport:
         """Over what a listener has accepted. Raises trio.BrokenResourceError."""

@@ -64,6 +64,9 @@ class ModelLedger:
         received = [stored.received_ms for stored in self._log[-1:]]
         return max([self._clock_ms(), *received, *(period.end_ms for period in self._closed)])
 
+    def require_room(self) -> None:
+        """See ``Ledger.require_room``."""
+
     async def append(
         self, events: Sequence[UsageEvent], *, partial: bool = False
     ) -> list[Recorded]:

@@ -1,14 +1,21 @@
-"""Threads that nobody abandons, and that nobody else takes up."""
+"""Threads that nobody abandons, and that nobody else takes up; listeners and their buffers."""
 
 from __future__ import annotations
 
+import socket
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.machine import threads
+from meterd.edge.limits import UNREAD_BYTES_MAX
+from meterd.machine import Machine, threads
+from tests.daemon_bench import configured
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
@@ -62,3 +69,13 @@ async def test_what_runs_in_a_thread_is_never_abandoned() -> None:
         nursery.cancel_scope.cancel()
         threading.Timer(0.05, release.set).start()
     assert finished == [True]
+
+
+async def test_the_kernel_holds_only_so_much_for_a_connection(tmp_path: Path) -> None:
+    """What a client may send ahead is bounded; Linux accounts for twice the bytes."""
+    [listener] = await Machine().listen(configured(tmp_path))
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        async with await trio.open_tcp_stream("127.0.0.1", port), await listener.accept() as it:
+            size = it.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert size == 2 * UNREAD_BYTES_MAX

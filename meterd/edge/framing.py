@@ -56,14 +56,16 @@ class Refusal(msgspec.Struct, frozen=True):
 
     status: int
     error: str
+    retry_after_s: int | None = None
 
     def answer(self) -> bytes:
         """The whole HTTP/1.1 response."""
         body = msgspec.json.encode({"error": self.error})
+        later = b"" if self.retry_after_s is None else b"Retry-After: %d\r\n" % self.retry_after_s
         return (
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Connection: close\r\nCache-Control: no-store\r\n\r\n%b"
-        ) % (self.status, HTTPStatus(self.status).phrase.encode(), len(body), body)
+            b"%bConnection: close\r\nCache-Control: no-store\r\n\r\n%b"
+        ) % (self.status, HTTPStatus(self.status).phrase.encode(), len(body), later, body)
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ _OVERDUE_SWEEP_S = 1.0
 # While shutting down. No event tells when the last frame of an HTTP/2 answer is out.
 _SWEEP_S = 0.02
 
-_FULL = Refusal(503, "Too many connections")
+_FULL = Refusal(503, "Too many connections", retry_after_s=1)
 
 
 class Statistics(msgspec.Struct, frozen=True):

@@ -52,7 +52,7 @@ class Ingest:
         """``POST /usage/{eventType}``; the event type is percent-decoded, ``header_keys`` are the
         values of the header ``Idempotency-Key``.
         """
-        if refused := self._readiness.refusal():
+        if refused := self._refusal():
             return refused
         key = read_header(header_keys)
         if isinstance(key, Refusal):
@@ -76,7 +76,7 @@ class Ingest:
         """``POST /usagebatch``; ``lenient`` where the client asked for ``Prefer:
         handling=lenient``.
         """
-        if refused := self._readiness.refusal():
+        if refused := self._refusal():
             return refused
         key = read_header(header_keys)
         if isinstance(key, Refusal):
@@ -86,6 +86,16 @@ class Ingest:
             return problems.refused(decoded)
         outcomes = await self._append(decoded.events, partial=lenient)
         return outcomes if isinstance(outcomes, Answer) else _captured(decoded, outcomes, lenient)
+
+    def _refusal(self) -> Answer | None:
+        """Of whatever event, before its body is decoded: under overload refusing must be cheap."""
+        try:
+            self._ledger.require_room()
+        except OverloadedError as full:
+            return problems.overloaded(str(full))
+        except DiskFullError:
+            return problems.DISK_FULL
+        return self._readiness.refusal()
 
     async def _append(
         self, events: Sequence[UsageEvent], *, partial: bool = False

@@ -23,6 +23,10 @@ MIB = 1024 * KIB
 # socket by default is about this long, and more would only raise the memory of each connection.
 PIECE_BYTES = 64 * KIB
 
+# What the kernel may hold of a connection that is not read: left to itself, Linux gives 32 MiB
+# to each, outside of every other limit here. 2.5 MB/s over 0.1 s of round trip still fit in.
+UNREAD_BYTES_MAX = 256 * KIB
+
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
 
@@ -65,6 +69,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # minutes at the slowest. 10 s is two or three retransmissions of a lost packet.
     body_stall_s: float = 10.0
     body_bytes_per_s_min: int = 4 * KIB
+    # How long a request that was sent ahead of the answers to others may wait for its turn. Clients
+    # that send faster than they are served would else have a backlog of a minute in their sockets,
+    # which everyone waits for behind an overload.
+    sent_ahead_s: float = 1.0
     # For each piece that a client takes: one that does not read blocks no longer than this.
     send_s: float = 30.0
     # How long a closing connection is still read, so that the client sees the answer and no reset.

@@ -30,7 +30,7 @@ from meterd.edge.plain_request import (
     PlainHead,
     parse_plain_head,
 )
-from meterd.edge.problems import BROKEN
+from meterd.edge.problems import BROKEN, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("api")
 _END_BYTES: Final = len(END_OF_HEAD)
+_WAITED_TOO_LONG: Final = overloaded("too many requests were sent ahead of their answers")
 
 
 class Wire(Protocol):
@@ -96,11 +97,18 @@ class PlainLane:
         is to end. Raises trio.BrokenResourceError as sends do.
         """
         transport = wire.transport
+        came_at = trio.current_time()
         while True:
             if not buffer:
                 if wire.leaving:
                     return transport.read_now() or b""
                 buffer = await self._wait(wire, transport)
+                came_at = trio.current_time()
+            elif trio.current_time() > came_at + self._limits.sent_ahead_s:
+                buffer = await self._turn_away(wire, buffer)
+                came_at = trio.current_time()
+                if not buffer:
+                    continue
             head_end = buffer.find(END_OF_HEAD, 0, HEAD_MAX)
             head = None
             if head_end > 0 and buffer.startswith(BEGINNING):
@@ -117,14 +125,42 @@ class PlainLane:
                     buffer = await self._read_body(wire, buffer, end)
                     if len(buffer) < end:
                         return buffer
-                answer = await self._answer(head, buffer[head_end + _END_BYTES : end])
+                    came_at = trio.current_time()
+                # In two: while it waits for the disk, no body is held twice.
+                body, buffer = buffer[head_end + _END_BYTES : end], buffer[end:]
+                answer = await self._answer(head, body)
+                del body
             finally:
                 self._bodies.give_back(counted)
-            buffer = buffer[end:]
             data = self._rendered(answer)
             sent = transport.write_now(data)
             if sent < len(data):
                 await wire.send_all(data[sent:])
+
+    async def _turn_away(self, wire: Wire, buffer: bytes) -> bytes:
+        """Refuses the plain requests that have come whole, and returns what is behind them.
+
+        All in one go, because a client that sends faster than it is served has hundreds of them.
+        """
+        place = refused = 0
+        body_bytes: dict[bytes, int] = {}  # by head: a client repeats a few
+        while buffer.startswith(BEGINNING, place):
+            head_end = buffer.find(END_OF_HEAD, place, place + HEAD_MAX)
+            if head_end < 0:
+                break
+            raw = buffer[place:head_end]
+            if raw not in body_bytes:
+                head = parse_plain_head(raw)
+                if head is None or not self._is_let_in(head):
+                    break
+                body_bytes[raw] = head.body_bytes
+            end = head_end + _END_BYTES + body_bytes[raw]
+            if end > len(buffer):
+                break
+            place, refused = end, refused + 1
+        if refused:
+            await wire.send_all(self._rendered(_WAITED_TOO_LONG) * refused)
+        return buffer[place:]
 
     async def _wait(self, wire: Wire, transport: Transport) -> bytes:
         """The next bytes; when told to end, those that are here already."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
-from heapq import merge
-from itertools import groupby
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
@@ -58,6 +56,7 @@ EVENTS_IN_FLIGHT_MAX: Final = 20_000
 CLOSED_AT_ONCE: Final = 32
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
+_TOO_MANY: Final = "too many events are waiting to be written"
 
 
 class EmbeddedLedger:
@@ -110,6 +109,12 @@ class EmbeddedLedger:
             nursery.start_soon(actor)
         self.started.set()
 
+    def require_room(self) -> None:
+        """See ``Ledger.require_room``."""
+        self._require_disk()
+        if self._in_flight.is_full:
+            raise OverloadedError(_TOO_MANY)
+
     def now_ms(self) -> int:
         """The time of day, but never before the last event or the end of a closed period."""
         return max(self._clock_ms(), self._floor_ms, self._last.received_ms)
@@ -120,9 +125,9 @@ class EmbeddedLedger:
         """See ``Ledger.append``."""
         if not events:
             return []
-        self._require_room()
+        self._require_disk()
         if not self._in_flight.take(len(events)):
-            raise OverloadedError("too many events are waiting to be written")
+            raise OverloadedError(_TOO_MANY)
         reply = Reply(1, self._in_flight, len(events), may_go=True)
         try:
             judged = self._judge(events, partial=partial)
@@ -175,7 +180,7 @@ class EmbeddedLedger:
 
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
-        self._require_room()
+        self._require_disk()
         while self._posting.may_lack(self._last_hour().start_ms):
             await self._posting.post_all()
         # What is not posted is of the last hour, of which nothing may be stored yet.
@@ -185,7 +190,7 @@ class EmbeddedLedger:
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """See ``Ledger.close``."""
-        self._require_room()
+        self._require_disk()
         async with self._closing:
             now_ms = self.now_ms()
             if period.end_ms > now_ms:
@@ -216,7 +221,7 @@ class EmbeddedLedger:
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
         """See ``Ledger.snapshot``."""
-        self._require_room()
+        self._require_disk()
         async with self._closing:
             now_ms = self.now_ms()
             await self._posting.post_all()
@@ -306,7 +311,7 @@ class EmbeddedLedger:
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
 
-    def _require_room(self) -> None:
+    def _require_disk(self) -> None:
         if self._committer.is_full:
             raise DiskFullError("the disk is full")
 
@@ -330,14 +335,9 @@ class EmbeddedLedger:
     async def _customers_in_any(
         self, part: int, periods: tuple[Period, ...], after: str | None
     ) -> list[str]:
-        def read(txn: Transaction) -> list[str]:
-            found = [
-                journal.customers_in(txn, part, period, after, CLOSED_AT_ONCE) for period in periods
-            ]
-            in_order = merge(*found, key=str.encode)
-            return [customer_id for customer_id, _ in groupby(in_order)][:CLOSED_AT_ONCE]
-
-        return await self._read(read)
+        return await self._read(
+            lambda txn: journal.customers_in_any(txn, part, periods, after, CLOSED_AT_ONCE)
+        )
 
     def _read(self, work: Callable[[Transaction], T]) -> Awaitable[T]:
         def in_snapshot() -> T:

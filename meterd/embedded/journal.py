@@ -7,7 +7,8 @@ contract asks for; ``records`` is what both have in common.
 
 from __future__ import annotations
 
-from itertools import islice
+from heapq import merge
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES
@@ -154,3 +155,12 @@ def customers_in(
         keys.totals_customer(key)
         for key in islice(txn.keys_forward("totals", start, prefix), limit)
     ]
+
+
+def customers_in_any(
+    txn: Transaction, part: int, periods: Iterable[Period], after: str | None, limit: int
+) -> list[str]:
+    """The same, of those with totals in at least one of the periods."""
+    found = [customers_in(txn, part, period, after, limit) for period in periods]
+    in_order = merge(*found, key=str.encode)
+    return [customer_id for customer_id, _ in groupby(in_order)][:limit]

@@ -54,15 +54,25 @@ class Bell:
 
 
 class InFlight:
-    """How many events are on their way to the disk, and how many may be."""
+    """How many events are on their way to the disk, and how many may be.
+
+    Whoever comes while there is room at all is taken, and may go beyond the limit with what it
+    brings: so ``is_full`` says for everyone, before anything is decoded, whether that would be in
+    vain. When only what fitted in was taken, single events held the last place that a batch would
+    have needed, and each batch was decoded to be refused.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events = 0
 
+    @property
+    def is_full(self) -> bool:
+        return self._events >= self._limit
+
     def take(self, events: int) -> bool:
-        """Whether they still fit in; then they count until they are given back."""
-        if self._events + events > self._limit:
+        """Whether there is room; then they count until they are given back."""
+        if self.is_full or events > self._limit:
             return False
         self._events += events
         return True

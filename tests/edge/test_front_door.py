@@ -363,7 +363,9 @@ async def test_full_and_busy_house_turns_away(limits: Limits) -> None:
         await busy.send(HELD)
         await app.arrived.wait()
         async with await door.connect() as newcomer:
-            assert (await newcomer.answer()).json == {"error": "Too many connections"}
+            answer = await newcomer.answer()
+            assert (answer.status, answer.json) == (503, {"error": "Too many connections"})
+            assert answer.fields["retry-after"] == "1"
             assert await newcomer.is_closed()
         app.release.set()
         assert (await busy.answer()).status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -15,7 +16,7 @@ from meterd.domain.errors import CommitFailedError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.receipts import receive
 from meterd.embedded import committer as committers
-from meterd.embedded.committer import Committer
+from meterd.embedded.committer import TURN_SECONDS_MAX, Committer
 from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
 from tests.embedded.engine_bench import WriterHop
@@ -25,6 +26,8 @@ from tests.ledger_bench import START_MS, event, rules
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from meterd.domain.account import Change
     from meterd.embedded.mailbox import Round
@@ -243,7 +246,11 @@ async def test_what_comes_while_a_round_is_decided_waits_for_the_next(
 
 @pytest.mark.parametrize(("at_once", "longest"), [(5, 10), (40, 40)])
 async def test_others_have_their_turn_while_many_decide(
-    store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int, longest: int
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,  # which stands still
+    at_once: int,
+    longest: int,
 ) -> None:
     """A batch of a thousand customers does not hold up everybody else until all have decided."""
     monkeypatch.setattr(committers, "DECIDERS_AT_ONCE", at_once)
@@ -260,6 +267,42 @@ async def test_others_have_their_turn_while_many_decide(
     in_one_go = [len(list(turns)) for what, turns in groupby(happened) if what == "decided"]
     assert max(in_one_go) <= longest
     assert (len(in_one_go) == 1) == (longest == 40)
+
+
+@pytest.mark.parametrize(
+    ("theirs_s", "least", "most"),
+    [(0.0, 1, 2), (0.03, 3, 7), (TURN_SECONDS_MAX, 9, 11), (5.0, 9, 11)],
+)
+async def test_it_goes_on_for_as_long_as_others_took(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+    theirs_s: float,
+    least: int,
+    most: int,
+) -> None:
+    """Half of the time is its own, though hundreds of connections have something to say."""
+    monkeypatch.setattr(committers, "DECIDERS_AT_ONCE", 1)
+    committer = Committer(store, WriterHop())
+    happened: list[str] = []
+
+    def decide() -> None:
+        happened.append("decided")
+        mock_clock.jump(0.01 + 1e-9)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        for _ in range(40):
+            committer.expect(Actor(None, decide))
+        while happened.count("decided") < 40:
+            happened.append("another task")
+            mock_clock.jump(theirs_s)
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    turns = [len(list(turns)) for what, turns in groupby(happened) if what == "decided"]
+    # Of two tasks that are ready trio chooses which is first, so now and then one has two turns.
+    assert mean(turns[1:-1]) >= least
+    assert max(turns) <= most
 
 
 async def test_deliveries_are_told_of_when_they_are_on_disk(store: Store) -> None:
