@@ -32,11 +32,21 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       records          what stands in records
       data_folder      the folder around the store: made, held, its entries synced
       store            the LMDB environment: opening, reading, writing
+      pages            LMDB's pages, checked without LMDB
+      snapshot         the store as it stands in one moment, beside whoever has it open
       outbox           deliveries in the store
       log              every event, in the order of receipt
       journal          totals, aggregations and each customer's index in the store
       recovery         posts what a crash left unposted
       queries          what the contract reads
+      differences      what a check reports
+      marks            how far the store says it has come
+      recount          an hour's events, counted again
+      index_check      the log's indexes against the log
+      totals_check     longer periods against shorter ones, customers against totals
+      log_check        hours, indexes and keys against the log
+      delivery_check   aggregations, deliveries, outbox, each against what it is made of
+      verification     checks a whole store
       mailbox          what wakes an actor, reply, round
       committer        the only writer
       aggregator       one customer
@@ -71,9 +81,12 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       egress           webhooks out, through the address guard
     keyfile          API keys in the data folder
     log_file         where log lines go
+    copies           backups, what is restored from one, what was made compact
     source           where the configuration comes from
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
+    options          what the commands have in common
+    upkeep           the commands verify, backup, restore, compact
     cli              the command meterd
 """
 

@@ -1,15 +1,10 @@
-"""The command ``meterd``: what is typed, what is printed, and the exit codes.
-
-Answers go to stdout, everything else to stderr; a failure is one line for each fault, and never a
-traceback.
-"""
+"""The command ``meterd``: what is typed, what is printed, and the exit codes."""
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -30,7 +25,8 @@ from meterd.domain.instants import format_instant
 from meterd.domain.sections import DESCRIPTION, Refused
 from meterd.edge.certificates import server_context, validity
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
-from meterd.source import ConfigSource, locate
+from meterd.options import OneLineErrors, config_option, config_source
+from meterd.upkeep import backup, compact, restore, verify
 from meterd.work.clock import WallClock
 
 if TYPE_CHECKING:
@@ -39,39 +35,14 @@ if TYPE_CHECKING:
 _RELOAD: Final = "A running meterd follows on SIGHUP: kill -HUP $(cat {}/lock)"
 
 
-class _OneLineErrors(click.Group):
-    """Ends with exit code 1 and the failure's own lines."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except MeterdError as error:
-            for line in str(error).splitlines():
-                click.echo(line, err=True)
-            ctx.exit(1)
-
-
-_config = click.option(
-    "--config",
-    "given",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder.",
-)
-
-
-def _source(given: Path | None) -> ConfigSource:
-    return locate(given, os.environ.copy(), Path())
-
-
-@click.group(cls=_OneLineErrors, epilog="Example: meterd serve --config systemconfig.toml")
+@click.group(cls=OneLineErrors, epilog="Example: meterd serve --config systemconfig.toml")
 @click.version_option(__version__, prog_name="meterd")
 def main() -> None:
     """Self-hosted usage metering: events in, exact totals kept, signed webhooks out."""
 
 
 @main.command(epilog="Example: meterd serve --config /etc/meterd/systemconfig.toml")
-@_config
+@config_option
 @click.pass_context
 def serve(ctx: click.Context, given: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT.
@@ -82,19 +53,19 @@ def serve(ctx: click.Context, given: Path | None) -> None:
     """
     from meterd.daemon import serve as serve_until_told  # noqa: PLC0415 -- the whole HTTP stack
 
-    ctx.exit(serve_until_told(_source(given)))
+    ctx.exit(serve_until_told(config_source(given)))
 
 
 @main.command(
     epilog="Example: meterd check --config systemconfig.toml && kill -HUP $(cat meterd-data/lock)"
 )
-@_config
+@config_option
 def check(given: Path | None) -> None:
     """Say whether a configuration is valid, and what would run.
 
     Exit codes: 0 valid; 1 not valid, with every fault on stderr; 2 wrong arguments.
     """
-    source = _source(given)
+    source = config_source(given)
     config = source.read()
     summary = _summary(config)
     click.echo(f"{source.path} is valid")
@@ -141,7 +112,7 @@ def keys() -> None:
 
 
 @keys.command(epilog="Example: KEY=$(meterd keys create --scope ingest --description 'web shop')")
-@_config
+@config_option
 @click.option(
     "--scope",
     "scopes",
@@ -156,7 +127,7 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
         DESCRIPTION(description)
     except Refused as refused:
         raise click.BadParameter(str(refused), param_hint="--description") from refused
-    config = _source(given).read()
+    config = config_source(given).read()
     text, key = new_key(
         secrets.token_bytes(KEY_BYTES),
         frozenset(map(Scope, scopes)) or ALL_SCOPES,
@@ -170,10 +141,10 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
 
 
 @keys.command("list", epilog="Example: meterd keys list")
-@_config
+@config_option
 def list_keys(given: Path | None) -> None:
     """List every key: id, scopes, when it was made, where it stands, description."""
-    source = _source(given)
+    source = config_source(given)
     config = source.configured()
     path = Path(config.storage.path) / KEY_FILE
     for key in read_keys(config.storage.path):
@@ -192,14 +163,14 @@ def _scopes(key: ApiKey) -> str:
 
 
 @keys.command(epilog="Example: meterd keys revoke key-1f2e3d4c5b6a")
-@_config
+@config_option
 @click.argument("key_id", metavar="ID")
 def revoke(given: Path | None, key_id: str) -> None:
     """Take back the key with that id; `meterd keys list` shows the ids.
 
     Exit codes: 0 revoked; 1 there is no such key in the key file; 2 wrong arguments.
     """
-    source = _source(given)
+    source = config_source(given)
     config = source.configured()
     if remove_key(config.storage.path, key_id):
         click.echo(f"{key_id} revoked. {_RELOAD.format(config.storage.path)}", err=True)
@@ -209,3 +180,7 @@ def revoke(given: Path | None, key_id: str) -> None:
         raise MeterdError(f"{key_id} stands in {source.path}: take its [[keys]] out there")
     else:
         raise MeterdError(f"no key has the id {key_id}; meterd keys list shows them")
+
+
+for command in (verify, backup, restore, compact):
+    main.add_command(command)

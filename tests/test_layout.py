@@ -16,7 +16,7 @@ FUNCTION_LINES_MAX = 70
 
 # One outside library, one home (a home may be a few files that are one thing).
 HOMES = {
-    "lmdb": {"embedded.store"},
+    "lmdb": {"embedded.store", "embedded.snapshot"},
     "xxhash": {"embedded.store"},
     "quart": {"edge.api"},
     "quart_trio": {"edge.api"},
@@ -24,7 +24,8 @@ HOMES = {
     "hypercorn": {"edge.hypercorn_lane"},
     "httpx": {"edge.egress"},
     "httpcore": {"edge.egress"},
-    "click": {"cli"},
+    "click": {"cli", "options", "upkeep"},
+    "rich": {"upkeep"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}

@@ -15,12 +15,13 @@ import resource
 import shutil
 import stat
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from meterd.domain.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -33,6 +34,7 @@ def hold(folder: Path) -> int:
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        give_to_owner(folder, folder / "lock")
         # For people: kill -HUP $(cat meterd-data/lock)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, b"%d\n" % os.getpid())
@@ -64,6 +66,24 @@ def allocate(path: Path, size: int) -> None:
             os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else has the folder meanwhile; made and refused as by ``hold``."""
+    descriptor = hold(folder)
+    try:
+        yield
+    finally:
+        let_go(descriptor)
+
+
+def give_to_owner(folder: Path, *paths: Path) -> None:
+    """What root's command line made in a folder is its owner's, so that the daemon can use it."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        for path in paths:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def sync(path: Path) -> None:

@@ -57,6 +57,7 @@ class Registry:
                 await self._somebody.wait()
             await trio.sleep(SWEEP_SECONDS)
             self.sweep()
+            self._store.forget_dead_readers()
 
     def require_room(self, customer_ids: Collection[str]) -> None:
         """Raises OverloadedError unless all of these customers can be awake at once."""

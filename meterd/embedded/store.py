@@ -89,6 +89,11 @@ class Transaction:
     def count(self, table: str) -> int:
         return int(self._txn.stat(self._tables[table])["entries"])
 
+    def pages(self, table: str) -> int:
+        """How many pages of the file the table takes."""
+        stat = self._txn.stat(self._tables[table])
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
     def first_key(self, table: str, at_least: bytes) -> bytes | None:
         """The first key that is not less."""
         with self._txn.cursor(self._tables[table]) as cursor:
@@ -132,6 +137,11 @@ def seal(key: bytes, payload: bytes) -> bytes:
     return xxhash.xxh3_64_digest(key + payload) + payload
 
 
+def is_sealed(key: bytes, record: bytes) -> bool:
+    """Whether the record is one that was put under this key."""
+    return xxhash.xxh3_64_digest(key + record[_HASH_BYTES:]) == record[:_HASH_BYTES]
+
+
 def unseal(table: str, key: bytes, record: bytes) -> bytes:
     payload = record[_HASH_BYTES:]
     if xxhash.xxh3_64_digest(key + payload) != record[:_HASH_BYTES]:
@@ -150,7 +160,7 @@ class Meta(msgspec.Struct, frozen=True):
     boots: int
 
 
-_decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
+decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
 
 
 class Store:
@@ -229,6 +239,10 @@ class Store:
         """The size of the data file."""
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def forget_dead_readers(self) -> None:
+        """What a process beside this one read when it was killed may be written over."""
+        self._env.reader_check()
 
     def close(self) -> None:
         self._open.close()
@@ -344,19 +358,23 @@ def _require_known(env: lmdb.Environment) -> None:
     with env.begin() as txn:
         table = env.open_db(b"meta", txn, create=False)
         if found := txn.get(b"meta", db=table):
-            meta = _decode_meta(unseal("meta", b"meta", bytes(found)))
+            meta = decode_meta(unseal("meta", b"meta", bytes(found)))
     if meta is None or meta.format not in (*UPGRADED, FORMAT):
-        raise StoreError(
-            f"the store has format {meta.format if meta else 'unknown'}, and this meterd reads"
-            f" {FORMAT}: use the version of meterd that wrote it"
-        )
+        raise unknown_format(meta.format if meta else None)
+
+
+def unknown_format(found: int | None) -> StoreError:
+    return StoreError(
+        f"the store has format {found or 'unknown'}, and this meterd reads {FORMAT}:"
+        " use the version of meterd that wrote it"
+    )
 
 
 def _boot(txn: Transaction) -> Meta:
     found = txn.get("meta", b"meta")
     assert found is not None, "the store lost what it says of itself"
     booted = msgspec.structs.replace(
-        _decode_meta(found), format=FORMAT, boots=_decode_meta(found).boots + 1
+        decode_meta(found), format=FORMAT, boots=decode_meta(found).boots + 1
     )
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

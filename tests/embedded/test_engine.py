@@ -246,13 +246,13 @@ async def test_what_comes_amid_a_snapshot_is_in_all_its_periods(tmp_path: Path) 
     async with trio.open_nursery() as nursery:
         engine = EngineBench(tmp_path / "data", nursery, read_hop=read_hop)
         await engine.start()
-        await append_at(bench, "2026-01-14T11:15", value=2)
-        await close_ended(bench, rules(), clock_ms=at("2026-01-14T12:15"))
+        await append_at(engine, "2026-01-14T11:15", value=2)
+        await close_ended(engine, rules(), clock_ms=at("2026-01-14T12:15"))
         coming.append(event(value=5))
         await engine.ledger.snapshot(rules())
-        assert await figures(bench, "acme_hourly_2026011412") == {"sum": "5"}
-        assert await figures(bench, "acme_daily_20260114") == {"sum": "7"}
-        assert await figures(bench, "acme_yearly_2026") == {"sum": "7"}
+        assert await figures(engine, "acme_hourly_2026011412") == {"sum": "5"}
+        assert await figures(engine, "acme_daily_20260114") == {"sum": "7"}
+        assert await figures(engine, "acme_yearly_2026") == {"sum": "7"}
         await engine.stop()
 
 

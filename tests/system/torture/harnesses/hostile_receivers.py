@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 DEADLINE_S: Final = 2.0
 # The healthy one answers at once: what it takes is the machine's doing.
-HEALTHY_S: Final = 5.0
-# An attempt's deadline, and the time to settle and to be scheduled beside seven others.
-SETTLED_S: Final = DEADLINE_S + 4.0
+HEALTHY_S: Final = 10.0
+# An attempt's deadline, and the time to settle and to be scheduled beside three others.
+SETTLED_S: Final = DEADLINE_S + 8.0
 CUSTOMERS: Final = 12
-TRIALS_AT_ONCE: Final = 8
+TRIALS_AT_ONCE: Final = 4
 GROWTH_MAX: Final = 48 << 10  # KiB, of all receivers and senders together
 LOOPBACK: Final = (ip_network("127.0.0.0/8"),)
 

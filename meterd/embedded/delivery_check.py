@@ -1,0 +1,199 @@
+"""Holds aggregations against totals, deliveries against aggregations, the outbox against
+deliveries.
+
+Each is looked up from the one before. Where the sizes then differ, something stands there that
+nothing has asked for, and is looked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.aggregations import FIRST_REVISION, Aggregation, completed_body
+from meterd.domain.deliveries import Delivery, DeliveryStatus, delivery_id, first_attempt
+from meterd.domain.instants import format_instant
+from meterd.domain.periods import PeriodType
+from meterd.embedded import journal, keys, records
+from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meterd.domain.totals import PeriodTotals
+    from meterd.embedded.differences import Checking
+    from meterd.embedded.store import Transaction
+
+_PROGRESS_RECORDS: Final = 500
+# What an attempt changes of a delivery, and nothing else.
+_CHANGING: Final = {
+    "next_attempt_ms",
+    "status",
+    "attempts",
+    "delivered_ms",
+    "dry_run",
+    "last_error",
+    "last_attempt_ms",
+}
+_FIXED: Final = tuple(name for name in Delivery.__struct_fields__ if name not in _CHANGING)
+
+
+class DeliveryCheck:
+    """See above."""
+
+    def __init__(self, txn: Transaction, parts: int, checking: Checking) -> None:
+        self._txn = txn
+        self._parts = parts
+        self._checking = checking
+        self._found = {"customer_periods": 0, "deliveries": 0, "outbox": 0}
+
+    def run(self) -> Iterator[Difference]:
+        """Every difference, in the order of aggregations."""
+        count = self._txn.count("aggregations")
+        for number, (key, payload) in enumerate(self._txn.forward("aggregations", b"", b"")):
+            aggregation = records.decode_aggregation(payload)
+            yield from self._aggregation(key, aggregation)
+            if number % _PROGRESS_RECORDS == 0:
+                self._checking.progress("aggregations", number, count)
+        self._checking.progress("aggregations", count, count)
+        self._checking.counts["aggregations"] += count
+        self._checking.counts["deliveries"] += self._txn.count("deliveries")
+        self._checking.counts["deliveries pending"] += self._txn.count("outbox")
+        for table, rest in (
+            ("customer_periods", self._other_customer_periods),
+            ("deliveries", self._other_deliveries),
+            ("outbox", self._other_outbox),
+        ):
+            if self._txn.count(table) != self._found[table]:
+                yield from rest()
+
+    def _aggregation(self, key: bytes, aggregation: Aggregation) -> Iterator[Difference]:
+        customer_id, kind, start_ms = (
+            aggregation.customer_id,
+            aggregation.period_type,
+            aggregation.start_ms,
+        )
+        part = keys.part_of(customer_id, self._parts)
+        if key != keys.aggregation_key(part, kind, start_ms, customer_id):
+            yield at_key("aggregations", key, "record", f"that of {aggregation.id}", "its own")
+            return
+        totals = journal.read_totals(self._txn, part, aggregation.period, customer_id)
+        yield from _figure_faults(aggregation, totals)
+        by_customer = keys.customer_periods_prefix(part, customer_id, kind)
+        index_key = by_customer + keys.newest_first(start_ms)
+        if self._txn.get("customer_periods", index_key) is None:
+            yield at_key("customer_periods", index_key, "record", NOTHING, "there")
+        else:
+            self._found["customer_periods"] += 1
+        body = completed_body(aggregation) if aggregation.endpoints else b""
+        for endpoint_id in aggregation.endpoints:
+            yield from self._delivery(aggregation, endpoint_id, body)
+
+    def _delivery(
+        self, aggregation: Aggregation, endpoint_id: str, body: bytes
+    ) -> Iterator[Difference]:
+        name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
+        payload = self._txn.get("deliveries", name.encode())
+        if payload is None:
+            yield _of(aggregation, "deliveries", f"{name} to {endpoint_id}", NOTHING, "there")
+            return
+        self._found["deliveries"] += 1
+        stands = records.decode_delivery(payload)
+        should = first_attempt(aggregation, endpoint_id, body, aggregation.computed_ms)
+        for field in _FIXED:
+            one, other = getattr(stands, field), getattr(should, field)
+            if one != other:
+                yield _of(aggregation, "deliveries", f"{field} of {name}", str(one), str(other))
+        if stands.status is DeliveryStatus.PENDING:
+            due = keys.outbox_key(endpoint_id, stands.next_attempt_ms, name)
+            if self._txn.get("outbox", due) is None:
+                when = f"there, due {format_instant(stands.next_attempt_ms)}"
+                yield _of(aggregation, "outbox", f"{name} to {endpoint_id}", NOTHING, when)
+            else:
+                self._found["outbox"] += 1
+
+    def _other_customer_periods(self) -> Iterator[Difference]:
+        for key in self._txn.keys_forward("customer_periods", b"", b""):
+            customer, rest = key[1:].split(keys.END, 1)
+            found = None
+            if len(rest) == 5 and rest[0] < len(PeriodType):
+                kind, start_ms = tuple(PeriodType)[rest[0]], keys.start_of(rest[1:])
+                name = keys.aggregation_key(key[0], kind, start_ms, customer.decode())
+                found = self._txn.get("aggregations", name)
+            if found is None:
+                should = "nothing: there is no aggregation"
+                yield at_key("customer_periods", key, "record", "there", should)
+
+    def _other_deliveries(self) -> Iterator[Difference]:
+        for key, payload in self._txn.forward("deliveries", b"", b""):
+            delivery = records.decode_delivery(payload)
+            part = keys.part_of(delivery.customer_id, self._parts)
+            found = self._txn.get(
+                "aggregations",
+                keys.aggregation_key(
+                    part, delivery.period_type, delivery.start_ms, delivery.customer_id
+                ),
+            )
+            aggregation = None if found is None else records.decode_aggregation(found)
+            names = (
+                []
+                if aggregation is None
+                else [
+                    delivery_id(endpoint_id, aggregation.id, aggregation.revision).encode()
+                    for endpoint_id in aggregation.endpoints
+                ]
+            )
+            if key not in names:
+                stands = f"there, of {delivery.customer_id} to {delivery.endpoint_id}"
+                should = "nothing: no aggregation has it"
+                yield at_key("deliveries", key, "delivery", stands, should)
+
+    def _other_outbox(self) -> Iterator[Difference]:
+        for key in self._txn.keys_forward("outbox", b"", b""):
+            endpoint_id = key.split(keys.END, 1)[0].decode()
+            _, name = keys.outbox_due(endpoint_id, key)
+            payload = self._txn.get("deliveries", name.encode())
+            delivery = None if payload is None else records.decode_delivery(payload)
+            if delivery is None:
+                should = "nothing: there is no such delivery"
+            elif delivery.status is not DeliveryStatus.PENDING:
+                should = f"nothing: it is {delivery.status}"
+            elif key != keys.outbox_key(
+                delivery.endpoint_id, delivery.next_attempt_ms, delivery.id
+            ):
+                should = f"due {format_instant(delivery.next_attempt_ms)}"
+            else:
+                continue
+            yield at_key("outbox", key, "delivery", "there", should)
+
+
+def _figure_faults(aggregation: Aggregation, totals: PeriodTotals | None) -> Iterator[Difference]:
+    """Of a closed one against its totals; a running one only says what was once."""
+    is_closed = totals is not None and totals.closed
+    if aggregation.closed != is_closed:
+        stands, should = ("closed" if one else "open" for one in (aggregation.closed, is_closed))
+        yield _of(aggregation, "aggregations", "state", stands, f"{should}, as its totals")
+    if aggregation.revision != FIRST_REVISION:
+        yield _of(
+            aggregation, "aggregations", "revision", str(aggregation.revision), str(FIRST_REVISION)
+        )
+    if not aggregation.closed and aggregation.endpoints:
+        yield _of(aggregation, "aggregations", "endpoints", str(aggregation.endpoints), "none yet")
+    if not (aggregation.closed and totals is not None):
+        return
+    for event_type, figure in aggregation.figures.items():
+        found = totals.by_type.get(event_type)
+        should = NOTHING if found is None else f"{found.read(figure.operation)} of {found.count}"
+        if found is None or (figure.value, figure.count) != (
+            found.read(figure.operation),
+            found.count,
+        ):
+            stands = f"{figure.value} of {figure.count}"
+            what = str(figure.operation)
+            yield _of(aggregation, "aggregations", what, stands, should, event_type)
+
+
+def _of(
+    aggregation: Aggregation, table: str, what: str, stands: str, should: str, event_type: str = ""
+) -> Difference:
+    name = period_name(aggregation.period)
+    return Difference(table, what, stands, should, aggregation.customer_id, name, event_type)

@@ -1,0 +1,107 @@
+"""What a check of a store reports: each difference by table, customer, period and event type, and
+what stands there against what should.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.event_ids import stamp_of
+from meterd.domain.instants import format_instant
+from meterd.domain.periods import PeriodType, period_at
+from meterd.embedded import keys
+
+if TYPE_CHECKING:
+    from meterd.domain.periods import Period
+
+NOTHING: Final = "nothing"
+# What a year beyond the calendar raises, and bytes that are no text.
+_NO_INSTANT: Final = (ValueError, OverflowError, OSError)
+
+
+class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is not as it should be. Empty strings name nothing."""
+
+    table: str
+    what: str
+    stands: str
+    should: str
+    customer_id: str = ""
+    period: str = ""
+    event_type: str = ""
+
+    def line(self) -> str:
+        """For people: ``totals: customer acme, hourly 2026011411, api: count: stands 3, ...``."""
+        place = [
+            f"customer {self.customer_id}" if self.customer_id else "",
+            self.period,
+            self.event_type,
+        ]
+        found = ", ".join(part for part in place if part)
+        begin = f"{self.table}: {found}: " if found else f"{self.table}: "
+        return f"{begin}{self.what}: stands {self.stands}, should be {self.should}"
+
+
+class Checking(msgspec.Struct):
+    """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much."""
+
+    progress: Callable[[str, int, int], None] = lambda *_: None
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+
+
+def period_name(period: Period) -> str:
+    return f"{period.type} {period.key}"
+
+
+def at_key(table: str, key: bytes, what: str, stands: str, should: str) -> Difference:
+    """A difference in the record of that key, named as people know it; any key will do."""
+    try:
+        customer_id, period, event_type, name = _named(table, key)
+    except (IndexError, *_NO_INSTANT):  # a key that is no key of the table
+        customer_id, period, event_type, name = "", "", "", key.hex()
+    about = f"{what} {name}" if name else what
+    return Difference(table, about, stands, should, customer_id, period, event_type)
+
+
+def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
+    """Customer, period, event type, and what else it is known by."""
+    match table:
+        case "events":
+            return "", "", "", _record_name(key)
+        case "records_by_type":
+            event_type, record_id = key.split(keys.END, 1)
+            return "", "", event_type.decode(), _record_name(record_id)
+        case "blocks_by_customer":
+            customer, event_type, block_id = key[1:].split(keys.END, 2)
+            return customer.decode(), "", event_type.decode(), _record_name(block_id)
+        case "totals":
+            return keys.totals_customer(key), period_name(keys.totals_period(key)), "", ""
+        case "aggregations":
+            period = period_at(tuple(PeriodType)[key[1]], keys.start_of(key[2:6]))
+            return key[6:].decode(), period_name(period), "", ""
+        case "customer_periods":
+            customer, rest = key[1:].split(keys.END, 1)
+            period = period_at(tuple(PeriodType)[rest[0]], keys.start_of(rest[1:5]))
+            return customer.decode(), period_name(period), "", ""
+        case "customers":
+            return key[1:].decode(), "", "", ""
+        case "idempotency_keys":
+            customer, name = key[1:].split(keys.END, 1)
+            return customer.decode(), "", "", name.decode("utf-8", "backslashreplace")
+        case "outbox":
+            endpoint_id = key.split(keys.END, 1)[0].decode()
+            due_ms, delivery_id = keys.outbox_due(endpoint_id, key)
+            return "", "", "", f"{delivery_id} to {endpoint_id}, due {format_instant(due_ms)}"
+        case _:
+            return "", "", "", key.decode()
+
+
+def _record_name(record_id: bytes) -> str:
+    try:
+        return f"{record_id.hex()} of {format_instant(stamp_of(record_id).received_ms)}"
+    except _NO_INSTANT:
+        return record_id.hex()

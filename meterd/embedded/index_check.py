@@ -1,0 +1,184 @@
+"""Holds the two indexes of the log against the log: by type, and by customer and type.
+
+Both are asked, in the order of the log, for what must stand in them next. What stands in them
+beyond that shows at the end, where their sizes differ, and only then is looked for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import lt
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.event_ids import ID_BYTES, stamp_of
+from meterd.domain.periods import PeriodType, period_at
+from meterd.embedded import journal, keys, records
+from meterd.embedded.differences import NOTHING, Difference, at_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from meterd.embedded.differences import Checking
+    from meterd.embedded.records import LoggedBlock
+    from meterd.embedded.store import Transaction
+
+_BY_TYPE: Final = "records_by_type"
+_BY_CUSTOMER: Final = "blocks_by_customer"
+
+
+class TypeIndex:
+    """``records_by_type``: for each type exactly the records that hold events of it.
+
+    One place in it is kept for each event type.
+    """
+
+    def __init__(self, txn: Transaction) -> None:
+        self._txn = txn
+        self._rest: dict[str, Iterator[bytes]] = {}
+        self._next: dict[str, bytes | None] = {}
+
+    def expect(self, event_types: Iterable[str], record_id: bytes) -> Iterator[Difference]:
+        """The next record of the log, and the types of its events."""
+        for event_type in event_types:
+            if event_type not in self._rest:
+                prefix = keys.record_by_type(event_type)
+                self._rest[event_type] = self._txn.keys_forward(_BY_TYPE, prefix, prefix)
+                self._advance(event_type)
+            found = self._next[event_type]
+            wanted = keys.record_by_type(event_type, record_id)
+            while found is not None and found < wanted:
+                yield _extra(found)
+                found = self._advance(event_type)
+            if found == wanted:
+                self._advance(event_type)
+            else:
+                yield at_key(_BY_TYPE, wanted, "record", NOTHING, "there")
+
+    def finish(self) -> Iterator[Difference]:
+        """What stands behind all that was expected, and types of which nothing was."""
+        start = b""
+        while (key := self._txn.first_key(_BY_TYPE, start)) is not None:
+            event_type = key.split(keys.END, 1)[0]
+            name = event_type.decode()
+            if name in self._next:
+                while (found := self._next[name]) is not None:
+                    yield _extra(found)
+                    self._advance(name)
+            else:
+                prefix = keys.record_by_type(name)
+                yield from map(_extra, self._txn.keys_forward(_BY_TYPE, prefix, prefix))
+            start = event_type + keys.AFTER_END
+
+    def _advance(self, event_type: str) -> bytes | None:
+        found = self._next[event_type] = next(self._rest[event_type], None)
+        return found
+
+
+class CustomerIndex:
+    """``blocks_by_customer``: for each customer and type exactly the blocks with counted events."""
+
+    def __init__(self, txn: Transaction, parts: int) -> None:
+        self._txn = txn
+        self._parts = parts
+        self._found = 0
+
+    def expect(
+        self, customer_id: str, event_type: str, blocks: Sequence[bytes]
+    ) -> Iterator[Difference]:
+        """Blocks that follow each other in the log, with counted events of both."""
+        part = keys.part_of(customer_id, self._parts)
+        prefix = keys.blocks_prefix(part, customer_id, event_type)
+        stands = self._ids_from(prefix, blocks[0], len(blocks))
+        if stands == b"".join(blocks):
+            self._found += len(blocks)
+            return
+        last = blocks[-1]
+        there = {one for one in records.split_block_ids(stands) if one <= last}
+        self._found += len(there.intersection(blocks))
+        for block_id in sorted(there.symmetric_difference(blocks)):
+            if block_id in there:
+                yield _extra_block(prefix, block_id)
+            else:
+                yield at_key(_BY_CUSTOMER, prefix + block_id, "block", NOTHING, "there")
+
+    def finish(self, checking: Checking) -> Iterator[Difference]:
+        """What stands in it beyond all that was expected, or is not in its order."""
+        total, last, last_prefix = 0, b"", b""
+        for key, payload in self._txn.forward(_BY_CUSTOMER, b"", b""):
+            prefix, first = key[:-ID_BYTES], key[-ID_BYTES:]
+            ids = records.split_block_ids(payload)
+            in_order = all(map(lt, ids, ids[1:]))
+            if not in_order or not ids or ids[0] != first or len(payload) % ID_BYTES:
+                yield at_key(_BY_CUSTOMER, key, "ids", payload.hex(), "in order, the key's first")
+            elif prefix == last_prefix and first <= last:
+                yield at_key(_BY_CUSTOMER, key, "block", f"behind {last.hex()}", "in order")
+            last_prefix, last = prefix, ids[-1] if ids else b""
+            total += len(ids)
+        checking.counts["index entries"] += total
+        if total != self._found:
+            yield from self._unexpected()
+
+    def _ids_from(self, prefix: bytes, first: bytes, count: int) -> bytes:
+        """The ids from ``first`` on, as they stand, up to that many."""
+        start = self._txn.last_key(_BY_CUSTOMER, prefix + first)
+        if start is None or not start.startswith(prefix):
+            start = prefix
+        found = b""
+        for _, payload in self._txn.forward(_BY_CUSTOMER, start, prefix):
+            if not found and payload[:ID_BYTES] < first:
+                # A record may begin with blocks that were expected before.
+                ids = records.split_block_ids(payload)
+                payload = b"".join([one for one in ids if one >= first])  # noqa: PLW2901
+            found += payload
+            if len(found) >= count * ID_BYTES:
+                break
+        return found[: count * ID_BYTES]
+
+    def _unexpected(self) -> Iterator[Difference]:
+        """Reads the log at each entry: slow, and only where something is wrong."""
+        block_at = lru_cache(maxsize=1024)(self._block)
+        for key, payload in self._txn.forward(_BY_CUSTOMER, b"", b""):
+            prefix = key[:-ID_BYTES]
+            customer, event_type, _ = prefix[1:].split(keys.END, 2)
+            for block_id in records.split_block_ids(payload):
+                if not self._is_counted(
+                    block_at(block_id), block_id, customer.decode(), event_type.decode()
+                ):
+                    yield _extra_block(prefix, block_id)
+
+    def _block(self, block_id: bytes) -> LoggedBlock | None:
+        record_id = self._txn.last_key("events", block_id)
+        payload = None if record_id is None else self._txn.get("events", record_id)
+        if record_id is None or payload is None:
+            return None
+        first = stamp_of(record_id)
+        for block in records.decode_record(payload):
+            if block.stamp(first).id() == block_id:
+                return block
+        return None
+
+    def _is_counted(
+        self, block: LoggedBlock | None, block_id: bytes, customer_id: str, event_type: str
+    ) -> bool:
+        if block is None:
+            return False
+        stamp = stamp_of(block_id)
+        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
+        part = keys.part_of(customer_id, self._parts)
+        totals = journal.read_totals(self._txn, part, hour, customer_id)
+        through = b"" if totals is None else totals.through
+        return any(
+            event.customer_id == customer_id
+            and event.event_type == event_type
+            and stamp.id(offset) <= through
+            for offset, event in enumerate(block.events)
+        )
+
+
+def _extra(key: bytes) -> Difference:
+    return at_key(_BY_TYPE, key, "record", "there", "nothing: it has no events of that type")
+
+
+def _extra_block(prefix: bytes, block_id: bytes) -> Difference:
+    should = "nothing: no event of the block is counted there"
+    return at_key(_BY_CUSTOMER, prefix + block_id, "block", "there", should)

@@ -1,0 +1,249 @@
+"""Reads the whole log, and holds against it what is made of it: the totals of hours, both indexes,
+idempotency keys, the count of events.
+
+One pass in the order of the log, an hour at a time. Behind the mark ``posted`` each customer's
+events are counted up to some event of its own, and none after it: that much may be missing in its
+totals and index, and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.event_ids import ID_BYTES, stamp_of
+from meterd.domain.idempotency import fingerprint
+from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.receipts import BLOCK_EVENTS
+from meterd.embedded import journal, keys, log, records
+from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
+from meterd.embedded.index_check import CustomerIndex, TypeIndex
+from meterd.embedded.marks import check_closed
+from meterd.embedded.recount import HourRecount
+from meterd.embedded.totals_check import compare, join, starts, totals_in
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from meterd.domain.event_ids import Stamp
+    from meterd.domain.events import UsageEvent
+    from meterd.embedded.differences import Checking
+    from meterd.embedded.marks import Marks
+    from meterd.embedded.records import LoggedBlock
+    from meterd.embedded.store import Transaction
+
+_PROGRESS_RECORDS: Final = 500
+_LOOKED_UP_MAX: Final = 100_000
+
+
+class LogCheck:
+    """See above."""
+
+    def __init__(self, txn: Transaction, parts: int, marks: Marks, checking: Checking) -> None:
+        self._txn = txn
+        self._parts = parts
+        self._marks = marks
+        self._checking = checking
+        self._by_type = TypeIndex(txn)
+        self._by_customer = CustomerIndex(txn, parts)
+        self._hour: Period | None = None
+        self._hours: set[Period] = set()
+        self._recount = HourRecount(parts)
+        # What the index of idempotency keys must have: key, event's id, event, whether posted.
+        self._used: list[tuple[bytes, bytes, UsageEvent, bool]] = []
+        self._used_found = 0
+        # Of the hour at hand: through which event a customer's are counted, whether it is closed.
+        self._counted: dict[str, tuple[bytes, bool]] = {}
+        self._unposted: set[str] = set()
+
+    def run(self) -> Iterator[Difference]:
+        """Every difference, in the order of the log."""
+        counts, expected = self._checking.counts, log.count_events(self._txn)
+        last = b""
+        for number, (record_id, payload) in enumerate(self._txn.forward("events", b"", b"")):
+            blocks = records.decode_record(payload)
+            yield from _record_faults(record_id, blocks, last)
+            event_types = {event.event_type for block in blocks for event in block.events}
+            yield from self._by_type.expect(sorted(event_types), record_id)
+            first = stamp_of(record_id)
+            for block in blocks:
+                last = yield from self._block(block.stamp(first), block.events)
+            if number % _PROGRESS_RECORDS == 0:
+                self._checking.progress("events", counts["events"], expected)
+        yield from self._end_hour()
+        self._checking.progress("events", counts["events"], expected)
+        if counts["events"] != expected:
+            yield Difference("meta", "count of events", str(expected), str(counts["events"]))
+        yield from self._by_type.finish()
+        yield from self._by_customer.finish(self._checking)
+        yield from self._other_hours()
+        counts["idempotency keys"] += self._txn.count("idempotency_keys")
+        if self._used_found != counts["idempotency keys"]:
+            yield from self._other_keys()
+
+    def _block(
+        self, stamp: Stamp, events: Sequence[UsageEvent]
+    ) -> Generator[Difference, None, bytes]:
+        """Counts a block; returns the id of its last event."""
+        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
+        if hour is not self._hour:
+            yield from self._end_hour()
+            self._hour = hour
+            self._hours.add(hour)
+        block_id, last = stamp.id(), stamp.id(len(events) - 1)
+        if last <= self._marks.posted:
+            self._recount.count(stamp, block_id, enumerate(events))
+        else:
+            counted = yield from self._posted(hour, stamp, events)
+            self._recount.count(stamp, block_id, counted)
+        for offset, event in enumerate(events):
+            if event.idempotency_key:
+                self._use(event, stamp, offset)
+        self._checking.counts["events"] += len(events)
+        if self._recount.is_full:
+            yield from self._fold()
+        return last
+
+    def _posted(
+        self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
+    ) -> Generator[Difference, None, list[tuple[int, UsageEvent]]]:
+        """Returns those of a block behind the mark that are counted in their hour's totals."""
+        counted = []
+        for offset, event in enumerate(events):
+            through, closed = self._through(hour, event.customer_id)
+            event_id = stamp.id(offset)
+            if event_id <= max(through, self._marks.posted):
+                counted.append((offset, event))
+                if event.customer_id in self._unposted:
+                    should = "counted behind the customer's earlier events"
+                    yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
+                continue
+            self._unposted.add(event.customer_id)
+            self._checking.counts["events not yet posted"] += 1
+            if closed or self._marks.must_be_closed(hour):
+                should = "counted: its hour is closed"
+                yield _of(event, hour, "event " + event_id.hex(), "not counted", should)
+        return counted
+
+    def _through(self, hour: Period, customer_id: str) -> tuple[bytes, bool]:
+        found = self._counted.get(customer_id)
+        if found is None:
+            part = keys.part_of(customer_id, self._parts)
+            totals = journal.read_totals(self._txn, part, hour, customer_id)
+            found = (b"", False) if totals is None else (totals.through, totals.closed)
+            if len(self._counted) >= _LOOKED_UP_MAX:
+                self._counted.clear()
+            self._counted[customer_id] = found
+        return found
+
+    def _use(self, event: UsageEvent, stamp: Stamp, offset: int) -> None:
+        part = keys.part_of(event.customer_id, self._parts)
+        key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
+        is_posted = stamp.id(offset) <= self._marks.posted
+        self._used.append((key, stamp.id(offset, part), event, is_posted))
+
+    def _fold(self) -> Iterator[Difference]:
+        # In the order of keys, or each would be looked for on a page of its own.
+        for (customer_id, event_type), group in sorted(self._recount.fold().items()):
+            yield from self._by_customer.expect(customer_id, event_type, group.blocks)
+        used, self._used = self._used, []
+        used.sort(key=itemgetter(0, 1))
+        for key, event_id, event, is_posted in used:
+            stands = self._txn.get("idempotency_keys", key)
+            should = records.used_key(event_id, fingerprint(event))
+            if stands == should:
+                self._used_found += 1
+            elif stands is None and not is_posted:
+                self._checking.counts["keys not yet posted"] += 1
+            else:
+                shown = NOTHING if stands is None else stands.hex()
+                yield at_key("idempotency_keys", key, "event", shown, should.hex())
+
+    def _end_hour(self) -> Iterator[Difference]:
+        yield from self._fold()
+        if self._hour is not None:
+            yield from self._compare(self._hour)
+        self._recount.close()
+        self._recount = HourRecount(self._parts)
+        self._counted.clear()
+
+    def _compare(self, hour: Period) -> Iterator[Difference]:
+        """What was counted in that hour with what stands there."""
+        marks = self._marks
+        stored = (
+            found for part in range(self._parts) for found in totals_in(self._txn, part, hour)
+        )
+        for customer, counted, stands in join(self._recount.totals(), stored):
+            customer_id = customer[1:].decode()
+            by_type = {} if stands is None else stands.by_type
+            yield from compare(hour, customer_id, by_type, counted or {})
+            if stands is None:
+                continue
+            self._checking.counts["totals"] += 1
+            yield from check_closed(marks, hour, customer_id, closed=stands.closed)
+            last = max((one.last_at[8:] for one in by_type.values()), default=b"")
+            if not last <= stands.through <= marks.last_id:
+                should = f"from {last.hex()} to {marks.last_id.hex()}"
+                name = period_name(hour)
+                yield Difference(
+                    "totals", "through", stands.through.hex(), should, customer_id, name
+                )
+
+    def _other_hours(self) -> Iterator[Difference]:
+        """Hours of which the log has nothing."""
+        stored = {
+            hour
+            for part in range(self._parts)
+            for hour in starts(self._txn, part, PeriodType.HOURLY)
+        }
+        for hour in sorted(stored - self._hours):
+            yield from self._compare(hour)
+
+    def _other_keys(self) -> Iterator[Difference]:
+        """Keys of no event, found by reading the log at each."""
+        for key, payload in self._txn.forward("idempotency_keys", b"", b""):
+            event = self._event(payload[:ID_BYTES])
+            wanted = None
+            if event is not None and event.idempotency_key:
+                part = keys.part_of(event.customer_id, self._parts)
+                wanted = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
+            if wanted != key:
+                should = "nothing: it has another key, or is not there"
+                yield at_key("idempotency_keys", key, "event", payload.hex(), should)
+
+    def _event(self, event_id: bytes) -> UsageEvent | None:
+        wanted = stamp_of(event_id).id()
+        record_id = self._txn.last_key("events", wanted)
+        payload = None if record_id is None else self._txn.get("events", record_id)
+        if record_id is None or payload is None:
+            return None
+        for block in records.decode_record(payload):
+            stamp = block.stamp(stamp_of(record_id))
+            for offset, event in enumerate(block.events):
+                if stamp.id(offset) == wanted:
+                    return event
+        return None
+
+
+def _record_faults(
+    record_id: bytes, blocks: Sequence[LoggedBlock], last: bytes
+) -> Iterator[Difference]:
+    """What ``log.write_receipts`` would not have written behind the event of the id ``last``."""
+    first = stamp_of(record_id)
+    if record_id <= last:
+        yield at_key("events", record_id, "record", "there", f"behind {last.hex()}")
+    if first.id() != record_id or not blocks or blocks[0].stamp(first) != first:
+        yield at_key("events", record_id, "record", "named otherwise", "named by its first event")
+    for block in blocks:
+        if not 0 < len(block.events) <= BLOCK_EVENTS:
+            should = f"1 to {BLOCK_EVENTS}"
+            yield at_key("events", record_id, "events of a block", str(len(block.events)), should)
+    for one, other in itertools.pairwise(blocks):
+        if other.stamp(first).id() <= one.stamp(first).id(len(one.events) - 1):
+            yield at_key("events", record_id, "blocks", "one within another", "one behind another")
+
+
+def _of(event: UsageEvent, hour: Period, what: str, stands: str, should: str) -> Difference:
+    name = period_name(hour)
+    return Difference("totals", what, stands, should, event.customer_id, name, event.event_type)

@@ -1,0 +1,155 @@
+"""Counts an hour's events again, from the log alone, in bounded memory.
+
+Events are gathered by customer and event type and folded into totals now and then; totals of more
+customers than may be held are put aside in a temporary file, sorted, and merged at the end. So it
+does not matter whether an hour has fifty million events, or a million customers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from decimal import Decimal, localcontext
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from typing import IO, TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.event_ids import Stamp, position
+from meterd.domain.totals import EXACT, Totals, merge_types
+from meterd.domain.totals import merge as merge_totals
+from meterd.embedded import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from meterd.domain.events import UsageEvent
+
+# Folded when about so many events, or of so many customers and types, are gathered: 60 MB.
+_EVENTS_MAX: Final = 200_000
+_GROUPS_MAX: Final = 50_000
+# Put aside when totals of so many customers are held: some 100 MB.
+_CUSTOMERS_MAX: Final = 50_000
+_LENGTH_BYTES: Final = 4
+_ZERO: Final = Decimal(0)
+
+ByType = dict[str, Totals]
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[bytes, ByType]).decode
+
+
+class Group:
+    """Events of one customer and type that are not folded yet, and the blocks they stand in."""
+
+    __slots__ = ("block", "blocks", "first", "first_offset", "last", "last_offset", "values")
+
+    def __init__(self, first: Stamp, offset: int) -> None:
+        self.first = self.last = first
+        self.first_offset = self.last_offset = offset
+        self.block = b""
+        self.blocks: list[bytes] = []
+        self.values: list[Decimal] = []
+
+    def totals(self) -> Totals:
+        """Within a context that does not round."""
+        values = self.values
+        return Totals(
+            len(values),
+            sum(values, _ZERO),
+            min(values),
+            max(values),
+            values[0],
+            _position(self.first, self.first_offset),
+            values[-1],
+            _position(self.last, self.last_offset),
+        )
+
+
+Groups = dict[tuple[str, str], Group]
+
+
+class HourRecount:
+    """One hour's events, counted in the order of the log."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
+        self._groups: Groups = {}
+        self._events = 0
+        self._totals: dict[bytes, ByType] = {}
+        self._aside: list[IO[bytes]] = []
+
+    def count(
+        self, stamp: Stamp, block_id: bytes, events: Iterable[tuple[int, UsageEvent]]
+    ) -> None:
+        """Counts these events of a block, each with its offset in it."""
+        groups, offset = self._groups, -1
+        for offset, event in events:
+            key = event.customer_id, event.event_type
+            try:
+                group = groups[key]
+            except KeyError:
+                group = groups[key] = Group(stamp, offset)
+            group.values.append(event.value)
+            group.last_offset = offset
+            if group.block is not block_id:
+                group.block = block_id
+                group.blocks.append(block_id)
+                group.last = stamp
+        self._events += offset + 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to fold."""
+        return self._events > _EVENTS_MAX or len(self._groups) > _GROUPS_MAX
+
+    def fold(self) -> Groups:
+        """Takes what is gathered into the totals; gives it back, for whoever wants the blocks."""
+        groups, self._groups, self._events = self._groups, {}, 0
+        with localcontext(EXACT):
+            for (customer_id, event_type), group in groups.items():
+                customer = keys.customer_key(keys.part_of(customer_id, self._parts), customer_id)
+                by_type = self._totals.get(customer)
+                if by_type is None:
+                    by_type = self._totals[customer] = {}
+                added, before = group.totals(), by_type.get(event_type)
+                by_type[event_type] = added if before is None else merge_totals(before, added)
+        if len(self._totals) > _CUSTOMERS_MAX:
+            self._put_aside()
+        return groups
+
+    def totals(self) -> Iterator[tuple[bytes, ByType]]:
+        """Each customer's, by the key of ``customers``, in order. Everything must be folded."""
+        held = sorted(self._totals.items(), key=itemgetter(0))
+        if not self._aside:
+            yield from held
+            return
+        runs = [*map(_read, self._aside), iter(held)]
+        for customer, found in groupby(merge(*runs, key=itemgetter(0)), key=itemgetter(0)):
+            by_type: ByType = {}
+            for _, part in found:
+                by_type = merge_types(by_type, part)
+            yield customer, by_type
+
+    def close(self) -> None:
+        """Frees what was put aside."""
+        for file in self._aside:
+            file.close()
+
+    def _put_aside(self) -> None:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``close``
+        for item in sorted(self._totals.items(), key=itemgetter(0)):
+            encoded = _encode(item)
+            file.write(len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded)
+        self._aside.append(file)
+        self._totals = {}
+
+
+def _read(file: IO[bytes]) -> Iterator[tuple[bytes, ByType]]:
+    file.seek(0)
+    while length := file.read(_LENGTH_BYTES):
+        yield _decode(file.read(int.from_bytes(length, "big")))
+
+
+def _position(stamp: Stamp, offset: int) -> bytes:
+    return position(stamp.received_ms, stamp.id(offset))

@@ -1,0 +1,191 @@
+"""A store as it stands in one moment, read beside whoever has it open, and copied from there.
+
+The folder is opened for reading only, as a second process beside the daemon: LMDB's lock file says
+which pages are being read, so the daemon keeps them. While a snapshot is held, no page that it sees
+is used again and the file may grow: of a large store beside a busy daemon, a copy is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from meterd.domain.errors import StoreError
+from meterd.embedded.data_folder import sync
+from meterd.embedded.pages import DamagedError, Pages, decode_metas, older_root, read_metas
+from meterd.embedded.store import (
+    FORMAT,
+    MAP_SIZE,
+    READERS_MAX,
+    TABLES,
+    UPGRADED,
+    Meta,
+    Transaction,
+    decode_meta,
+    is_sealed,
+    unknown_format,
+    unseal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+from meterd.embedded.pages import Tree
+
+# How often it is tried to see both meta pages and the transaction begin between two commits.
+_TRIES: Final = 10_000
+_PROGRESS_SECONDS: Final = 0.1
+
+
+class Snapshot:
+    """See above. ``transaction`` and ``copy_to`` use LMDB, which trusts what it reads; the rest
+    reads the file.
+    """
+
+    def __init__(
+        self,
+        env: lmdb.Environment,
+        txn: lmdb.Transaction,
+        descriptor: int,
+        metas: tuple[bytes, bytes],
+    ) -> None:
+        self._env = env
+        self._txn = txn
+        self._descriptor = descriptor
+        self._found = decode_metas(metas)
+        self._replaced = older_root(metas)
+        self.pages = Pages(descriptor, self._found)
+
+    def meta(self) -> Meta:
+        """What the store says of itself, read without LMDB.
+
+        Raises DamagedError, and StoreError where it is of another version of meterd.
+        """
+        pages = Pages(self._descriptor, self._found)
+        tree = pages.tables().get("meta")
+        records = {} if tree is None else {k: r for leaf in pages.leaves(tree) for k, r, _ in leaf}
+        record = records.get(b"meta")
+        if record is None or not is_sealed(b"meta", record):
+            raise DamagedError("what the store says of itself is damaged")
+        meta = decode_meta(unseal("meta", b"meta", record))
+        if meta.format in UPGRADED:
+            raise StoreError(
+                f"the store has format {meta.format}, and this meterd works on {FORMAT}:"
+                " start the daemon on it once, which brings it there"
+            )
+        if meta.format != FORMAT:
+            raise unknown_format(meta.format)
+        return meta
+
+    def tables(self) -> dict[str, Tree]:
+        """Each table's pages, by name. Raises DamagedError, also where they are not meterd's."""
+        found = self.pages.tables()
+        if found.keys() != set(TABLES):
+            raise DamagedError(f"the tables are not those of meterd: {', '.join(sorted(found))}")
+        return found
+
+    def check_free(self) -> None:
+        """See ``Pages.check_free``."""
+        self.pages.check_free(self._replaced)
+
+    def transaction(self) -> Transaction:
+        """What it holds. Raises StoreError where that is not of this version of meterd."""
+        try:
+            tables = {
+                name: self._env.open_db(name.encode(), self._txn, create=False) for name in TABLES
+            }
+        except lmdb.Error as fault:
+            raise StoreError(f"the store cannot be read: {fault}") from fault
+        return Transaction(self._txn, tables)
+
+    def copy_to(self, path: Path, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Writes what it holds to a new file, without the free pages; on disk when this returns.
+
+        ``progress`` hears how many bytes are written. Raises StoreError.
+        """
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        failed: list[Exception] = []
+
+        def copy() -> None:
+            try:
+                self._env.copyfd(descriptor, compact=True)
+            except (lmdb.Error, OSError) as fault:
+                failed.append(fault)
+
+        try:
+            copying = threading.Thread(target=copy)
+            copying.start()
+            while copying.is_alive():
+                copying.join(_PROGRESS_SECONDS)
+                progress(os.fstat(descriptor).st_size)
+            if failed:
+                raise StoreError(f"the store cannot be copied to {path}: {failed[0]}")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync(path.parent)
+
+
+@contextmanager
+def open_snapshot(folder: Path) -> Iterator[Snapshot]:
+    """The data folder's store as it stands now; nothing in the folder is changed.
+
+    Raises StoreError where there is none that can be read, DamagedError where its first pages are
+    not LMDB's.
+    """
+    place = folder / "store"
+    data = place / "data.mdb"
+    try:
+        size = data.stat().st_size
+        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as fault:
+        raise StoreError(f"there is no store in {folder}") from fault
+    except OSError as fault:
+        raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
+    try:
+        read_metas(descriptor)
+        env = lmdb.open(
+            str(place),
+            map_size=max(MAP_SIZE, 2 * size),
+            max_dbs=len(TABLES) + 4,
+            max_readers=READERS_MAX,
+            mode=0o600,
+            lib_version=0,
+            readonly=True,
+            create=False,
+            # Whoever has the store open made the file. None is made, so that nobody else's is.
+            lock=(place / "lock.mdb").exists(),
+        )
+        try:
+            yield _begin(env, descriptor)
+        finally:
+            env.close()
+    except lmdb.Error as fault:
+        raise StoreError(f"the store in {folder} cannot be read: {fault}") from fault
+    finally:
+        os.close(descriptor)
+
+
+def size_bytes(txn: Transaction) -> int:
+    """About what a copy will take: the pages of all tables."""
+    return sum(txn.pages(table) for table in TABLES) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _begin(env: lmdb.Environment, descriptor: int) -> Snapshot:
+    for _ in range(_TRIES):
+        raw = read_metas(descriptor)
+        txn = env.begin(buffers=False)
+        if read_metas(descriptor) == raw:
+            found = decode_metas(raw)
+            if found.txn_id != txn.id():
+                raise DamagedError(
+                    f"LMDB reads transaction {txn.id()}, and {found.txn_id} is the last"
+                )
+            return Snapshot(env, txn, descriptor, raw)
+        txn.abort()
+    raise StoreError("the store changes faster than it can be read")

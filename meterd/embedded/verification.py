@@ -1,0 +1,146 @@
+"""Checks a whole store, and reports every difference between what stands there and what should.
+
+First the pages and each record's checksum, as a file, without LMDB: what is damaged there is not
+touched further. Then what is made of something else is held against it, the log being the truth:
+totals of hours and indexes and idempotency keys against events, longer periods against shorter
+ones, aggregations against totals, deliveries against aggregations, the outbox against deliveries.
+
+In bounded memory, whatever the store holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from meterd.domain.errors import StoreError
+from meterd.embedded.delivery_check import DeliveryCheck
+from meterd.embedded.differences import Checking, Difference, at_key
+from meterd.embedded.log_check import LogCheck
+from meterd.embedded.marks import check_marks, read_marks
+from meterd.embedded.pages import DamagedError
+from meterd.embedded.snapshot import open_snapshot
+from meterd.embedded.store import is_sealed
+from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from meterd.embedded.snapshot import Snapshot
+    from meterd.embedded.store import Transaction
+
+_PROGRESS_LEAVES: Final = 200
+_STRUCTURE: Final = "structure"
+# What decoding raises where a record is sealed and is not what its table holds.
+_MISTAKES: Final = (StoreError, msgspec.MsgspecError, ValueError, IndexError, OverflowError)
+
+
+class _Check(NamedTuple):
+    """``tables`` must be whole for it."""
+
+    tables: tuple[str, ...]
+    run: Callable[[], Iterator[Difference]]
+
+
+def verify(folder: Path, checking: Checking | None = None) -> Iterator[Difference]:
+    """Every difference in the data folder's store, as it is when the first is asked for.
+
+    Beside a daemon, or where none runs. Raises StoreError where there is no store, or not one of
+    this version.
+    """
+    try:
+        with open_snapshot(folder) as snapshot:
+            yield from verify_snapshot(snapshot, checking or Checking())
+    except DamagedError as fault:
+        yield _structure("the file", fault)
+
+
+def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
+    """See ``verify``; a snapshot is verified once."""
+    damaged: set[str] = set()
+    try:
+        parts = snapshot.meta().parts
+        for difference in _check_pages(snapshot, checking):
+            damaged.add(difference.table if difference.what != _STRUCTURE else _STRUCTURE)
+            yield difference
+    except DamagedError as fault:
+        yield _structure("the file", fault)
+        return
+    if damaged.isdisjoint({_STRUCTURE, "meta"}):
+        yield from _check_contents(snapshot.transaction(), parts, checking, damaged)
+
+
+def _check_contents(
+    txn: Transaction, parts: int, checking: Checking, damaged: set[str]
+) -> Iterator[Difference]:
+    """With LMDB, which can be trusted to find its way."""
+    for check in _checks(txn, parts, checking):
+        if damaged.isdisjoint(check.tables):
+            try:
+                yield from check.run()
+            except _MISTAKES as fault:
+                tables = ", ".join(check.tables)
+                yield Difference(tables, "a record", str(fault), "one that can be read")
+
+
+def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
+    """Pages and checksums. DamagedError where it cannot be told which pages are whose."""
+    pages, counts = snapshot.pages, checking.counts
+    is_whole = True
+    for table, tree in snapshot.tables().items():
+        try:
+            for number, leaf in enumerate(pages.leaves(tree)):
+                for key, record, _ in leaf:
+                    if not is_sealed(key, record):
+                        stands = "what does not match its checksum"
+                        yield at_key(table, key, "record", stands, "what was written")
+                counts["records"] += len(leaf)
+                if number % _PROGRESS_LEAVES == 0:
+                    checking.progress("pages", pages.reached, pages.in_file)
+        except DamagedError as fault:
+            is_whole = False
+            yield _structure(table, fault)
+    counts["pages"] += pages.reached
+    checking.progress("pages", pages.in_file, pages.in_file)
+    if is_whole:
+        try:
+            snapshot.check_free()
+        except DamagedError as fault:
+            yield _structure("free pages", fault)
+
+
+def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
+    deliveries = _Check(
+        ("aggregations", "totals", "customer_periods", "deliveries", "outbox"),
+        DeliveryCheck(txn, parts, checking).run,
+    )
+    try:
+        marks = read_marks(txn, parts)
+    except _MISTAKES:  # the last record of the log is damaged, which was said
+        return [deliveries]
+    index = ("records_by_type", "blocks_by_customer")
+    return [
+        _Check(("meta",), lambda: check_marks(txn, marks)),
+        _Check(
+            ("events", *index, "totals", "idempotency_keys"),
+            LogCheck(txn, parts, marks, checking).run,
+        ),
+        _Check(("totals",), lambda: check_totals(txn, parts, marks, checking)),
+        _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
+        _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
+        deliveries,
+    ]
+
+
+def _check_keys_of_totals(txn: Transaction, parts: int, checking: Checking) -> Iterator[Difference]:
+    """Looked for only where there are more than were looked at."""
+    if checking.counts["totals"] != txn.count("totals"):
+        for key in txn.keys_forward("totals", b"", b""):
+            if not is_known_key(key, parts):
+                yield at_key("totals", key, "record", "there", "nothing: it is no customer's")
+
+
+def _structure(table: str, fault: Exception) -> Difference:
+    return Difference(table, _STRUCTURE, str(fault), "as LMDB writes it")

@@ -1,0 +1,160 @@
+"""The commands that look after a data folder: verify, backup, restore, compact.
+
+What they did is one line on stdout, or one JSON object; how far they are is a bar on a terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from meterd import copies
+from meterd.embedded import verification
+from meterd.embedded.differences import Checking
+from meterd.options import config_option, data_folder, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.progress import TaskID
+
+    from meterd.copies import Copied
+
+_EXIT_DIFFERENT: Final = 1
+
+
+@click.command(epilog="Example: meterd verify && echo sound; meterd verify /backups/monday")
+@config_option
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Count everything again, and report each difference.
+
+    Of the data folder, also while a daemon runs on it, or of FOLDER: a backup, say. Checked are all
+    checksums, totals and indexes against the events, aggregations against totals, deliveries
+    against aggregations. Events of the last seconds that are in the log and not yet in totals are
+    no difference. Beside a busy daemon the store's file grows meanwhile: of a large one, make a
+    backup, which is checked as well.
+
+    Exit codes: 0 no difference; 1 differences, each on a line of stdout, or the store cannot be
+    read; 2 wrong arguments.
+    """
+    place = data_folder(given) if folder is None else folder
+    began_at, differences = time.monotonic(), 0
+    with _progress() as progress:
+        checking = Checking(progress)
+        for difference in verification.verify(place, checking):
+            differences += 1
+            click.echo(_json({"difference": difference}) if as_json else difference.line())
+    seconds = round(time.monotonic() - began_at, 1)
+    checked = dict(checking.counts)
+    if as_json:
+        summary = {"folder": str(place), "differences": differences}
+        click.echo(_json({**summary, "checked": checked, "seconds": seconds}))
+    else:
+        found = f"{differences:,} differences" if differences else "no differences"
+        click.echo(f"{place}: {found} in {_counts(checked)} ({seconds} s)")
+    ctx.exit(_EXIT_DIFFERENT if differences else 0)
+
+
+@click.command(
+    epilog="Example: meterd backup /backups/$(date +%F) && rsync -a /backups/ elsewhere:"
+)
+@config_option
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+def backup(given: Path | None, folder: Path, as_json: bool) -> None:
+    """Copy store and API keys to DIR, which must be empty or not there, and check the copy.
+
+    While the daemon serves, too: everything that was acknowledged before the start is in it. DIR is
+    there when all of it is on disk and checked, and never half. The configuration is not copied.
+
+    Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
+    """
+    with _progress() as progress:
+        copied = copies.backup(data_folder(given), folder, progress)
+    _report("backed up to", copied, as_json)
+
+
+@click.command(epilog="Example: meterd restore /backups/monday --to /var/lib/meterd")
+@config_option
+@click.argument("saved", metavar="BACKUP", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), help="Default: the configured folder."
+)
+@json_option
+def restore(given: Path | None, saved: Path, to: Path | None, as_json: bool) -> None:
+    """Put a backup into the data folder, which must be empty or not there.
+
+    To replace what is there, stop meterd and move the folder away. The backup is checked before,
+    and the copy after.
+
+    Exit codes: 0 restored; 1 not restored; 2 wrong arguments.
+    """
+    with _progress() as progress:
+        copied = copies.restore(saved, data_folder(given) if to is None else to, progress)
+    _report("restored to", copied, as_json)
+
+
+@click.command(epilog="Example: systemctl stop meterd && meterd compact; systemctl start meterd")
+@config_option
+@json_option
+def compact(given: Path | None, as_json: bool) -> None:
+    """Give the disk back what the store does not use, while no daemon runs.
+
+    The store is copied, checked, and put in the place of the old one at once; until then the disk
+    needs room for both.
+
+    Exit codes: 0 done; 1 not done, the store is as it was; 2 wrong arguments.
+    """
+    with _progress() as progress:
+        copied = copies.compact(data_folder(given), progress)
+    saved = max(0, copied.bytes_before - copied.bytes)
+    _report(f"{_size(saved)} saved in", copied, as_json)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage, on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    columns = (TextColumn("{task.description:12}"), BarColumn(), TaskProgressColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=max(total, 1))
+
+        yield progress
+
+
+def _report(done: str, copied: Copied, as_json: bool) -> None:
+    if as_json:
+        click.echo(_json(copied))
+    else:
+        counts = _counts(copied.checked)
+        click.echo(f"{done} {copied.folder}: {_size(copied.bytes)}, checked: {counts}")
+
+
+def _counts(checked: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in checked.items())
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,161 @@
+"""A data folder with something of everything, as a crash left it, and ways to make it wrong."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from contextlib import closing
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.events import UsageEvent
+from meterd.domain.periods import HOUR_MS
+from meterd.embedded import journal, keys, records
+from meterd.embedded.differences import Checking
+from meterd.embedded.store import PARTS, Store
+from meterd.embedded.verification import verify
+from meterd.keyfile import KEY_FILE
+from tests.embedded.engine_bench import EngineBench, running
+from tests.ledger_bench import OPERATIONS, close_ended, rules
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from meterd.domain.periods import Period
+    from meterd.domain.totals import PeriodTotals
+    from meterd.embedded.differences import Difference
+    from meterd.embedded.store import Transaction
+
+T = TypeVar("T")
+
+CUSTOMERS: Final = ("acme", "b", "Ærø", "d" * 40, "e", "f")
+TYPES: Final = tuple(OPERATIONS)
+_HOURS: Final = 40
+_CLOSING: Final = rules(endpoints=("billing", "crm"))
+
+
+def make_sample(folder: Path, hours: int = _HOURS) -> Path:
+    """The data folder: closed and open periods, snapshots, deliveries in every state, keys in the
+    index and not yet, events posted and not yet, and API keys.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trio.run(_make, folder, hours)
+    (folder / "data" / KEY_FILE).write_text('{"version": 1, "keys": []}')
+    return folder / "data"
+
+
+@lru_cache(maxsize=1)
+def _sample() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="meterd-sample-"))
+    atexit.register(shutil.rmtree, folder)
+    return make_sample(folder)
+
+
+def copied_sample(folder: Path) -> Path:
+    """A sample to be spoilt, in that folder; made once."""
+    return shutil.copytree(_sample(), folder / "data")
+
+
+async def _make(folder: Path, hours: int) -> None:
+    async with running(folder) as bench:
+        for hour in range(hours):
+            await bench.ledger.append(_events(hour * 100, 30))
+            bench.clock.now_ms += HOUR_MS // 2
+            for number in range(4):
+                await bench.ledger.append(_events(hour * 100 + 50 + number, 1))
+            bench.clock.now_ms += HOUR_MS // 2
+            if hour % 4 == 0:
+                await bench.ledger.snapshot(_CLOSING)
+            await close_ended(bench, _CLOSING)
+        await _attempt(bench)
+        await bench.ledger.append(_events(50_000, 200))
+        await bench.ledger._posting._used_keys.post_all()
+        await bench.ledger._posting.post_all()
+        await bench.ledger.append(_events(60_000, 100))
+        await _post_one(bench)
+        await bench.cut_off(1, lambda: _appends(bench))
+
+
+def event_of(number: int) -> UsageEvent:
+    """Always the same; two of three have a key."""
+    return UsageEvent(
+        CUSTOMERS[number * 7 % len(CUSTOMERS)],
+        TYPES[number * 5 % len(TYPES)],
+        Decimal(number % 13) / 8 - 1,
+        b'{"n":%d}' % number,
+        f"key-{number}" if number % 3 else "",
+    )
+
+
+def _events(first: int, count: int) -> list[UsageEvent]:
+    return [event_of(number) for number in range(first, first + count)]
+
+
+async def _attempt(bench: EngineBench) -> None:
+    """Some deliveries arrive, some fail, some are in the air, and most wait."""
+    claim = await bench.ledger.claim("billing", limit=60)
+    now_ms = bench.clock.now_ms
+    outcomes = [Outcome(), Outcome(error="503"), Outcome(dry_run=True)]
+    settled = [
+        settle_attempt(delivery, outcomes[number % 3], now_ms, Fraction(1, 3))
+        for number, delivery in enumerate(claim.deliveries[:50])
+    ]
+    await bench.ledger.settle(settled)
+
+
+async def _post_one(bench: EngineBench) -> None:
+    """One customer's totals are ahead of the mark, as if someone had asked for its events."""
+    await bench.ledger._posting.post_customers([CUSTOMERS[1]])
+
+
+async def _appends(bench: EngineBench) -> None:
+    for number in range(2):
+        await bench.ledger.append(_events(70_000 + number * 100, 70))
+
+
+def spoil(data: Path, work: Callable[[Transaction], T]) -> T:
+    """Writes to the store as nothing in meterd does, with right checksums."""
+    with closing(Store(data)) as store:
+        return store.write(work)
+
+
+def differences(data: Path) -> list[Difference]:
+    return list(verify(data))
+
+
+def lines(data: Path) -> list[str]:
+    return [difference.line() for difference in verify(data)]
+
+
+def checked(data: Path) -> Counter[str]:
+    """What a clean store holds."""
+    checking = Checking()
+    assert list(verify(data, checking)) == []
+    return checking.counts
+
+
+def first_of(txn: Transaction, table: str, behind: int = 0) -> bytes:
+    """The table's first key, or one so many further on."""
+    for number, key in enumerate(txn.keys_forward(table, b"", b"")):
+        if number == behind:
+            return key
+    raise AssertionError(f"{table} has too few records")
+
+
+def totals_of(txn: Transaction, period: Period, customer_id: str) -> PeriodTotals:
+    found = journal.read_totals(txn, keys.part_of(customer_id, PARTS), period, customer_id)
+    assert found is not None
+    return found
+
+
+def put_totals(txn: Transaction, period: Period, customer_id: str, totals: PeriodTotals) -> None:
+    key = keys.totals_key(keys.part_of(customer_id, PARTS), period, customer_id)
+    txn.put("totals", key, records.encode(totals))

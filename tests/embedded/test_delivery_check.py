@@ -1,0 +1,174 @@
+"""Aggregations follow from totals, deliveries from aggregations, the outbox from deliveries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from meterd.domain.deliveries import DeliveryStatus
+from meterd.embedded import keys, records
+from tests.embedded.sample_store import copied_sample, differences, spoil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from meterd.domain.aggregations import Aggregation
+    from meterd.domain.deliveries import Delivery
+    from meterd.embedded.store import Transaction
+
+
+def closed(txn: Transaction, *, closed: bool = True) -> tuple[bytes, Aggregation]:
+    """The first closed or running aggregation."""
+    for key, payload in txn.forward("aggregations", b"", b""):
+        found = records.decode_aggregation(payload)
+        if found.closed is closed:
+            return key, found
+    raise AssertionError("there is none")
+
+
+def change(txn: Transaction, **changes: object) -> None:
+    key, found = closed(txn)
+    changed = msgspec.structs.replace(found, **changes)
+    txn.put("aggregations", key, records.encode(changed))
+
+
+def a_figure_is_wrong(txn: Transaction) -> None:
+    _key, found = closed(txn)
+    name, figure = next(iter(found.figures.items()))
+    wrong = msgspec.structs.replace(figure, value=figure.value + 1)
+    change(txn, figures={**found.figures, name: wrong})
+
+
+def a_figure_of_no_events(txn: Transaction) -> None:
+    _, found = closed(txn)
+    figure = next(iter(found.figures.values()))
+    change(txn, figures={**found.figures, "never": figure})
+
+
+def closed_is_open_again(txn: Transaction) -> None:
+    change(txn, closed=False)
+
+
+def another_revision(txn: Transaction) -> None:
+    change(txn, revision=2)
+
+
+def running_is_closed(txn: Transaction) -> None:
+    key, found = closed(txn, closed=False)
+    txn.put("aggregations", key, records.encode(msgspec.structs.replace(found, closed=True)))
+
+
+def running_is_delivered(txn: Transaction) -> None:
+    key, found = closed(txn, closed=False)
+    txn.put(
+        "aggregations", key, records.encode(msgspec.structs.replace(found, endpoints=("billing",)))
+    )
+
+
+def an_aggregation_is_missing(txn: Transaction) -> None:
+    txn.delete("aggregations", closed(txn)[0])
+
+
+def an_aggregation_in_the_place_of_another(txn: Transaction) -> None:
+    key, found = closed(txn)
+    txn.put("aggregations", key[:-1] + b"~", records.encode(found))
+
+
+def a_place_is_missing(txn: Transaction) -> None:
+    txn.delete("customer_periods", next(txn.keys_forward("customer_periods", b"", b"")))
+
+
+def a_place_too_many(txn: Transaction) -> None:
+    key = next(txn.keys_forward("customer_periods", b"", b""))
+    txn.put("customer_periods", key[:-4] + b"\0\0\0\1", b"")
+
+
+def a_place_that_is_none(txn: Transaction) -> None:
+    txn.put("customer_periods", b"\0acme\0\x09", b"")
+
+
+def delivery(txn: Transaction, status: DeliveryStatus) -> tuple[bytes, Delivery]:
+    for key, payload in txn.forward("deliveries", b"", b""):
+        found = records.decode_delivery(payload)
+        if found.status is status:
+            return key, found
+    raise AssertionError("there is none")
+
+
+def due(found: Delivery) -> bytes:
+    return keys.outbox_key(found.endpoint_id, found.next_attempt_ms, found.id)
+
+
+def a_delivery_is_missing(txn: Transaction) -> None:
+    txn.delete("deliveries", delivery(txn, DeliveryStatus.DELIVERED)[0])
+
+
+def a_body_is_changed(txn: Transaction) -> None:
+    key, found = delivery(txn, DeliveryStatus.PENDING)
+    body = found.body.replace(b'"eventCount":', b'"eventCount":1')
+    txn.put("deliveries", key, records.encode(msgspec.structs.replace(found, body=body)))
+
+
+def a_delivery_of_nothing(txn: Transaction) -> None:
+    _, found = delivery(txn, DeliveryStatus.DELIVERED)
+    other = msgspec.structs.replace(found, id="msg_" + "0" * 32)
+    txn.put("deliveries", other.id.encode(), records.encode(other))
+
+
+def it_stands_in_no_queue(txn: Transaction) -> None:
+    txn.delete("outbox", due(delivery(txn, DeliveryStatus.PENDING)[1]))
+
+
+def it_is_due_at_another_time(txn: Transaction) -> None:
+    found = delivery(txn, DeliveryStatus.PENDING)[1]
+    txn.delete("outbox", due(found))
+    txn.put("outbox", keys.outbox_key(found.endpoint_id, 5, found.id), b"")
+
+
+def it_stands_in_the_queue_twice(txn: Transaction) -> None:
+    found = delivery(txn, DeliveryStatus.PENDING)[1]
+    txn.put("outbox", keys.outbox_key(found.endpoint_id, 5, found.id), b"")
+
+
+def it_is_delivered_and_waits(txn: Transaction) -> None:
+    txn.put("outbox", due(delivery(txn, DeliveryStatus.DELIVERED)[1]), b"")
+
+
+def nothing_waits(txn: Transaction) -> None:
+    txn.put("outbox", keys.outbox_key("billing", 5, "msg_" + "1" * 32), b"")
+
+
+@pytest.mark.parametrize(
+    ("work", "tables"),
+    [
+        (a_figure_is_wrong, {"aggregations", "deliveries"}),
+        (a_figure_of_no_events, {"aggregations", "deliveries"}),
+        (closed_is_open_again, {"aggregations"}),
+        (another_revision, {"aggregations", "deliveries"}),
+        (running_is_closed, {"aggregations"}),
+        (running_is_delivered, {"aggregations", "deliveries"}),
+        (an_aggregation_is_missing, {"customer_periods", "deliveries"}),
+        (an_aggregation_in_the_place_of_another, {"aggregations"}),
+        (a_place_is_missing, {"customer_periods"}),
+        (a_place_too_many, {"customer_periods"}),
+        (a_place_that_is_none, {"customer_periods"}),
+        (a_delivery_is_missing, {"deliveries"}),
+        (a_body_is_changed, {"deliveries"}),
+        (a_delivery_of_nothing, {"deliveries"}),
+        (it_stands_in_no_queue, {"outbox"}),
+        (it_is_due_at_another_time, {"outbox"}),
+        (it_stands_in_the_queue_twice, {"outbox"}),
+        (it_is_delivered_and_waits, {"outbox"}),
+        (nothing_waits, {"outbox"}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_it_is_found(tmp_path: Path, work: Callable[[Transaction], None], tables: set[str]) -> None:
+    """In these tables, and nothing else is said to be wrong."""
+    data = copied_sample(tmp_path)
+    spoil(data, work)
+    assert {found.table for found in differences(data)} >= tables
+    assert {found.table for found in differences(data)} <= tables | {"outbox"}

@@ -1,0 +1,80 @@
+"""An hour's events counted again are those of totals, wherever they are put meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meterd.domain.event_ids import Stamp, position
+from meterd.domain.receipts import receive
+from meterd.domain.totals import totals_of
+from meterd.embedded import keys, recount
+from meterd.embedded.recount import HourRecount
+from meterd.embedded.store import PARTS
+from tests.ledger_bench import START_MS, event
+
+if TYPE_CHECKING:
+    from meterd.domain.totals import Totals
+
+CUSTOMERS = ("a", "b", "c", "d", "Ærø")
+TYPES = ("x", "y")
+EVENTS = [
+    event(CUSTOMERS[number * number % 5], TYPES[number * number // 3 % 2], number % 7 - 3)
+    for number in range(600)
+]
+
+
+def by_hand() -> dict[bytes, dict[str, Totals]]:
+    found: dict[bytes, dict[str, Totals]] = {}
+    for customer_id in CUSTOMERS:
+        for event_type in TYPES:
+            places = [
+                number
+                for number, one in enumerate(EVENTS)
+                if (one.customer_id, one.event_type) == (customer_id, event_type)
+            ]
+            if places:
+                ids = [position(START_MS, Stamp(START_MS, 5, 7).id(number)) for number in places]
+                customer = keys.customer_key(keys.part_of(customer_id, PARTS), customer_id)
+                values = [EVENTS[number].value for number in places]
+                totals = totals_of(values, ids[0], ids[-1])
+                found.setdefault(customer, {})[event_type] = totals
+    return found
+
+
+@pytest.mark.parametrize(
+    ("events_max", "customers_max"), [(10_000, 10_000), (70, 10_000), (70, 1), (1, 1), (1, 3)]
+)
+def test_it_comes_out_the_same(
+    monkeypatch: pytest.MonkeyPatch, events_max: int, customers_max: int
+) -> None:
+    """In the order of customers' keys, however often it is folded and put aside."""
+    monkeypatch.setattr(recount, "_EVENTS_MAX", events_max)
+    monkeypatch.setattr(recount, "_CUSTOMERS_MAX", customers_max)
+    receipt = receive(Stamp(START_MS, 5, 7), EVENTS)
+    hour, blocks = HourRecount(PARTS), []
+    for number, block_id in enumerate(receipt.blocks):
+        begin = number * 64
+        some = EVENTS[begin : begin + 64]
+        hour.count(receipt.stamp.later(begin), block_id, enumerate(some))
+        if hour.is_full:
+            blocks += [one for group in hour.fold().values() for one in group.blocks]
+    blocks += [one for group in hour.fold().values() for one in group.blocks]
+    counted = list(hour.totals())
+    hour.close()
+    assert dict(counted) == by_hand()
+    assert [customer for customer, _ in counted] == sorted(by_hand())
+    assert set(blocks) == set(receipt.blocks)
+
+
+def test_it_is_folded_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By events, and by how many customers and types they are of."""
+    monkeypatch.setattr(recount, "_GROUPS_MAX", 3)
+    hour = HourRecount(PARTS)
+    for customer_id in CUSTOMERS[:4]:
+        assert not hour.is_full
+        hour.count(Stamp(START_MS, 1, 1), b"block", [(0, event(customer_id))])
+    assert hour.is_full
+    hour.fold()
+    assert not hour.is_full

@@ -1,0 +1,155 @@
+"""A store is read and copied beside the process that has it open, which keeps what is read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from meterd.domain.errors import StoreError
+from meterd.embedded.snapshot import open_snapshot, size_bytes
+from meterd.embedded.store import FORMAT, UPGRADED, Meta, Store
+from tests.embedded.sample_store import copied_sample, lines, spoil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent.parent
+# Opens the snapshot, says so, and holds it until it is told to go on.
+HOLDING = """
+import sys
+from pathlib import Path
+from meterd.embedded.snapshot import open_snapshot
+with open_snapshot(Path(sys.argv[1])) as snapshot:
+    txn = snapshot.transaction()
+    print("open", flush=True)
+    sys.stdin.readline()
+    print(txn.get("meta", b"number"), flush=True)
+"""
+
+
+class Holder:
+    """Another process that holds a snapshot."""
+
+    def __init__(self, data: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLDING, str(data)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "open\n"
+
+    def what_it_sees(self) -> str:
+        return self.process.communicate("\n", timeout=20)[0].strip()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "data")) as opened:
+        put_number(opened, 0)
+        yield opened
+
+
+def put_number(store: Store, number: int) -> None:
+    store.write(lambda txn: txn.put("meta", b"number", b"%d" % number))
+
+
+def churn(store: Store) -> int:
+    """Writes the same pages again and again; by how many pages the file grew."""
+    before = store.size_bytes()
+    for number in range(1, 300):
+        store.write(lambda txn: txn.put("events", b"key", os.urandom(50_000)))
+        put_number(store, number)
+    return (store.size_bytes() - before) // 4096
+
+
+def test_it_sees_one_moment(tmp_path: Path, store: Store) -> None:
+    """What another process writes meanwhile is not in it, and nothing is written over it."""
+    holder = Holder(tmp_path / "data")
+    churn(store)
+    assert holder.what_it_sees() == "b'0'"
+
+
+def test_a_killed_reader_is_forgotten(tmp_path: Path, store: Store) -> None:
+    """What it held may be written over when the daemon has looked; until then the file grows."""
+    holder = Holder(tmp_path / "data")
+    holder.kill()
+    assert churn(store) > 1000
+    store.forget_dead_readers()
+    churn(store)  # frees what was held
+    assert churn(store) < 100
+
+
+def test_nothing_in_the_folder_is_changed(tmp_path: Path) -> None:
+    """No lock file is made where nobody has the store open, nor permissions touched."""
+    data = copied_sample(tmp_path)
+    (data / "store" / "lock.mdb").unlink()
+    before = {path: path.stat() for path in [data, *data.rglob("*")]}
+    assert lines(data) == []
+    after = {path: path.stat() for path in [data, *data.rglob("*")]}
+    assert {path: (found.st_mode, found.st_mtime_ns) for path, found in after.items()} == {
+        path: (found.st_mode, found.st_mtime_ns) for path, found in before.items()
+    }
+
+
+def test_a_copy_is_whole_and_its_owners_alone(tmp_path: Path) -> None:
+    """Whatever the umask; about as large as was said; and never over another file."""
+    data, to = copied_sample(tmp_path), tmp_path / "copy" / "store"
+    to.mkdir(parents=True)
+    before = os.umask(0)
+    try:
+        with open_snapshot(data) as snapshot:
+            seen: list[int] = []
+            snapshot.copy_to(to / "data.mdb", seen.append)
+            wanted = size_bytes(snapshot.transaction())
+            with pytest.raises(FileExistsError):
+                snapshot.copy_to(to / "data.mdb")
+    finally:
+        os.umask(before)
+    found = (to / "data.mdb").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert abs(found.st_size - wanted) <= 16 * 4096
+    assert seen[-1] == found.st_size
+    assert lines(to.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [(UPGRADED[-1], "start the daemon on it once"), (FORMAT + 1, "use the version of meterd")],
+)
+def test_another_format_is_refused(tmp_path: Path, found: int, message: str) -> None:
+    """Earlier ones say how they are brought to this one, later ones who can read them."""
+    data = copied_sample(tmp_path)
+    meta = msgspec.msgpack.encode(Meta(found, 16, 1))
+    spoil(data, partial(put_meta, meta))
+    with pytest.raises(StoreError, match=message):
+        lines(data)
+
+
+def put_meta(meta: bytes, txn: object) -> None:
+    txn.put("meta", b"meta", meta)  # type: ignore[attr-defined]
+
+
+def test_a_file_that_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
+    """With the reason; here it is a folder."""
+    (tmp_path / "store" / "data.mdb").mkdir(parents=True)
+    (line,) = lines(tmp_path)
+    assert line.startswith(
+        "the file: structure: stands the file cannot be read at byte 0: Is a dir"
+    )

@@ -1,0 +1,45 @@
+"""meterd/options.py: see also tests/test_cli.py, where every command uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from meterd.domain.errors import ConfigError, MeterdError
+from meterd.options import OneLineErrors, config_source, data_folder
+
+
+def test_a_failure_is_its_own_lines() -> None:
+    """On stderr, with exit code 1, and no traceback."""
+
+    @click.group(cls=OneLineErrors)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def fail() -> None:
+        raise MeterdError("one\ntwo")
+
+    result = CliRunner().invoke(group, ["fail"])
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "one\ntwo\n")
+
+
+def test_the_data_folder_is_the_configured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the file that is given, of this folder's, or of the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("METERD_CONFIG", raising=False)
+    monkeypatch.delenv("METERD_DATA_DIR", raising=False)
+    with pytest.raises(ConfigError, match="no configuration"):
+        data_folder(None)
+    (tmp_path / "systemconfig.toml").write_text('[storage]\npath = "here"')
+    (tmp_path / "other.toml").write_text('[storage]\npath = "there"')
+    assert data_folder(None) == Path("here")
+    assert data_folder(Path("other.toml")) == Path("there")
+    assert config_source(None).path == Path("systemconfig.toml")
+    monkeypatch.setenv("METERD_DATA_DIR", "elsewhere")
+    assert data_folder(None) == Path("elsewhere")

@@ -1,0 +1,194 @@
+"""meterd verify, backup, restore, compact: what is typed, printed, and returned."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meterd.cli import main
+from meterd.embedded.store import Store
+from tests.embedded.sample_store import copied_sample, spoil
+from tests.embedded.test_log_check import HOUR, a_total_is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = (["verify"], ["backup", "to"], ["restore", "from"], ["compact"])
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a configuration and its data folder."""
+    for name in ("METERD_CONFIG", "METERD_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "systemconfig.toml").write_text('[storage]\npath = "data"\n')
+    return copied_sample(tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result
+
+
+def objects(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_sound_store() -> None:
+    """Exit 0, and what was looked at, on one line."""
+    result = run("verify")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("data: no differences in ")
+    for counted in (" events", " customers", " totals", " aggregations", " deliveries"):
+        assert counted in line
+
+
+def test_a_store_with_a_difference(data: Path) -> None:
+    """Exit 1, and what differs by customer, period and type, each with both values."""
+    spoil(data, a_total_is_missing)
+    result = run("verify")
+    assert result.exit_code == 1
+    *found, last = result.stdout.splitlines()
+    of_the_hour = [line for line in found if f"customer acme, hourly {HOUR.key}, " in line]
+    assert of_the_hour
+    assert all("stands nothing, should be count " in line for line in of_the_hour)
+    assert last.startswith(f"data: {len(found)} differences in ")
+    printed = objects(run("verify", "--json"))
+    assert printed[0]["difference"]["customer_id"] == "acme"
+    assert printed[-1]["differences"] == len(found) == len(printed) - 1
+    assert printed[-1]["checked"]["events"] > 1000
+
+
+def test_another_folder_is_verified() -> None:
+    """A backup, without its being configured."""
+    run("backup", "saved")
+    Path("systemconfig.toml").unlink()
+    assert run("verify", "saved").stdout.startswith("saved: no differences")
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    """A backup, its restoration, a compaction: each says what it did."""
+    result = run("backup", "saved")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("backed up to saved: 1.")
+    assert " MiB, checked: " in result.stdout
+    result = run("restore", "saved", "--to", "new")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("restored to new: ")
+    (tmp_path / "data").rename(tmp_path / "old")
+    (made,) = objects(run("restore", "saved", "--json"))
+    assert made["folder"] == "data"
+    assert made["checked"]["events"] > 1000
+    result = run("compact")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert " MiB saved in data: " in result.stdout
+    (made,) = objects(run("compact", "--json"))
+    assert made["bytes"] == made["bytes_before"]
+
+
+def test_refusals_are_one_line(data: Path) -> None:
+    """Exit 1, nothing on stdout, and what to do."""
+    Path("full").mkdir()
+    Path("full/x").touch()
+    with closing(Store(data)):
+        refused = [
+            (run("backup", "full"), "full is not empty, it has x: move that away"),
+            (run("restore", "nowhere"), "another meterd has data open: stop it"),
+            (run("restore", "nowhere", "--to", "new"), "there is no store in nowhere"),
+            (run("compact"), "another meterd has data open: stop it"),
+            (run("verify", "nowhere"), "there is no store in nowhere"),
+        ]
+    for result, message in refused:
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert message in result.stderr
+
+
+def test_a_wrong_argument_is_exit_code_2() -> None:
+    """As everywhere on the command line."""
+    for arguments in (
+        ["backup"],
+        ["backup", "a", "b"],
+        ["restore"],
+        ["restore", "systemconfig.toml"],
+        ["verify", "--jsn"],
+        ["verify", "systemconfig.toml"],
+        ["compact", "data"],
+    ):
+        assert run(*arguments).exit_code == 2, arguments
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_without_a_configuration(arguments: list[str]) -> None:
+    """The reason, as for every command."""
+    Path("systemconfig.toml").unlink()
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no configuration" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["verify", "backup", "restore", "compact"])
+def test_exit_codes_are_documented(name: str) -> None:
+    """Scripts rely on them."""
+    assert "Exit codes: 0" in run(name, "--help").stdout
+
+
+def output_on_terminal(arguments: list[str]) -> Iterator[bytes]:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meterd", *arguments],
+        env={"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=follower,
+    )
+    os.close(follower)
+    try:
+        while some := os.read(leader, 10_000):
+            yield some
+    except OSError:  # Linux says so at the end
+        pass
+    os.close(leader)
+    assert process.stdout is not None
+    with process.stdout:
+        yield process.stdout.read()
+    assert process.wait() == 0
+
+
+def test_a_terminal_shows_how_far_it_is() -> None:
+    """A bar for each stage on stderr; stdout has the result alone."""
+    *bars, result = output_on_terminal(["verify"])
+    assert b"events" in b"".join(bars)
+    assert result.startswith(b"data: no differences")
+    assert result.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["backup", "to"]], ids=" ".join)
+def test_what_serves_is_not_loaded(arguments: list[str]) -> None:
+    """A cron job pays for what it does, not for the HTTP stack."""
+    program = (
+        "import sys; from meterd.cli import main; main({!r}, standalone_mode=False);"
+        " print(*[name for name in ('quart', 'hypercorn', 'httpx') if name in sys.modules])"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program.format(arguments)],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines()[-1] == ""
