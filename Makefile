@@ -2,6 +2,7 @@
 # make test      ruff, mypy strict and all tests
 # make bench     the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
 # make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
+# make lock      pins what meterd runs and is built with, anew (LOCK=--upgrade for the newest)
 # make image     a container image with docker or podman
 
 VENV ?= .venv
@@ -9,7 +10,7 @@ PYTHON ?= python3
 CONFIG ?= $(or $(METERD_CONFIG),systemconfig.toml)
 IMAGE ?= meterd
 
-.PHONY: run check test bench torture image clean
+.PHONY: run check test bench torture lock image clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -18,6 +19,7 @@ check: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/bandit --quiet --recursive --configfile pyproject.toml meterd
 
 # Two at a time: most tests wait for something, and those that torture take minutes.
 test: check
@@ -28,6 +30,13 @@ bench: $(VENV)/.bench
 
 torture: $(VENV)/.test
 	$(VENV)/bin/python -m tests.system.torture $(TORTURE)
+
+# For every Python that meterd runs on at once, and without the name of a registry.
+LOCKED = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(LOCK)
+lock: $(VENV)/.test
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCKED) --output-file requirements.lock pyproject.toml
+	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(LOCKED) --output-file requirements-build.lock -
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .

@@ -72,6 +72,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       framing          the strict check of HTTP/1 requests
       http2_frames     counts what an HTTP/2 client sends that asks for nothing
       guarded_stream   a connection's bytes, checked, timed and bounded
+      room             which connections there is room for
       hypercorn_lane   one connection in hypercorn's hands
       front_door       accepts connections and ends them
       documents        events and aggregations as the API shows them
@@ -83,6 +84,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     log_file         where log lines go
     copies           backups, what is restored from one, what was made compact
     source           where the configuration comes from
+    log_lines        how the log is written
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
     options          what the commands have in common

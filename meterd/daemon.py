@@ -8,15 +8,13 @@ to write, and the store closes.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import secrets
 import shutil
 import signal
-import sys
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -37,7 +35,7 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
-from meterd.log_file import LogFile
+from meterd.log_lines import set_log_level, set_up_logging
 from meterd.machine import Machine
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -46,9 +44,6 @@ from meterd.work.delivery import DeliveryActor
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
-    from typing import TextIO
-
-    from structlog.typing import Processor
 
     from meterd.domain.config import Config
     from meterd.embedded.store import Store
@@ -118,7 +113,7 @@ class Daemon:
         Raises ConfigError, with the old one in force, where a file that it names cannot be used.
         """
         self.settings.replace(config)
-        set_log_level(config)
+        set_log_level(config.log_level)
         self.closer.reconfigure()
         self.delivery.reconfigure()
 
@@ -152,7 +147,9 @@ async def listening(
             ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
         )
         limits = Limits()
-        access = Access(settings.keyring, WrongKeys(limits), trio.current_time)
+        access = Access(
+            settings.keyring, WrongKeys(limits), trio.current_time, limits.wrong_keys_wait_s
+        )
         bodies = BodyBudget(limits.bodies_bytes_max)
         readiness = Readiness(ledger.started, closer.caught_up, lambda: ledger.is_full)
         ingest = Ingest(ledger, settings.config, readiness)
@@ -195,7 +192,7 @@ def serve(source: ConfigSource) -> int:
     os.umask(0o077)
     config = source.read()
     set_up_logging()
-    set_log_level(config)
+    set_log_level(config.log_level)
     refused: list[MeterdError] = []
     exit_code = 0
     gc.collect()
@@ -290,26 +287,3 @@ def _ledger_over(store: Store, clock: Clock, machine: Machine) -> EmbeddedLedger
 def _url(scheme: str, listener: trio.SocketListener) -> str:
     host, port, *_ = listener.socket.getsockname()
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def set_up_logging() -> None:
-    """Logs to stderr: for people on a terminal, else one JSON object a line."""
-    final: list[Processor] = (
-        # Plain tracebacks: the pretty ones show local variables, and so keys and secrets.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if sys.stderr.isatty()
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *final,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogFile(sys.stderr))),
-    )
-
-
-def set_log_level(config: Config) -> None:
-    level = logging.getLevelNamesMapping()[config.log_level.upper()]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

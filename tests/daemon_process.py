@@ -52,7 +52,10 @@ class DaemonProcess:
         environ: dict[str, str] | None = None,
         program: str = "meterd",
     ) -> None:
-        """``program`` is the module that is run: meterd, or one that runs it under conditions."""
+        """``program`` is the module that is run: meterd, or one that runs it under conditions.
+
+        What stands behind it are arguments of the module's, in front of meterd's.
+        """
         self.key = KEY
         self.program = program
         self.data = folder / "data"
@@ -70,10 +73,14 @@ class DaemonProcess:
         text = CONFIG.format(event_types=types, webhooks=webhooks, options=options)
         self.config.write_text(text)
 
+    def command(self) -> list[str]:
+        run = [sys.executable, "-m", *self.program.split()]
+        return [*run, "serve", "--config", str(self.config)]
+
     def start(self, until: str = "serving") -> None:
         """Returns when it has said that, with its URL: ``listening`` is before it has recovered."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", self.program, "serve", "--config", str(self.config)],
+            self.command(),
             cwd=ROOT,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,

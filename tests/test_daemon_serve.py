@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -19,17 +18,7 @@ import trio
 from structlog.testing import capture_logs
 
 from meterd import daemon as daemon_module
-from meterd.daemon import (
-    EXIT_BROKEN,
-    _reload,
-    _url,
-    listening,
-    running,
-    serve,
-    set_log_level,
-    set_up_logging,
-)
-from meterd.domain.config import Config, LogLevel
+from meterd.daemon import EXIT_BROKEN, _reload, _url, listening, running, serve
 from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import MeterdError
 from meterd.embedded import journal, outbox
@@ -54,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd.daemon import Daemon
+    from meterd.domain.config import Config
     from meterd.work.clock import Clock
 
 
@@ -271,21 +261,6 @@ def test_the_first_start_prints_a_key_that_lets_in(
     assert first == "meterd made an API key; it is shown only now:"
     assert rest == ["", ""], "the second start prints nothing"
     assert Keyring(keyless.read().keys).authenticate(key.strip()) is not None
-
-
-def test_log_levels(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is under the configured level is not said."""
-    set_up_logging()
-    for level in LogLevel:
-        set_log_level(Config(log_level=level))
-        for said in LogLevel:
-            number = logging.getLevelNamesMapping()[said.upper()]
-            structlog.get_logger().log(number, f"{level} {said}")
-    said_at = [entry["event"].split() for entry in log_of(capsys)]
-    order = list(LogLevel)
-    assert said_at == [
-        [level.value, said.value] for level in order for said in order[order.index(level) :]
-    ]
 
 
 def test_urls_of_both_families() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
+
+import trio
 
 from meterd.edge import problems
 from meterd.edge.peers import peer_of
@@ -19,9 +22,14 @@ class Access:
     """``keyring`` gives the keys as they are at that moment: a reload may change them."""
 
     def __init__(
-        self, keyring: Callable[[], Keyring], wrong_keys: WrongKeys, now_s: Callable[[], float]
+        self,
+        keyring: Callable[[], Keyring],
+        wrong_keys: WrongKeys,
+        now_s: Callable[[], float],
+        kept_waiting_s: float = 0.0,
     ) -> None:
         self._keyring = keyring
+        self._kept_waiting_s = kept_waiting_s
         self._wrong_keys = wrong_keys
         self._now_s = now_s
 
@@ -44,6 +52,18 @@ class Access:
         if scope not in key.scopes:
             return problems.FORBIDDEN
         return None
+
+    async def refuse(
+        self, scope: Scope, apikey: str | None, authorization: str, host: str
+    ) -> Answer | None:
+        """As ``refusal``; who has used up its wrong keys is kept waiting for the answer.
+
+        So it asks no more often than it opens connections, and these are bounded for each peer.
+        """
+        refused = self.refusal(scope, apikey, authorization, host)
+        if refused is not None and refused.status == HTTPStatus.TOO_MANY_REQUESTS:
+            await trio.sleep(self._kept_waiting_s)
+        return refused
 
 
 def _presented(apikey: str | None, authorization: str) -> str:

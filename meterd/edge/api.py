@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import structlog
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -75,12 +76,6 @@ def make_app(
         doubled = request.scope["path"].startswith("//")
         return _response(problems.NOT_FOUND) if doubled else None
 
-    @app.after_request
-    async def finish(response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
     @app.errorhandler(HTTPException)
     async def refuse(fault: HTTPException) -> Response:
         status = HTTPStatus(fault.code or HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -134,7 +129,7 @@ def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
         @wraps(route)
         async def guarded(**values: Any) -> Response:
             given = request.headers
-            refused = access.refusal(
+            refused = await access.refuse(
                 scope,
                 given.get("x-apikey"),
                 given.get("Authorization", ""),
@@ -222,6 +217,8 @@ def _add_read_routes(
     ledger: Ledger,
     readiness: Readiness,
 ) -> None:
+    turn = trio.StrictFIFOLock()
+
     @app.get("/config")
     @_needs(Scope.READ, access)
     async def configuration() -> Response:
@@ -232,7 +229,7 @@ def _add_read_routes(
     @_when_started(readiness)
     async def events() -> Response:
         asked = Parameters(request.args)
-        listing = Pages(_Events(ledger, events_asked(asked)))
+        listing = Pages(_Events(ledger, events_asked(asked)), turn)
         pages, end = await listing.answer(asked.limit(), asked.event_cursor())
         return _array(pages, event_cursor(end))
 
@@ -241,7 +238,7 @@ def _add_read_routes(
     @_when_started(readiness)
     async def aggregations() -> Response:
         asked = Parameters(request.args)
-        listing = Pages(_Aggregations(ledger, aggregations_asked(asked)))
+        listing = Pages(_Aggregations(ledger, aggregations_asked(asked)), turn)
         pages, end = await listing.answer(asked.limit(), asked.aggregation_cursor())
         return _array(pages, aggregation_cursor(end))
 

@@ -139,7 +139,7 @@ async def open_sender(
         network_backend=guard,
     )
     # HTTP_PROXY and the like are for people's tools: a delivery goes to its receiver.
-    async with httpx.AsyncClient(
+    async with httpx.AsyncClient(  # nosec B113
         transport=_Transport(pool),
         trust_env=False,
         follow_redirects=False,

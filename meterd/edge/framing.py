@@ -22,8 +22,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.edge.problems import ON_EVERY_ANSWER
+
 if TYPE_CHECKING:
     from meterd.edge.limits import Limits
+
+_ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER)
 
 # RFC 9113, section 3.4.
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -40,10 +44,8 @@ _HOST: Final = re.compile(rb"(?:%b(?:\.%b)*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?"
 # RFC 9112, section 3.2.2: what a proxy is sent; its path is all that concerns us.
 _ABSOLUTE: Final = re.compile(rb"(%b) https?://[^/?#]+([^ ]*) (.*)" % _TOKEN, re.IGNORECASE)
 _LENGTH_DIGITS_MAX: Final = 18
-# What no head may contain: control characters, and CR and LF that are not a CRLF.
-_NOT_IN_A_HEAD: Final = re.compile(
-    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)",
-)
+# What no head may contain, beside a CR and an LF that are no CRLF.
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Extensions are refused with everything else that is not hexadecimal: nobody needs them, and
 # lenient reading of them has let requests through behind other servers. Eight digits are 4 GiB.
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
@@ -64,8 +66,15 @@ class Refusal(msgspec.Struct, frozen=True):
         later = b"" if self.retry_after_s is None else b"Retry-After: %d\r\n" % self.retry_after_s
         return (
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"%bConnection: close\r\nCache-Control: no-store\r\n\r\n%b"
-        ) % (self.status, HTTPStatus(self.status).phrase.encode(), len(body), later, body)
+            b"%bConnection: close\r\n%b\r\n%b"
+        ) % (
+            self.status,
+            HTTPStatus(self.status).phrase.encode(),
+            len(body),
+            later,
+            _ALWAYS,
+            body,
+        )
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -168,7 +177,12 @@ class RequestFramer:
 
     def _refuse_early(self, size: int) -> Refusal | None:
         """What can be said of a head before its end has come, so that no end is waited for."""
-        if _NOT_IN_A_HEAD.search(self._buffer, max(0, self._searched - 1), size):
+        # No further than a head may reach: whoever sends more is refused in any case.
+        # A CRLF may have been cut in two: from its CR on it is looked at again.
+        start = max(0, self._searched - 1)
+        start -= start > 0 and self._buffer[start : start + 1] == b"\n"
+        new = self._buffer[start : min(size, self._limits.head_bytes_max)]
+        if _has_stray_bytes(new):
             return Refusal(400, "Control character or bare line break in the request head")
         line_max = self._limits.request_line_bytes_max
         if size >= line_max + 2 and self._buffer.find(b"\r\n", 0, line_max + 2) < 0:
@@ -242,6 +256,17 @@ class RequestFramer:
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
         return taken
+
+
+def _has_stray_bytes(piece: bytearray) -> bool:
+    """Whether a piece of a head has a control character, or a CR or LF that is no CRLF.
+
+    Counting is an order of magnitude faster than an expression that says all of it.
+    """
+    breaks = piece.count(b"\r\n")
+    if piece.count(b"\n") != breaks or piece.count(b"\r") - piece.endswith(b"\r") != breaks:
+        return True
+    return _CONTROL.search(piece) is not None
 
 
 # Who asks again asks with the same head, but for a body's length: at most 2 MB are remembered.

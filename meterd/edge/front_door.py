@@ -7,7 +7,10 @@ connection must end that connection only, an idle one must be closed, and a shut
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
@@ -16,7 +19,8 @@ from meterd.edge.framing import Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
 from meterd.edge.peers import peer_of
-from meterd.edge.transports import transport_over
+from meterd.edge.room import Room
+from meterd.edge.transports import accepted_now, transport_over
 
 if TYPE_CHECKING:
     import ssl
@@ -30,6 +34,14 @@ if TYPE_CHECKING:
     from meterd.edge.transports import Transport
 
     MakeTransport = Callable[[trio.SocketStream, ssl.SSLContext | None], Transport]
+
+# Then the others have their turn.
+_ACCEPTED_AT_ONCE: Final = 64
+# Half of the files that ``connections_max`` leaves free.
+_WITHOUT_PLACE_MAX: Final = 64
+# Out of files or of memory, which others give back; the kernel keeps who has come.
+_NO_ROOM_FOR_NOW: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_OUT_OF_FILES_S: Final = 0.1
 
 # How late an idle connection may be ended.
 _OVERDUE_SWEEP_S = 1.0
@@ -60,12 +72,40 @@ class _Connection:
         self.peer = peer
         self.stream = stream
         self.session: HypercornSession | None = None
+        self.has_place = True
+
+    @property
+    def silent_since(self) -> float:
+        """See ``Held``; without a place it gives way to nobody."""
+        return self.stream.active_at if self.has_place else math.nan
+
+    @property
+    def leaving(self) -> bool:
+        """See ``Held``."""
+        return self.stream.leaving
 
     @property
     def idle(self) -> bool:
+        """See ``Held``."""
         if self.session is None:
             return self.stream.between_requests
         return self.session.idle
+
+    def give_way(self) -> None:
+        """See ``Held``."""
+        self.has_place = False
+        if self.leaving:
+            self.stream.cut()
+        else:
+            self.stream.expire()
+
+
+class _Waiting(NamedTuple):
+    """Accepted; it may have its place already."""
+
+    accepted: trio.SocketStream
+    host: str
+    has_place: bool
 
 
 class FrontDoor:
@@ -93,10 +133,14 @@ class FrontDoor:
         self._limits = limits
         self._log = log
         self._accepting = trio.CancelScope()
+        self._room = Room(limits)
         self._connections: set[_Connection] = set()
         self._somebody = trio.lowlevel.ParkingLot()
+        # Accepted and waiting for their turn, by peer.
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._without_place = 0
+        self._some_wait = trio.Event()
         self._accepted = 0
-        self._expired_for_room = 0
         self._turned_away = 0
         self._requests_refused = 0
         self._handshakes_failed = 0
@@ -117,16 +161,20 @@ class FrontDoor:
             async with trio.open_nursery() as handlers:
                 try:
                     with self._accepting:
-                        await trio.serve_listeners(
-                            self._handle,
-                            list(listeners),
-                            handler_nursery=handlers,
-                            task_status=task_status,
-                        )
+                        async with trio.open_nursery() as accepting:
+                            for listener in listeners:
+                                accepting.start_soon(self._accept, listener)
+                            accepting.start_soon(self._start_in_turn, handlers)
+                            task_status.started(list(listeners))
+                    while self._waiting:
+                        self._start_one_of_each(handlers)
                     await self._wind_up(handlers)
                 finally:
                     for connection in self._connections:
                         connection.stream.cut()
+                    for waiting in self._waiting.values():
+                        for each in waiting:
+                            self._drop(each.accepted)
             watch.cancel_scope.cancel()
 
     async def _expire_overdue(self) -> None:
@@ -153,7 +201,7 @@ class FrontDoor:
             open=len(self._connections),
             idle=sum(connection.idle for connection in self._connections),
             accepted=self._accepted,
-            expired_for_room=self._expired_for_room,
+            expired_for_room=self._room.made,
             turned_away=self._turned_away,
             requests_refused=self._requests_refused,
             handshakes_failed=self._handshakes_failed,
@@ -169,26 +217,85 @@ class FrontDoor:
                         connection.stream.expire()
                 await trio.sleep(_SWEEP_S)
 
-    async def _handle(self, accepted: trio.SocketStream) -> None:
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        """Takes what has come from the kernel, which keeps one queue for honest and other peers."""
+        async with listener:
+            while True:
+                try:
+                    accepted = await listener.accept()
+                except OSError as fault:
+                    if fault.errno not in _NO_ROOM_FOR_NOW:
+                        raise
+                    await trio.sleep(_OUT_OF_FILES_S)
+                    continue
+                for each in (accepted, *accepted_now(listener, _ACCEPTED_AT_ONCE)):
+                    self._enqueue(each)
+
+    def _enqueue(self, accepted: trio.SocketStream) -> None:
         self._accepted += 1
-        context = self._tls()
         try:
             host, *_ = accepted.socket.getpeername()
         except OSError:
-            return  # gone before its turn
-        if not self._make_room(peer_of(host)):
-            self._turned_away += 1
-            if context is None:
-                await self._turn_away(accepted)
+            self._drop(accepted)  # gone before its turn
             return
+        peer = peer_of(host)
+        has_place = self._room.take_free(peer)
+        if not has_place and self._without_place == _WITHOUT_PLACE_MAX:
+            self._turn_away(accepted)
+            return
+        self._without_place += not has_place
+        self._waiting.setdefault(peer, deque()).append(_Waiting(accepted, host, has_place))
+        self._some_wait.set()
+
+    async def _start_in_turn(self, handlers: trio.Nursery) -> None:
+        """One connection of each peer, then what else there is to do, then the next ones.
+
+        A peer that opens many at once delays itself: another's next one is started at once.
+        """
+        while True:
+            await self._some_wait.wait()
+            self._some_wait = trio.Event()
+            while self._waiting:
+                self._start_one_of_each(handlers)
+                await trio.lowlevel.checkpoint()
+
+    def _start_one_of_each(self, handlers: trio.Nursery) -> None:
+        for peer in list(self._waiting):
+            waiting = self._waiting[peer].popleft()
+            if not self._waiting[peer]:
+                del self._waiting[peer]
+            self._without_place -= not waiting.has_place
+            # Only now does somebody else have to go: who is many does not end many at once.
+            if waiting.has_place or self._room.take(peer, self._connections, trio.current_time()):
+                handlers.start_soon(self._handle, waiting.accepted, waiting.host)
+            else:
+                self._turn_away(waiting.accepted)
+
+    def _turn_away(self, accepted: trio.SocketStream) -> None:
+        """Says why, as far as that costs nothing: the answer fits into the socket's buffer."""
+        self._turned_away += 1
+        self._drop(accepted, b"" if self._tls() else _FULL.answer())
+
+    def _drop(self, accepted: trio.SocketStream, last_words: bytes = b"") -> None:
+        transport = self._transport(accepted, None)
         try:
-            transport = self._transport(accepted, context)
+            if last_words:
+                transport.write_now(last_words)
         except trio.BrokenResourceError:
+            pass
+        transport.close()
+
+    async def _handle(self, accepted: trio.SocketStream, host: str) -> None:
+        peer = peer_of(host)
+        try:
+            transport = self._transport(accepted, self._tls())
+        except trio.BrokenResourceError:
+            self._room.give_back(peer)
             return  # gone before its turn
         stream = GuardedStream(
-            transport, self._limits, plain=self._plain, on_refusal=self._note_refusal
+            transport, self._limits, host=host, plain=self._plain, on_refusal=self._note_refusal
         )
-        connection = _Connection(peer_of(host), stream)
+        connection = _Connection(peer, stream)
         self._connections.add(connection)
         self._somebody.unpark_all()
         try:
@@ -207,33 +314,10 @@ class FrontDoor:
             self._log.error("connection failed", client=host, exc_info=failures)
         finally:
             self._connections.remove(connection)
+            if connection.has_place:
+                self._room.give_back(peer)
+                connection.has_place = False
             transport.close()
-
-    def _make_room(self, peer: str) -> bool:
-        """Whether another connection fits in, which may cost the longest idle one its place."""
-        present = [held for held in self._connections if not held.stream.leaving]
-        neighbours = [held for held in present if held.peer == peer]
-        if len(neighbours) >= self._limits.connections_per_peer_max:
-            return self._expire_longest_idle(neighbours)
-        if len(present) >= self._limits.connections_max:
-            return self._expire_longest_idle(present)
-        return True
-
-    def _expire_longest_idle(self, held: list[_Connection]) -> bool:
-        idle = [connection for connection in held if connection.idle]
-        if not idle:
-            return False
-        min(idle, key=lambda connection: connection.stream.active_at).stream.expire()
-        self._expired_for_room += 1
-        return True
-
-    async def _turn_away(self, transport: trio.SocketStream) -> None:
-        """Says why, as far as that costs nothing: the answer fits into the socket's buffer."""
-        with trio.move_on_after(0.1):
-            try:
-                await transport.send_all(_FULL.answer())
-            except trio.BrokenResourceError:
-                pass
 
     def _note_refusal(self, refusal: Refusal) -> None:
         self._requests_refused += 1

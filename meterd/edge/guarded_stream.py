@@ -39,11 +39,13 @@ class GuardedStream:
         transport: Transport,
         limits: Limits,
         *,
+        host: str = "",
         plain: PlainLane | None = None,
         on_refusal: Callable[[Refusal], None] = lambda _: None,
     ) -> None:
         self.transport = transport
         self.socket = transport.socket
+        self.host = host
         # Everything that serves this connection runs inside.
         self.scope = trio.CancelScope()
         self.active_at = trio.current_time()
@@ -54,6 +56,7 @@ class GuardedStream:
         self._plain_serves = False
         self._on_refusal = on_refusal
         self._framer = RequestFramer(limits)
+        self._first_part = b""  # of the first foreign request, until the server asks for it
         self._frames = FrameAllowance(self.active_at)  # for HTTP/2
         self.pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
         # When the wait for a head began: for its first byte, and from that for the others.
@@ -109,7 +112,11 @@ class GuardedStream:
         """
         while not (self._ended or self._framer.buffered or self.is_http2):
             await self._feed()
-        return not self._ended
+        if self.is_http2:  # the server speaks first
+            return not self._ended
+        # Nor is a server needed for what is refused: a head is waited for and looked at here.
+        self._first_part = await self._next_part()
+        return bool(self._first_part)
 
     def begin_wait(self) -> None:
         """See ``Wire``."""
@@ -129,6 +136,14 @@ class GuardedStream:
         connection. A client that has only stopped sending still gets its answer first.
         """
         await trio.lowlevel.checkpoint()
+        part, self._first_part = self._first_part, b""
+        part = part or await self._next_part()
+        if not part:
+            raise trio.ClosedResourceError
+        return part
+
+    async def _next_part(self) -> bytes:
+        """Empty when the connection has ended."""
         while not self._ended:
             part = self._framer.next_part()
             if isinstance(part, Refusal):
@@ -139,7 +154,7 @@ class GuardedStream:
                 return part
             else:
                 await self._feed()
-        raise trio.ClosedResourceError
+        return b""
 
     async def send_all(self, data: bytes) -> None:
         """Raises trio.BrokenResourceError when the client is gone, or takes too long."""
@@ -158,7 +173,7 @@ class GuardedStream:
 
     def begin_next_request(self) -> None:
         """The server is ready for another request; without one under way it changes nothing."""
-        if self._framer.phase is not Phase.ANSWER:
+        if self._framer.phase is not Phase.ANSWER or self._first_part:
             return
         self._framer.next_request()
         self._answering = False

@@ -21,6 +21,7 @@ import math
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakValueDictionary
 
 import trio
 from h2.exceptions import StreamClosedError
@@ -35,6 +36,8 @@ from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import ConnectionState
 
 from meterd.edge.limits import APPLICATION_STOP_S, Limits, Pace
+from meterd.edge.peers import peer_of
+from meterd.edge.problems import ON_EVERY_ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from meterd.edge.guarded_stream import GuardedStream
 
     Application = ASGIFramework
+
+# Hypercorn tells that a request's head was all of it some steps of the scheduler behind the head.
+_HEARD_WITHIN_S: Final = 0.002
 
 # Where the ASGI state of a request says which connection it came by.
 _STREAM: Final = "meterd.stream"
@@ -174,6 +180,32 @@ class _Streams(dict[int, Any]):
                 pass  # that was all of it
 
 
+class _Turn:
+    """One request's, among those of its peer: only some of them are worked on at once.
+
+    A peer may send thousands, on many connections or as streams of few. Were all begun at once,
+    whoever else wants something would wait for a piece of work on each, again and again.
+    """
+
+    def __init__(self, places: trio.Semaphore) -> None:
+        self._places = places
+        self._taken = False
+
+    async def take(self) -> None:
+        await self._places.acquire()
+        self._taken = True
+
+    def give_back(self) -> None:
+        """If it was taken; at the latest when the request is over."""
+        if self._taken:
+            self._taken = False
+            self._places.release()
+
+
+def _is_whole(message: ASGIReceiveEvent) -> bool:
+    return message["type"] == "http.request" and not message["more_body"]
+
+
 class _Exchange:
     """One request as the application sees it."""
 
@@ -183,7 +215,10 @@ class _Exchange:
         send: ASGISendCallable,
         stream: GuardedStream,
         limits: Limits,
+        turn: _Turn,
     ) -> None:
+        self._turn = turn
+        self._first: ASGIReceiveEvent | None = None
         self._receive = receive
         self._asgi_send = send
         self._stream = stream
@@ -196,8 +231,22 @@ class _Exchange:
             self._send_s = limits.send_s
         self._last_send: trio.Event | None = None
 
+    async def begin(self) -> None:
+        """Waits for the request's turn if all of it is here; else the client is waited for."""
+        if self._stream.body_is_due:
+            return  # it may be answered already
+        with trio.move_on_after(_HEARD_WITHIN_S):
+            self._first = await self._receive()
+        if self._first is not None and _is_whole(self._first):
+            self._pace = None  # nothing more is due
+            await self._turn.take()
+
     async def receive(self) -> ASGIReceiveEvent:
-        message = await self._next_message()
+        message, self._first = self._first, None
+        if message is None:
+            message = await self._next_message()
+            if _is_whole(message):
+                await self._turn.take()
         # hypercorn reports the end of the exchange from inside the application's own last send.
         # Quart cancels itself on that report, the send with it, and hypercorn would never get to
         # free the connection: so the report waits until the send is through.
@@ -216,6 +265,7 @@ class _Exchange:
             self._last_send.set()
 
     async def _send(self, message: ASGISendEvent) -> None:
+        self._turn.give_back()  # the work is done; how fast the client takes it is its own matter
         if message["type"] == "http.response.start" and self._stream.body_is_due:
             # What is left of the body will not be read: the client may learn it from the answer,
             # and not send another request behind it (RFC 9112, section 9.3).
@@ -239,7 +289,20 @@ class _Exchange:
         return message
 
 
+def _places(
+    places: WeakValueDictionary[str, trio.Semaphore], host: str, limits: Limits
+) -> trio.Semaphore:
+    """The peer's; they are forgotten with its last request."""
+    peer = peer_of(host)
+    found = places.get(peer)
+    if found is None:
+        found = places[peer] = trio.Semaphore(limits.requests_per_peer_at_once)
+    return found
+
+
 def _guarded(app: Application, limits: Limits) -> Application:
+    places: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
+
     async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
@@ -248,14 +311,26 @@ def _guarded(app: Application, limits: Limits) -> Application:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         else:
             stream = cast("dict[str, Any]", scope["state"])[_STREAM]
-            exchange = _Exchange(receive, send, stream, limits)
-            await app(scope, exchange.receive, exchange.send)
+            turn = _Turn(_places(places, stream.host, limits))
+            exchange = _Exchange(receive, send, stream, limits, turn)
+            try:
+                await exchange.begin()
+                await app(scope, exchange.receive, exchange.send)
+            finally:
+                turn.give_back()
 
     return serve
 
 
+class _Config(Config):
+    """Of hypercorn's own answers, to what its parsers refuse, no application sees the headers."""
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        return [*ON_EVERY_ANSWER, *super().response_headers(protocol)]
+
+
 def _config(limits: Limits, log: FilteringBoundLogger) -> Config:
-    config = Config()
+    config = _Config()
     config.include_server_header = False
     config.h2_max_header_list_size = limits.head_bytes_max
     # After its number of requests hypercorn closes an HTTP/2 connection with answers still to send.

@@ -42,9 +42,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # One address may take more than half, because a reverse proxy is one address, but not all.
     connections_per_peer_max: int = 512
 
+    # What hypercorn and Quart work on at once for one address. They answer about a thousand
+    # requests a second: with a disk that takes 10 ms for a commit, 16 keep them busy.
+    requests_per_peer_at_once: int = 16
+
     # Of each address: a deployment with a wrong key retries a few times on each of its machines.
     wrong_keys_max: int = 100
     wrong_key_s: float = 1.0
+    # How long those over it are kept waiting for each answer, as Retry-After tells them to.
+    wrong_keys_wait_s: float = 1.0
     # 200 bytes each: 2 MB at most.
     wrong_key_peers_max: int = 10_000
 

@@ -3,8 +3,8 @@
 It reads a connection while no other request is under way on it. What begins as a plain request and
 is one is answered here, by the same ``Ingest`` as in the other lane and with the same bytes;
 everything else is given back unread, from its first byte, and hypercorn serves it. So this file
-never refuses a request: what it is not sure of, a key that is not let in, a body that stops coming,
-are all foreign.
+refuses no request but one that is here whole and has no key: what it is not sure of, or a body that
+stops coming, is foreign.
 
 Measured reasons for how it is written (docs/performance.md): the descriptor is read and written
 directly, a head's parse is remembered, and no cancel scope is opened while a connection is idle.
@@ -30,7 +30,7 @@ from meterd.edge.plain_request import (
     PlainHead,
     parse_plain_head,
 )
-from meterd.edge.problems import BROKEN, overloaded
+from meterd.edge.problems import BROKEN, ON_EVERY_ANSWER, overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("api")
 _END_BYTES: Final = len(END_OF_HEAD)
 _WAITED_TOO_LONG: Final = overloaded("too many requests were sent ahead of their answers")
+_ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER).decode()
 
 
 class Wire(Protocol):
@@ -55,6 +56,10 @@ class Wire(Protocol):
 
     pace: Pace
     expires_at: float
+
+    @property
+    def host(self) -> str:
+        """The client's address."""
 
     @property
     def transport(self) -> Transport: ...
@@ -113,9 +118,15 @@ class PlainLane:
             head = None
             if head_end > 0 and buffer.startswith(BEGINNING):
                 head = parse_plain_head(buffer[:head_end])
-            if head is None or not self._is_let_in(head):
+            if head is None or head.body_bytes > self._limits.body_bytes_max:
                 return buffer
             end = head_end + _END_BYTES + head.body_bytes
+            if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
+                if len(buffer) < end:
+                    return buffer  # its body is not waited for
+                await self._send(wire, await self._refuse(wire, head))
+                buffer = buffer[end:]
+                continue
             # One piece for each connection is allowed for; what is longer is counted.
             counted = max(0, end - PIECE_BYTES)
             if not self._bodies.take(counted):
@@ -132,10 +143,7 @@ class PlainLane:
                 del body
             finally:
                 self._bodies.give_back(counted)
-            data = self._rendered(answer)
-            sent = transport.write_now(data)
-            if sent < len(data):
-                await wire.send_all(data[sent:])
+            await self._send(wire, answer)
 
     async def _turn_away(self, wire: Wire, buffer: bytes) -> bytes:
         """Refuses the plain requests that have come whole, and returns what is behind them.
@@ -151,7 +159,9 @@ class PlainLane:
             raw = buffer[place:head_end]
             if raw not in body_bytes:
                 head = parse_plain_head(raw)
-                if head is None or not self._is_let_in(head):
+                if head is None or head.body_bytes > self._limits.body_bytes_max:
+                    break
+                if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
                     break
                 body_bytes[raw] = head.body_bytes
             end = head_end + _END_BYTES + body_bytes[raw]
@@ -200,10 +210,19 @@ class PlainLane:
         wire.expires_at = math.inf
         return b"".join(pieces)
 
-    def _is_let_in(self, head: PlainHead) -> bool:
-        if head.body_bytes > self._limits.body_bytes_max:
-            return False
-        return self._access.lets_in(Scope.INGEST, head.apikey, head.authorization)
+    async def _refuse(self, wire: Wire, head: PlainHead) -> Answer:
+        """Here too, because whoever guesses keys would have hypercorn and Quart work for it."""
+        refused = await self._access.refuse(
+            Scope.INGEST, head.apikey, head.authorization, wire.host
+        )
+        assert refused is not None, "it was not let in a moment ago"
+        return refused
+
+    async def _send(self, wire: Wire, answer: Answer) -> None:
+        data = self._rendered(answer)
+        sent = wire.transport.write_now(data)
+        if sent < len(data):
+            await wire.send_all(data[sent:])
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:
         try:
@@ -231,7 +250,6 @@ def _head(
     more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
     return (
         f"HTTP/1.1 {status:d} \r\ncontent-type: application/json\r\n"
-        f"content-length: {body_bytes}\r\n{more}"
-        "cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+        f"content-length: {body_bytes}\r\n{more}{_ALWAYS}"
         f"date: {format_date_time(second)}\r\n\r\n"
     ).encode()

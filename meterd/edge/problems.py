@@ -24,6 +24,12 @@ STATUS_OF_REASON: Final = {
 }
 # Commits take milliseconds: who is refused for a full queue finds room in the next second.
 RETRY_AFTER_SECONDS: Final = "1"
+# On every answer of every lane, refusals of broken requests too: usage is nobody's to keep, and
+# JSON that holds customers' texts is never to be taken for a page.
+ON_EVERY_ANSWER: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
 # Somebody has to see to a full disk.
 ROOM_AFTER_SECONDS: Final = "30"
 

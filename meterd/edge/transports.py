@@ -20,7 +20,7 @@ import trio
 from meterd.edge.limits import KIB, PIECE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
 # What a TLS record holds (RFC 8446, section 5.1). Of a longer write OpenSSL may have sent a part
 # that it does not tell of, and it insists on being given all of it again.
@@ -282,3 +282,19 @@ class TlsTransport:
 def transport_over(accepted: trio.SocketStream, tls: ssl.SSLContext | None) -> Transport:
     """Raises trio.BrokenResourceError if the client has gone."""
     return SocketTransport(accepted) if tls is None else TlsTransport(accepted, tls)
+
+
+def accepted_now(
+    listener: trio.abc.Listener[trio.SocketStream], at_most: int
+) -> Iterator[trio.SocketStream]:
+    """What waits to be accepted already, behind what was waited for; of a socket only."""
+    if not isinstance(listener, trio.SocketListener):
+        return  # one that a test has made
+    with socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
+        for _ in range(at_most):
+            try:
+                accepted, _address = listening.accept()
+            except OSError:
+                return  # that was all, or whoever waits for the next one will be told what is wrong
+            accepted.setblocking(False)
+            yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))

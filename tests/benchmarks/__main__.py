@@ -27,10 +27,13 @@ import msgspec
 from rich.console import Console
 
 from tests.benchmarks import loads, results
+from tests.benchmarks.attacks import siege
+from tests.benchmarks.attacks.weapons import ATTACKS
 from tests.benchmarks.contestants import CACHE, CONTESTANTS, make_passable, open_cache
 from tests.benchmarks.report import table
 from tests.benchmarks.states import closing, memory, restart, stored
 from tests.daemon_process import ROOT
+from tests.system.torture.catalogue import empty_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +158,29 @@ def run_stored(run: Run, events: int | None = None) -> None:
     with _measuring(run, "stored") as (folder, found):
         chosen = [step for step in steps if events is None or step <= events]
         found.stored = stored.measure(folder, events=chosen, seconds=run.seconds, tell=_tell)
+
+
+@main.command("attacks")
+@click.option(
+    "--name", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="May be repeated."
+)
+@click.option("--undisturbed", is_flag=True, help="Whatever else the machine does; needs root.")
+@click.pass_obj
+def run_attacks(run: Run, names: tuple[str, ...], undisturbed: bool) -> None:
+    """An honest client while meterd is attacked: half an hour, so only when it is named."""
+    # In memory where it can be: how long a disk takes is not the question, and hides the answer.
+    with empty_folder() as folder:
+        found = siege.measure(
+            folder,
+            names or tuple(ATTACKS),
+            seconds=1.0 if run.quick else siege.SECONDS,
+            rounds=run.rounds,
+            undisturbed=undisturbed,
+            tell=_tell,
+        )
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(siege.table(found))
+    if complaining := siege.complaints(found):
+        sys.exit("\n".join(complaining))
 
 
 @main.command("redraw")

@@ -1,16 +1,16 @@
 """Malformed requests at a real front door, by both lanes, over TCP and TLS.
 
-``python -m tests.edge.malformed --mutations 1000000 --seed 7`` sends the named ones and then as
-many mutations, and prints what came of them; it ends with 1 at the first one that broke a promise,
-with its seed. The promises: both lanes answer alike, to the byte; no answer is a 5xx; what must be
-refused is refused; and what was acknowledged is stored, no more and no less.
+``python -m tests.edge.malformed MUTATIONS SEED [MUTANT]`` sends them, as the harness of that name
+does, and says what came of them. The promises: both lanes answer alike, to the byte; no answer is
+a 5xx; each carries what every answer carries; what must be refused is refused; and what was
+acknowledged is stored, no more and no less.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
+import sys
 import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,15 +21,18 @@ import msgspec
 import trio
 
 from meterd.edge.limits import KIB, Limits
+from meterd.edge.problems import ON_EVERY_ANSWER
 from meterd.ledger import EventQuery
 from tests.edge.encrypted import connect, served_with
 from tests.edge.loopback import open_door
 from tests.edge.refused_requests import CHUNKED, REFUSED_BODIES, REFUSED_HEADS, head
 from tests.edge.test_plain_lane import LEFT, SERVED, Lane
+from tests.system.torture import mutants
+from tests.system.torture.harness import Tally
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 LIMITS: Final = Limits(
     body_bytes_max=256 * KIB,
@@ -40,6 +43,8 @@ LIMITS: Final = Limits(
     wrong_keys_max=10**9,  # every mutation comes from one address
 )
 AT_ONCE: Final = 16
+# Mutations over the same doors, whose ledgers remember every event.
+PART: Final = 2000
 # Encrypted connections cannot be half closed: each waits until the other side gives up, which must
 # not be before a handshake among others is through.
 PATIENT: Final = msgspec.structs.replace(
@@ -69,6 +74,7 @@ BASES: Final = tuple(
 )
 _DATE: Final = re.compile(rb"\r\ndate: [^\r]*")
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+ALWAYS: Final = tuple(b"\r\n%b: %b\r\n" % field for field in ON_EVERY_ANSWER)
 _BATCH: Final = re.compile(rb'"(?:count|successCount)":(\d+)')
 _REPEATED: Final = re.compile(rb'"duplicates":(\d+)')
 
@@ -144,6 +150,11 @@ def acknowledged(answered: bytes) -> int:
     return answered.count(b'"message":"Event captured"') + batches
 
 
+def is_carried(answered: bytes, answers: int) -> bool:
+    """Whether so many answers, 100 Continue among them, have the headers of every answer."""
+    return all(answered.count(line) == answers for line in ALWAYS)
+
+
 class BrokenPromiseError(AssertionError):
     """What a server did with a request that it may not do."""
 
@@ -162,7 +173,8 @@ async def attack(count: int, seed: int, context: ssl.SSLContext | None) -> Count
                 answers = await doors.answers(raw)
                 statuses = _STATUS.findall(answers[0])
                 alike = answers[0] == answers[1]
-                if not alike or any(status.startswith(b"5") for status in statuses):
+                failed = any(status.startswith(b"5") for status in statuses)
+                if not alike or failed or not is_carried(answers[0], len(statuses)):
                     raise BrokenPromiseError(f"seed {seed}, number {number}: {raw!r} {answers!r}")
                 expected += acknowledged(answers[0])
                 seen[statuses[-1].decode() if statuses else "closed"] += 1
@@ -192,33 +204,44 @@ async def refuse_all(context: ssl.SSLContext | None) -> int:
     return len(REFUSED)
 
 
-async def run(count: int, seed: int, folder: Path) -> list[tuple[str, int, Counter[str]]]:
-    """By transport: how many named requests were refused, and what came of the mutations."""
+async def run(count: int, seed: int, folder: Path) -> Counter[str]:
+    """What came of so many mutations, most of them over TCP, and how many named ones were refused.
+
+    Raises BrokenPromiseError.
+    """
     context = served_with(folder)
     encrypted = count // ENCRYPTED_SHARE
-    return [
-        ("TCP", await refuse_all(None), await attack(count - encrypted, seed, None)),
-        ("TLS", await refuse_all(context), await attack(encrypted, seed + 1, context)),
-    ]
+    seen = await attack(count - encrypted, seed, None) + await attack(encrypted, seed + 1, context)
+    seen["named"] = await refuse_all(None) + await refuse_all(context)
+    return seen
 
 
-def printed(seed: int, rows: list[tuple[str, int, Counter[str]]]) -> str:
-    lines = [f"malformed requests, both lanes each, seed {seed}"]
-    for name, refused, seen in rows:
-        events = seen.pop("events")
-        what = ", ".join(f"{status} {count}" for status, count in sorted(seen.items()))
-        lines.append(
-            f"  {name}: {refused} named refused; {seen.total()} mutations: {what};"
-            f" {events} events acknowledged and stored"
-        )
-    return "\n".join(lines)
+def main() -> None:
+    """A line of JSON for each part of what was asked for; ends at the first broken promise."""
+    count, seed, *mutant = sys.argv[1:]
+    mutants.apply(mutant[0] if mutant else None)
+    left = int(count)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in range(int(seed), sys.maxsize, 2):
+            mutations = min(left, PART)
+            left -= mutations
+            tally = Tally(done=2 * mutations)
+            try:
+                tally.seen = trio.run(run, mutations, part, Path(folder))
+            except* BrokenPromiseError as broken:
+                tally.find(str(next(_leaves(broken))), wrong=1)
+            print(msgspec.json.encode(tally).decode(), flush=True)
+            if tally.broken or not left:
+                break
+
+
+def _leaves(group: BaseExceptionGroup[BrokenPromiseError]) -> Iterator[BrokenPromiseError]:
+    for fault in group.exceptions:
+        if isinstance(fault, BaseExceptionGroup):
+            yield from _leaves(fault)
+        else:
+            yield fault
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mutations", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    given = parser.parse_args()
-    print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        print(printed(given.seed, trio.run(run, given.mutations, given.seed, Path(folder))))
+    main()

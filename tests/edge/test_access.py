@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import pytest
+import trio
 
 from meterd.domain.credentials import ApiKey, Keyring, Scope, hash_of
 from meterd.edge.access import Access
@@ -14,6 +15,8 @@ from meterd.edge.problems import FORBIDDEN, UNAUTHORIZED, Answer, too_many_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio.testing import MockClock
 
 KEYS = (
     ApiKey("sender", hash_of("send-it"), frozenset((Scope.INGEST,))),
@@ -73,6 +76,19 @@ def test_a_thousand_wrong_keys() -> None:
     assert access.refusal(Scope.INGEST, "read-it", "", GUESSER) == FORBIDDEN
     assert access.refusal(Scope.INGEST, "send-it", "", HONEST) is None
     assert access.refusal(Scope.INGEST, "mistyped", "", HONEST) == UNAUTHORIZED
+
+
+async def test_who_guesses_on_is_kept_waiting(autojump_clock: MockClock) -> None:
+    """For a second for each answer, however many it asks for at once; nobody else is."""
+    access = Access(lambda: Keyring(KEYS), WrongKeys(Limits()), trio.current_time, 1.0)
+    for _ in range(100):
+        assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == UNAUTHORIZED
+    assert await access.refuse(Scope.INGEST, "send-it", "", GUESSER) is None
+    assert await access.refuse(Scope.INGEST, "read-it", "", GUESSER) == FORBIDDEN
+    assert await access.refuse(Scope.INGEST, "wrong", "", HONEST) == UNAUTHORIZED
+    began = trio.current_time()
+    assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == too_many_wrong_keys(1)
+    assert trio.current_time() == began + 1
 
 
 def test_waiting_helps() -> None:

@@ -201,7 +201,8 @@ def test_refusal_is_a_whole_answer() -> None:
     """A refusal is JSON, is not to be stored, and ends the connection."""
     assert Refusal(431, "Too much").answer() == (
         b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 20\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n"
+        b"Content-Length: 20\r\nConnection: close\r\n"
+        b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
         b'{"error":"Too much"}'
     )
 

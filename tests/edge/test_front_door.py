@@ -248,7 +248,8 @@ async def test_shutdown_waits_for_the_end_of_http2_answers() -> None:
     to run: hence many connections.
     """
     app = App()
-    async with open_door(app.quart) as door, AsyncExitStack() as open_clients:
+    limits = Limits(requests_per_peer_at_once=60)
+    async with open_door(app.quart, limits) as door, AsyncExitStack() as open_clients:
         clients = [
             await open_clients.enter_async_context(await Http2Client.connect(door))
             for _ in range(20)

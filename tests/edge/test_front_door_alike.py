@@ -15,6 +15,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from meterd.edge.problems import ON_EVERY_ANSWER
 from tests.edge.encrypted import connect, http2_client_of, served_with
 from tests.edge.loopback import UPGRADE, Http2Client, open_door
 
@@ -29,6 +30,7 @@ CHUNKED: Final = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\
 EXPECT: Final = (
     b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 )
+NOT_COMPARED: Final = (b"date: ", *(name + b": " for name, _ in ON_EVERY_ANSWER))
 
 ALIKE: Final = {
     "a read": b"GET /x?y=%20z HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -107,8 +109,8 @@ async def hypercorn_alone() -> AsyncIterator[int]:
 
 
 async def answers(stream: trio.abc.Stream, *pieces: bytes) -> bytes:
-    """All that is answered, but for the date; each piece is sent when the one before it was
-    answered with something.
+    """All that is answered, but for the date and what we add to every answer; each piece is sent
+    when the one before it was answered with something.
     """
     answered = b""
     async with stream:
@@ -119,7 +121,7 @@ async def answers(stream: trio.abc.Stream, *pieces: bytes) -> bytes:
         while data := await stream.receive_some(65536):
             answered += data
     lines = answered.split(b"\r\n")
-    return b"\r\n".join(line for line in lines if not line.startswith(b"date: "))
+    return b"\r\n".join(line for line in lines if not line.startswith(NOT_COMPARED))
 
 
 async def of_all_three(folder: Path, *pieces: bytes) -> list[bytes]:

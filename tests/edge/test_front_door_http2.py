@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import h2.errors
 import h2.events
+import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.edge.loopback import App, Http2Client, open_door
+from meterd.edge.limits import Limits
+from tests.edge.loopback import GET, App, Client, Http2Client, open_door, wait_until
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+FOUR: Final = Limits(requests_per_peer_at_once=4)
 
 
 async def test_http2_client_that_asks_for_nothing_is_told_to_calm_down() -> None:
@@ -45,3 +49,46 @@ async def test_http2_client_that_opens_no_window_is_cut(mock_clock: MockClock) -
         assert door.door.statistics().open == 1
         mock_clock.jump(1.1)
         await door.wait_open(0)
+
+
+async def test_requests_of_one_peer_are_worked_on_in_turn() -> None:
+    """A few at once, however many streams and connections they come by; another peer's at once."""
+    app = App()
+    async with (
+        open_door(app.quart, FOUR) as door,
+        await Http2Client.connect(door) as one,
+        await Http2Client.connect(door) as two,
+    ):
+        asked = [await two.request(b"/held") for _ in range(20)]
+        for _ in range(20):
+            await one.request(b"/held")
+        await wait_until(lambda: len(app.calls) >= 4)
+        await wait_all_tasks_blocked(0.05)
+        assert app.calls == ["/held"] * 4
+        stream = await trio.open_tcp_stream("127.0.0.1", door.port, local_address="127.0.0.2")
+        async with Client(stream) as other:
+            assert (await other.ask(GET)).status == 200
+        app.release.set()
+        for stream_id in asked:
+            assert (await two.until_answered(stream_id))[0] == 200
+        await wait_until(lambda: len(app.calls) == 41)
+
+
+async def test_answers_that_are_not_read_keep_no_turn() -> None:
+    """Their client is waited for, and it is not the others of its address that pay for it."""
+    app = App()
+    async with open_door(app.quart, FOUR) as door, await Http2Client.connect(door) as client:
+        for _ in range(10):
+            await client.request(b"/large")
+        await app.arrived.wait()
+        assert await door.serves()
+
+
+async def test_bodies_that_do_not_come_keep_no_turn() -> None:
+    """Nor who is slow to send."""
+    app = App()
+    async with open_door(app.quart, FOUR) as door, await Http2Client.connect(door) as client:
+        for _ in range(10):
+            await client.request(b"/echo", b"POST", b"x", end=False)
+        await wait_until(lambda: app.calls.count("/echo") == 10)
+        assert await door.serves()

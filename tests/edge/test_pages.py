@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
 
 from meterd.edge.pages import PAGE, Pages
 
@@ -34,7 +35,7 @@ async def answers(numbers: Numbers, limit: int) -> list[list[int]]:
     found: list[list[int]] = []
     place: int | None = None
     while True:
-        pages, place = await Pages(numbers).answer(limit, place)
+        pages, place = await Pages(numbers, trio.StrictFIFOLock()).answer(limit, place)
         found.append(json.loads(b"".join([piece async for piece in pages])))
         if place is None:
             return found
@@ -52,3 +53,30 @@ async def test_each_element_is_in_one_answer(count: int, limit: int, arrives: in
     assert [n for answer in found for n in answer] == list(range(count, 0, -1))
     assert all(len(answer) == limit for answer in found[:-1])
     assert max(numbers.reads) <= PAGE + 1
+
+
+async def test_pages_are_made_one_at_a_time() -> None:
+    """In turn, however many read at once: events wait for none but the one that is being made."""
+    under_way, most, turns = 0, 0, list[int]()
+
+    class Slow(Numbers):
+        async def read(self, count: int, behind: int | None) -> list[tuple[bytes, int]]:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            turns.append(id(self))
+            await trio.lowlevel.checkpoint()
+            under_way -= 1
+            return await super().read(count, behind)
+
+    turn = trio.StrictFIFOLock()
+
+    async def read_all() -> None:
+        pages, _ = await Pages(Slow(3 * PAGE), turn).answer(3 * PAGE, None)
+        assert len(json.loads(b"".join([piece async for piece in pages]))) == 3 * PAGE
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(read_all)
+    assert most == 1
+    assert all(len(set(turns[start : start + 5])) == 5 for start in range(0, 15, 5))

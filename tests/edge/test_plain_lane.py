@@ -147,12 +147,14 @@ SERVED: Final = {
         b"[" + ITEM + b"," + ITEM + b"]", b"Idempotency-Key: b", line=BATCH
     )
     * 2,
-    "too long an idempotency key": request(EVENT, b"Idempotency-Key: " + b"k" * 256),
-}
-LEFT: Final = {
     "no key": request(EVENT, key=b"Accept: */*"),
     "a wrong key": request(EVENT, key=b"x-apikey: no"),
     "a key without the scope": request(EVENT, key=b"x-apikey: r"),
+    "a wrong key, then a right one": request(EVENT, key=b"x-apikey: no") + request(EVENT),
+    "too long an idempotency key": request(EVENT, b"Idempotency-Key: " + b"k" * 256),
+}
+LEFT: Final = {
+    "a wrong key and no end": request(EVENT, key=b"x-apikey: no")[:-1],
     "percent-encoded": request(EVENT, line=b"POST /usage/api%2Ecalls HTTP/1.1"),
     "a path below": request(EVENT, line=b"POST /usage/api.calls/x HTTP/1.1"),
     "a doubled slash": request(EVENT, line=b"POST //usage/api.calls HTTP/1.1"),

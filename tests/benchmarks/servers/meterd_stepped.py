@@ -12,8 +12,9 @@ from pathlib import Path
 
 import trio
 
-from meterd.daemon import running, set_log_level, set_up_logging
+from meterd.daemon import running
 from meterd.domain.config import decode
+from meterd.log_lines import set_log_level, set_up_logging
 from meterd.work.clock import WallClock
 
 
@@ -46,7 +47,7 @@ async def main(path: str) -> None:
     text = await trio.Path(path).read_bytes()
     config = decode(text, form="toml", environ=os.environ)
     set_up_logging()
-    set_log_level(config)
+    set_log_level(config.log_level)
     async with running(config, clock) as daemon:
         print(daemon.urls[0], flush=True)
         stdin = trio.wrap_file(sys.stdin)

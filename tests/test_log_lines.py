@@ -1,0 +1,150 @@
+"""Whatever is logged stays within its own entry."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meterd.domain.config import LogLevel
+from meterd.log_lines import printable, set_log_level, set_up_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET: Final = "never-to-be-shown"
+FORGED: Final = "2026-01-01T00:00:00Z [info     ] delivered"
+HOSTILE: Final = (
+    f"a\n{FORGED}",
+    f"a\r{FORGED}",
+    f"a\r\n{FORGED}",
+    f"a\x85{FORGED}",
+    f"a\u2028{FORGED}",
+    f"a\u2029{FORGED}",
+    f"a\x0b{FORGED}",
+    f"a\x0c{FORGED}",
+    "a\x1b[2J\x1b[1;1H",
+    "a\x1b]0;title\x07",
+    "\x9b2J",
+    "a\x08\x08\x7f\0",
+    "\u202eright to left",
+    "\udcff",
+    '", "event": "forged',
+)
+texts = st.text() | st.sampled_from(HOSTILE)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+class Stderr(io.StringIO):
+    """A terminal, or a file."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: is_terminal  # type: ignore[method-assign]
+
+
+def logged(said: str, value: str, *, is_terminal: bool, failing: bool = False) -> str:
+    """One entry, whose event, value and exception are these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr := Stderr(is_terminal=is_terminal))
+        set_up_logging()
+        fault = failure(value) if failing else None
+        more = {} if fault is None else {"exc_info": fault}
+        structlog.get_logger().error(said, value=value, **more)
+    return stderr.getvalue()
+
+
+def failure(value: str) -> ValueError:
+    """One that was raised where there is a local variable."""
+    local = f"local-{SECRET[::-1]}"
+    try:
+        _fail(value, local)
+    except ValueError as fault:
+        return fault
+    raise AssertionError
+
+
+def _fail(value: str, local: str) -> None:
+    assert local
+    raise ValueError(value)
+
+
+@given(texts, texts, st.booleans())
+def test_an_entry_is_one_line_of_json(said: str, value: str, failing: bool) -> None:
+    """In visible ASCII, which holds what was said, to the letter."""
+    line = logged(said, value, is_terminal=False, failing=failing)
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert line.isascii()
+    entry: dict[str, Any] = json.loads(line)
+    assert [entry[name] for name in ("event", "value", "level")] == [said, value, "error"]
+    assert ("exception" in entry) == failing
+
+
+@given(texts, texts)
+def test_an_entry_is_one_line_on_a_terminal(said: str, value: str) -> None:
+    """With no other escape codes than the colours that harmless words have."""
+    shown = logged(said, value, is_terminal=True)
+    assert shown.count("\n") == 1
+    assert shown.endswith("\n")
+    assert "\x1b[" in shown, "this is no terminal"
+    assert unprintable(shown) == unprintable(logged("a", "a", is_terminal=True))
+
+
+@given(texts)
+def test_a_traceback_on_a_terminal_is_set_in(value: str) -> None:
+    """No line of it begins as an entry does, whatever the exception says."""
+    shown = logged("a", value, is_terminal=True, failing=True)
+    entry, first, *traceback = shown.splitlines(keepends=True)
+    assert unprintable(entry) == unprintable(logged("a", "a", is_terminal=True))
+    assert first == "Traceback (most recent call last):\n"
+    assert len(traceback) >= 3
+    assert all(line.startswith("    ") for line in traceback)
+    assert all(line.endswith("\n") and line[:-1].isprintable() for line in traceback)
+
+
+def unprintable(text: str) -> list[str]:
+    return [letter for letter in text if not letter.isprintable()]
+
+
+def test_what_prints_is_shown_as_it_is() -> None:
+    """In every script; the rest is written as Python writes it."""
+    assert printable("Ж 計 é ' \\") == "Ж 計 é ' \\"
+    assert printable("a\n\x1b\x9b\u2028\u202e\udcff") == r"a\n\x1b\x9b\u2028\u202e\udcff"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_traceback_shows_no_local_variables(is_terminal: bool) -> None:
+    """They would hold keys, secrets and bodies."""
+    shown = logged("a", "visible", is_terminal=is_terminal, failing=True)
+    assert "ValueError: visible" in shown
+    assert f"local-{SECRET[::-1]}" not in shown
+
+
+def test_log_levels(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is under the configured level is not said."""
+    set_up_logging()
+    for level in LogLevel:
+        set_log_level(level)
+        for said in LogLevel:
+            number = logging.getLevelNamesMapping()[said.upper()]
+            structlog.get_logger().log(number, f"{level} {said}")
+    entries: list[dict[str, Any]] = [
+        json.loads(line) for line in capsys.readouterr().err.splitlines()
+    ]
+    order = list(LogLevel)
+    assert [entry["event"].split() for entry in entries] == [
+        [level.value, said.value] for level in order for said in order[order.index(level) :]
+    ]
