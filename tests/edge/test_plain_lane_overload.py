@@ -37,7 +37,7 @@ async def test_who_waited_too_long_behind_others_is_refused() -> None:
         assert fast.by_hypercorn == []
 
 
-@pytest.mark.parametrize("other", [GET, request(EVENT, b"X-Odd: 1")])
+@pytest.mark.parametrize("other", [GET])
 async def test_what_is_not_plain_is_left_to_the_other_lane(other: bytes) -> None:
     """Also when it stands behind what is refused."""
     async with lane(fast=True, limits=AT_ONCE) as fast, await fast.door.connect() as client:
