@@ -240,12 +240,22 @@ class FrontDoor:
             return
         peer = peer_of(host)
         has_place = self._room.take_free(peer)
-        if not has_place and self._without_place == _WITHOUT_PLACE_MAX:
+        if not has_place and self._without_place == _WITHOUT_PLACE_MAX and not self._shorten(peer):
             self._turn_away(accepted)
             return
         self._without_place += not has_place
         self._waiting.setdefault(peer, deque()).append(_Waiting(accepted, host, has_place))
         self._some_wait.set()
+
+    def _shorten(self, newcomer: str) -> bool:
+        """Whether a peer with more in the queue than the newcomer's has lost its last one."""
+        longest = max(self._waiting, key=lambda peer: len(self._waiting[peer]))
+        queue = self._waiting[longest]
+        if queue[-1].has_place or len(queue) <= len(self._waiting.get(newcomer, ())) + 1:
+            return False
+        self._without_place -= 1
+        self._turn_away(queue.pop().accepted)
+        return True
 
     async def _start_in_turn(self, handlers: trio.Nursery) -> None:
         """One connection of each peer, then what else there is to do, then the next ones.

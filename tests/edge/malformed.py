@@ -66,9 +66,27 @@ INSERTED: Final = (
     b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"Content-Length: 28\r\n",
     b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Host: b\r\n",
 )  # fmt: skip
+# The customer in a base, whose place another takes in each mutation: idempotency keys are the
+# customer's, and mutations are under way in another order at one lane than at the other.
+CUSTOMER: Final = b"c" * 16
+_LENGTH: Final = re.compile(rb"Content-Length: (\d+)")
+
+
+def with_customer(raw: bytes) -> bytes:
+    """The same requests of that customer, as far as each says how long it is."""
+    renamed = b""
+    while (end := raw.find(b"\r\n\r\n") + 4) > 3 and (length := _LENGTH.search(raw[:end])):
+        body = raw[end : end + int(length[1])]
+        longer = body.replace(b'"customerId":"c"', b'"customerId":"%b"' % CUSTOMER)
+        size = int(length[1]) + len(longer) - len(body)
+        renamed += _LENGTH.sub(b"Content-Length: %d" % size, raw[:end]) + longer
+        raw = raw[end + len(body) :]
+    return renamed + raw
+
+
 # Sound ones more often: of what is wrong from the beginning, less is reached.
 BASES: Final = tuple(
-    raw
+    with_customer(raw)
     for raw in (*[*SERVED.values(), *LEFT.values()] * 10, *REFUSED.values())
     if len(raw) < BASE_BYTES_MAX
 )
@@ -81,7 +99,8 @@ _REPEATED: Final = re.compile(rb'"duplicates":(\d+)')
 
 def mutated(chance: random.Random) -> bytes:
     """One to five changes to a request: bytes replaced, put in, taken out, repeated, cut, added."""
-    raw = bytearray(chance.choice(BASES))
+    customer = b"%016x" % chance.getrandbits(64)
+    raw = bytearray(chance.choice(BASES).replace(CUSTOMER, customer))
     for _ in range(chance.randrange(1, 6)):
         at = chance.randrange(len(raw) + 1)
         match chance.randrange(6):
@@ -97,7 +116,7 @@ def mutated(chance: random.Random) -> bytes:
             case 4:
                 del raw[max(1, at) :]
             case _:
-                raw += chance.choice(BASES)[:400]
+                raw += chance.choice(BASES).replace(CUSTOMER, customer)[:400]
     return bytes(raw)
 
 

@@ -5,9 +5,11 @@ suite.
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING
 
-from tests.edge.malformed import REFUSED, is_carried, run
+from tests.edge.malformed import CUSTOMER, REFUSED, is_carried, mutated, run, with_customer
+from tests.edge.test_plain_lane import SERVED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +20,17 @@ MUTATIONS = 500
 def test_there_are_eighty_named_ones() -> None:
     """As many as the harness that this one comes from had."""
     assert len(REFUSED) >= 80
+
+
+def test_each_mutation_has_a_customer_of_its_own() -> None:
+    """In requests that are as sound as before."""
+    raw = with_customer(SERVED["a batch's idempotency key"])
+    assert raw.count(CUSTOMER) == 4
+    assert raw.endswith(b"]")
+    assert re.findall(rb"Content-Length: (\d+)", raw) == [b"137"] * 2
+    assert b"\r\n\r\n" + b"[" in raw
+    mutations = [mutated(random.Random(seed)) for seed in range(1000)]
+    assert not any(CUSTOMER in each for each in mutations)
 
 
 def test_an_answer_without_its_headers_is_seen() -> None:

@@ -1,0 +1,101 @@
+"""Whom a front door has room for, over real loopback sockets; ``test_room.py`` has the rules."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import structlog
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.edge.front_door import FrontDoor
+from meterd.edge.limits import Limits
+from tests.edge.loopback import (
+    GET,
+    HELD,
+    App,
+    open_door,
+)
+
+
+async def test_full_house_drops_the_longest_idle() -> None:
+    """One more than fits costs the connection that has been idle for longest its place."""
+    limits = Limits(connections_max=2, connections_per_peer_max=2)
+    async with open_door(App().quart, limits) as door:
+        older, newer = await door.connect(), await door.connect()
+        async with older, newer:
+            assert (await newer.ask(GET)).status == 200
+            assert (await older.ask(GET)).status == 200
+            assert (await newer.ask(GET)).status == 200
+            assert await door.serves()
+            assert await older.is_closed()
+            assert (await newer.ask(GET)).status == 200
+            assert door.door.statistics().expired_for_room == 1
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(connections_max=1, connections_per_peer_max=1),
+        Limits(connections_max=8, connections_per_peer_max=1),
+    ],
+    ids=["in all", "per address"],
+)
+async def test_full_and_busy_house_turns_away(limits: Limits) -> None:
+    """Nobody who is being served makes room: the newcomer is told 503."""
+    app = App()
+    async with open_door(app.quart, limits) as door, await door.connect() as busy:
+        await busy.send(HELD)
+        await app.arrived.wait()
+        async with await door.connect() as newcomer:
+            answer = await newcomer.answer()
+            assert (answer.status, answer.json) == (503, {"error": "Too many connections"})
+            assert answer.fields["retry-after"] == "1"
+            assert await newcomer.is_closed()
+        app.release.set()
+        assert (await busy.answer()).status == 200
+        assert door.door.statistics().turned_away == 1
+
+
+async def test_a_full_queue_keeps_nobody_of_another_address_out() -> None:
+    """Its last one of whoever has most in it is turned away for the newcomer."""
+    turned_away: list[str] = []
+
+    def transport(accepted: Any, _: object) -> Any:
+        return SimpleNamespace(
+            write_now=lambda _: turned_away.append(accepted.socket.getpeername()[0]),
+            close=lambda: None,
+        )
+
+    limits = Limits(connections_max=1, connections_per_peer_max=1)
+    door = FrontDoor(App().quart, limits, structlog.get_logger(), transport=transport)
+
+    def comes(host: str) -> None:
+        peer = SimpleNamespace(getpeername=lambda: (host, 1))
+        door._enqueue(cast("Any", SimpleNamespace(socket=peer)))
+
+    for _ in range(100):
+        comes("192.0.2.1")
+    assert turned_away == ["192.0.2.1"] * 35  # one has the place, 64 wait for one
+    comes("192.0.2.2")
+    assert turned_away == ["192.0.2.1"] * 36
+    assert [len(queue) for queue in door._waiting.values()] == [64, 1]
+    for _ in range(100):
+        comes("192.0.2.2")
+    assert {len(queue) for queue in door._waiting.values()} == {32, 33}
+
+
+async def test_statistics_count() -> None:
+    """Open, idle and accepted connections and refused requests are what they are."""
+    app = App()
+    async with open_door(app.quart) as door:
+        idle, busy = await door.connect(), await door.connect()
+        async with idle, busy, await door.connect() as refused:
+            assert (await idle.ask(GET)).status == 200
+            await busy.send(HELD)
+            assert (await refused.ask(b"GET / HTTP/1.1\r\n\r\n")).status == 400
+            await app.arrived.wait()
+            await wait_all_tasks_blocked()
+            seen = door.door.statistics()
+            assert (seen.open, seen.idle, seen.accepted, seen.requests_refused) == (3, 1, 3, 1)
