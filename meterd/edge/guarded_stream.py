@@ -169,7 +169,8 @@ class GuardedStream:
             self._received_all = True
             self._end()
             raise
-        self._frames.earn(len(data))
+        if self.is_http2:
+            self._frames.earn(data)
 
     def begin_next_request(self) -> None:
         """The server is ready for another request; without one under way it changes nothing."""

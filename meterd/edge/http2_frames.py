@@ -4,16 +4,22 @@ Requests are bounded by how many streams may be open at once. What else a client
 nine bytes and us a turn of the parser, often with an answer: PING, SETTINGS, PRIORITY, streams that
 are reset as soon as they are opened (CVE-2023-44487), CONTINUATION and tiny pieces of DATA without
 end (CVE-2019-9512 to 9518, CVE-2024-27316). So each such frame is paid for from an allowance, which
-grows with time, with each request, and with what the client was sent: an honest client opens
-windows for what it receives and ends what it asks for.
+grows with time, with each request and its answer, and with what the client was sent: an honest
+client opens windows for what it receives and ends what it asks for.
+
+Tried with Chromium 156, curl 7.88, httpx 0.28, nghttp and h2load 1.52: a thousand requests, answers
+of 18 MB, fifty downloads broken off. Only a window of 1 KiB (``h2load -w 10``) is too restless.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from meterd.edge.framing import HTTP2_PREFACE
 from meterd.edge.limits import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # RFC 9113, section 4.1: three bytes of length, one of type, one of flags, four of stream.
 _HEADER_BYTES: Final = 9
@@ -30,11 +36,39 @@ _GROWS_PER_S: Final = 10.0
 _GROWS_PER_REQUEST: Final = 2.0
 # Two windows are opened for a frame of at most 16 KiB, and for short frames as well.
 _GROWS_PER_BYTE_SENT: Final = 1 / KIB
+# Some clients reset each stream when it is over (curl 7.88 does): that costs nothing.
+_GROWS_PER_ANSWER: Final = 1.0
 # Undoes what the request gave, and one more.
 _RESET_COSTS: Final = 3.0
 
 # RFC 9113, sections 6.8 and 7: streams up to any number may have been served; ENHANCE_YOUR_CALM.
 GOAWAY: Final = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + b"\0\0\0\x0b"
+
+
+class _Frames:
+    """Finds the frames in one direction's bytes, wherever these are cut."""
+
+    def __init__(self, passing: int) -> None:
+        self._passing = passing  # bytes until the next frame begins
+        self._header = b""
+
+    def begun(self, data: bytes) -> Iterator[tuple[bytes, int]]:
+        """The header of each that begins in the bytes that come next, and its length."""
+        at = 0
+        while True:
+            passed = min(self._passing, len(data) - at)
+            at += passed
+            self._passing -= passed
+            if self._passing:
+                return
+            missing = _HEADER_BYTES - len(self._header)
+            self._header += data[at : at + missing]
+            at += missing
+            if len(self._header) < _HEADER_BYTES:
+                return
+            header, self._header = self._header, b""
+            self._passing = int.from_bytes(header[:3], "big")
+            yield header, self._passing
 
 
 class FrameAllowance:
@@ -43,32 +77,26 @@ class FrameAllowance:
     def __init__(self, now_s: float) -> None:
         self._left = _ALLOWANCE
         self._at_s = now_s
-        self._passing = len(HTTP2_PREFACE)  # bytes until the next frame begins
-        self._header = b""
+        self._received = _Frames(len(HTTP2_PREFACE))
+        self._sent = _Frames(0)
 
-    def earn(self, sent_bytes: int) -> None:
-        self._left = min(_ALLOWANCE, self._left + sent_bytes * _GROWS_PER_BYTE_SENT)
+    def earn(self, data: bytes) -> None:
+        """By what is sent to the client."""
+        earned = len(data) * _GROWS_PER_BYTE_SENT
+        for header, _ in self._sent.begun(data):
+            if header[3] in (_DATA, _HEADERS) and header[4] & _END_STREAM:
+                earned += _GROWS_PER_ANSWER
+        self._left = min(_ALLOWANCE, self._left + earned)
 
     def covers(self, data: bytes, now_s: float) -> bool:
         """Pays for the frames that begin in the bytes that came next; False if it cannot."""
         self._left = min(_ALLOWANCE, self._left + (now_s - self._at_s) * _GROWS_PER_S)
         self._at_s = now_s
-        at = 0
-        while self._left >= 0:
-            passed = min(self._passing, len(data) - at)
-            at += passed
-            self._passing -= passed
-            if self._passing:
-                return True
-            missing = _HEADER_BYTES - len(self._header)
-            self._header += data[at : at + missing]
-            at += missing
-            if len(self._header) < _HEADER_BYTES:
-                return True
-            self._passing = int.from_bytes(self._header[:3], "big")
-            self._left = min(_ALLOWANCE, self._left - _cost(self._header, self._passing))
-            self._header = b""
-        return False
+        for header, length in self._received.begun(data):
+            self._left = min(_ALLOWANCE, self._left - _cost(header, length))
+            if self._left < 0:
+                return False
+        return True
 
 
 def _cost(header: bytes, length: int) -> float:

@@ -78,8 +78,33 @@ def test_windows_are_opened_for_what_was_sent() -> None:
     allowance = FrameAllowance(0)
     assert allowance.covers(HTTP2_PREFACE, 0)
     for _ in range(10_000):
-        allowance.earn(16384)
+        allowance.earn(frame(DATA, bytes(16384)))
         assert allowance.covers(WINDOW * 2, 0)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 9, 64, 1000])
+@pytest.mark.parametrize("end", [frame(1, bytes(20), flags=5), frame(DATA, b"{}", flags=1)])
+def test_streams_that_were_answered_may_be_reset(end: bytes, piece: int) -> None:
+    """As curl does with each, however many; wherever what is sent is cut."""
+    allowance = FrameAllowance(0)
+    assert allowance.covers(HTTP2_PREFACE, 0)
+    for _ in range(1000):
+        assert allowance.covers(HEADERS, 0)
+        sent = frame(1, bytes(20), flags=4) + end
+        for start in range(0, len(sent), piece):
+            allowance.earn(sent[start : start + piece])
+        assert allowance.covers(RESET, 0)
+
+
+def test_an_answer_that_was_begun_pays_for_no_reset() -> None:
+    """Nor settings, nor what else is sent."""
+    allowance = FrameAllowance(0)
+    assert allowance.covers(HTTP2_PREFACE, 0)
+    answered = 0
+    while allowance.covers(HEADERS, 0) and allowance.covers(RESET, 0):
+        allowance.earn(frame(4, flags=1, stream=0) + frame(1, flags=4))
+        answered += 1
+    assert answered < 250
 
 
 def test_it_grows_with_time() -> None:
