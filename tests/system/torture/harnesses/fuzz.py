@@ -25,7 +25,7 @@ MUTANTS: Final = {
     "signature_begun": "signature",
 }
 AT_ONCE: Final = 2
-_RUNS: Final = re.compile(rb"Done (\d+) runs")
+_RUNS: Final = re.compile(rb"\nDone (\d+) in ")
 _COVERED: Final = re.compile(rb" cov: (\d+) ")
 _FOUND: Final = re.compile(rb"=== Uncaught Python exception: ===\s*(.*?)\n(?:==|MS:)", re.DOTALL)
 
