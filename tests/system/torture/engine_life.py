@@ -17,6 +17,7 @@ from zlib import crc32
 
 import msgspec
 import trio
+import trio._core._run
 import trio.testing
 
 from meterd.domain.deliveries import Outcome, settle_attempt
@@ -304,6 +305,11 @@ def is_of(fault: BaseException, kinds: type[Exception] | tuple[type[Exception], 
     return isinstance(fault, kinds)
 
 
-def run(work: Callable[[], Awaitable[object]]) -> None:
-    """In a loop of its own, in which nobody waits for time to pass."""
+def run(work: Callable[[], Awaitable[object]], *, seed: int) -> None:
+    """In a loop of its own, in which nobody waits for time to pass, and tasks have their turns in
+    an order made of the seed: so that a life has the same operations each time.
+    """
+    core = trio._core._run
+    core._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    core._r.seed(seed)
     trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -81,12 +81,12 @@ def live(
     gc.disable()  # a life is short, and a collection would copy pages of the parent
     living = Living(told, SettableClock(base.now_ms), voice)
     try:
-        run(partial(living.live, folder, told.lives[base.lived], watch))
+        run(partial(living.live, folder, told.lives[base.lived], watch), seed=told.seed)
     except BaseException as fault:
+        if is_of(fault, CommitFailedError):  # also where the life ended in the same turn
+            return BROKEN_DISK
         if is_of(fault, EndedError):
             return 0
-        if is_of(fault, CommitFailedError):
-            return BROKEN_DISK
         if is_of(fault, (StoreError, DiskFullError, OSError)):
             return NO_START
         raise
@@ -131,7 +131,7 @@ class Afterwards:
                     self.check.check_end(store, heard, sent, f"{where}, at the end")
 
         try:
-            run(again)
+            run(again, seed=self._told.seed)
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is what was looked for
             self._tally.find(f"{where}: {_leaf(fault)!r}", wrong=1)
         self._tally.acknowledged += len(heard.acknowledged)

@@ -109,7 +109,8 @@ def run_shimmed(run: Run, module: str) -> Tally:
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, module, msgspec.json.encode(told).decode()],
         cwd=ROOT,
-        env={**os.environ, "LD_PRELOAD": str(library)},
+        # The order of sets too is the same each time.
+        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONHASHSEED": "0"},
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
