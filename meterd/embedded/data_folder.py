@@ -49,6 +49,14 @@ def hold(folder: Path) -> int:
     return descriptor
 
 
+def is_let_go(folder: Path) -> bool:
+    """Whether whoever had it last ended orderly; to be asked before it is held."""
+    try:
+        return (folder / "lock").stat().st_size == 0
+    except FileNotFoundError:
+        return True
+
+
 def let_go(descriptor: int) -> None:
     """Another process may have the folder now."""
     # It would name a process that may be anything by then. On a broken disk it stays: that must
@@ -70,12 +78,19 @@ def allocate(path: Path, size: int) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Nobody else has the folder meanwhile; made and refused as by ``hold``."""
+    """Nobody else has the folder meanwhile; made and refused as by ``hold``.
+
+    How the last process that wrote to it ended can be seen afterwards too.
+    """
+    was_let_go = is_let_go(folder)
     descriptor = hold(folder)
     try:
         yield
     finally:
-        let_go(descriptor)
+        if was_let_go:
+            let_go(descriptor)
+        else:
+            os.close(descriptor)
 
 
 def give_to_owner(folder: Path, *paths: Path) -> None:
@@ -84,6 +99,24 @@ def give_to_owner(folder: Path, *paths: Path) -> None:
         owner = folder.stat()
         for path in paths:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def believe_disk(path: Path) -> None:
+    """Makes the kernel forget what it has of the file in memory: what is read from now on is on
+    the disk. Nobody may have the file mapped.
+
+    Of a write that failed the kernel keeps the bytes, and takes them for written. Worse, ext4 takes
+    the place where they were to go for one that was written to: later writes to it reach the disk,
+    and are read as zeros when the memory is gone.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # what cannot be written is as if the power had been lost
+            os.fsync(descriptor)
+        if sys.platform != "darwin":
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -174,17 +174,21 @@ class Store:
         written to is found out before anything is served.
         """
         self._pid = os.getpid()
+        self._has_failed = False
         self._readers = 0
         self._growing = False
         self._may_read = threading.Condition()
         with ExitStack() as undo:
             try:
-                undo.callback(data_folder.let_go, data_folder.hold(folder))
+                was_let_go = data_folder.is_let_go(folder)
+                undo.callback(self._let_go, data_folder.hold(folder))
                 place = folder / "store"
                 _create(place, map_size)
                 data_folder.sync_entries(place)
                 data_folder.close_to_others(place)
                 self._file = place / "data.mdb"
+                if not was_let_go:  # a write may have failed
+                    data_folder.believe_disk(self._file)
                 self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
                 undo.callback(self._env.close)
@@ -218,6 +222,7 @@ class Store:
             except (lmdb.Error, OSError) as fault:
                 if self._is_for_want_of_room(fault, _errno().value):
                     raise DiskFullError(self._room_wanted(fault)) from fault
+                self._has_failed = True
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
     @contextmanager
@@ -246,6 +251,13 @@ class Store:
 
     def close(self) -> None:
         self._open.close()
+
+    def _let_go(self, held: int) -> None:
+        """Whoever is next must see how this one ended."""
+        if self._has_failed:
+            os.close(held)
+        else:
+            data_folder.let_go(held)
 
     def _grow(self) -> None:
         # mdb_env_set_mapsize: no transaction of this process may be open. New readers wait, or ever

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meterd.domain.errors import StoreError
+from meterd.domain.errors import CommitFailedError, StoreError
 from meterd.embedded import data_folder
 from meterd.embedded.store import Store
 
@@ -149,3 +149,62 @@ def test_a_lock_file_without_room_is_not_mapped(tmp_path: Path) -> None:
     with closing(Store(tmp_path / "data")):
         found = (tmp_path / "data" / "store" / "lock.mdb").stat()
         assert found.st_blocks * 512 >= found.st_size
+
+
+@pytest.fixture
+def believed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of which files the disk was believed rather than the kernel."""
+    found: list[str] = []
+    believe = data_folder.believe_disk
+
+    def note(path: Path) -> None:
+        believe(path)
+        found.append(path.name)
+
+    monkeypatch.setattr(data_folder, "believe_disk", note)
+    return found
+
+
+def test_behind_an_orderly_end_the_kernel_is_believed(tmp_path: Path, believed: list[str]) -> None:
+    """It has the store in memory, and a start need not read it again."""
+    for _ in range(3):
+        Store(tmp_path).close()
+    assert believed == []
+
+
+def test_behind_a_crash_the_disk_is_believed(tmp_path: Path, believed: list[str]) -> None:
+    """Nobody knows whether it was for a write that failed; what was written is there."""
+    with closing(Store(tmp_path)) as store:
+        store.write(lambda txn: txn.put("meta", b"a", b"1"))
+    (tmp_path / "lock").write_text("4711\n")
+    with closing(Store(tmp_path)) as store, store.read() as txn:
+        assert txn.get("meta", b"a") == b"1"
+    assert believed == ["data.mdb"]
+
+
+def test_behind_a_failed_write_the_disk_is_believed(tmp_path: Path, believed: list[str]) -> None:
+    """A process that ends for one leaves its name in the lock, though it ends orderly."""
+
+    def fail(txn: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with closing(Store(tmp_path)) as store, pytest.raises(CommitFailedError):
+        store.write(fail)
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    Store(tmp_path).close()
+    assert believed == ["data.mdb"]
+    Store(tmp_path).close()
+    assert believed == ["data.mdb"]
+
+
+def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
+    """What works on the folder in between leaves to see how the last process ended."""
+    Store(tmp_path).close()
+    with data_folder.held(tmp_path):
+        pass
+    assert (tmp_path / "lock").read_text() == ""
+    (tmp_path / "lock").write_text("4711\n")
+    with data_folder.held(tmp_path):
+        pass
+    Store(tmp_path).close()
+    assert believed == ["data.mdb"]

@@ -68,7 +68,8 @@ def in_child(work: Callable[[Tell], Tally], heard: Tell = lambda _: None) -> Tal
 
 
 def in_parts(run: Run, each: int, work: Callable[[int, int, Tell], Tally]) -> Tally:
-    """All that the run counts, so many at a time, each part in a child of its own.
+    """All that the run counts, so many at a time, each part in a child of its own; no part follows
+    one that found something.
 
     ``work`` is given the number of the part and how many it is to do.
     """
@@ -76,6 +77,8 @@ def in_parts(run: Run, each: int, work: Callable[[int, int, Tell], Tally]) -> Ta
     for number, done in enumerate(range(0, run.count, each)):
         part = partial(work, number, min(each, run.count - done))
         tally.add(in_child(part, partial(_tell, run, done)))
+        if tally.broken:
+            break
     return tally
 
 

@@ -32,7 +32,9 @@ _ATTR: Final = struct.Struct("=6Q10I")
 _INIT_OUT: Final = struct.Struct("=IIIIHHIIHHII6I")
 _READ_IN: Final = struct.Struct("=QQIIQII")  # and of a write
 _MAX_PAGES: Final = 256
-_FUSE_MAX_PAGES: Final = 1 << 22
+# Whole writes, not page by page: of a write that fails in the middle the loop device says that it
+# succeeded, which no disk does.
+_FLAGS: Final = 1 << 5 | 1 << 22  # FUSE_BIG_WRITES, FUSE_MAX_PAGES
 _MAX_WRITE: Final = _MAX_PAGES * 4096
 _CACHED_S: Final = 3600
 _ROOT: Final = 1
@@ -219,7 +221,7 @@ class _Disk:
             return struct.pack("=5Q4I6I", *[0] * 5, 4096, 255, 4096, 0, *[0] * 6)
         if operation == _INIT:
             return _INIT_OUT.pack(
-                7, 31, 0, _FUSE_MAX_PAGES, 16, 12, _MAX_WRITE, 1, _MAX_PAGES, 0, 0, 0, *[0] * 6
+                7, 31, 0, _FLAGS, 16, 12, _MAX_WRITE, 1, _MAX_PAGES, 0, 0, 0, *[0] * 6
             )
         if operation in _EMPTY:
             return b""

@@ -67,3 +67,9 @@ def failed_commit_counts() -> None:
             return None
 
     store.write = write_regardless
+
+
+@mutant
+def cache_is_believed() -> None:
+    """A start behind a failed write reads what the kernel has in memory, disk or not."""
+    module("embedded.data_folder").believe_disk = lambda path: None
