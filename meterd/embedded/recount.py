@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from meterd.domain.event_ids import Stamp, position
-from meterd.domain.totals import EXACT, Totals, merge_types
+from meterd.domain.totals import EXACT, Totals, merge_types, totals_of
 from meterd.domain.totals import merge as merge_totals
 from meterd.embedded import keys
 
@@ -54,6 +54,9 @@ class Group:
     def totals(self) -> Totals:
         """Within a context that does not round."""
         values = self.values
+        if len(values) == 1:
+            at = _position(self.first, self.first_offset)
+            return totals_of(values, at, at)
         return Totals(
             len(values),
             sum(values, _ZERO),

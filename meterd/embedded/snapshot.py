@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 from meterd.embedded.pages import Tree
 
-# How often it is tried to see both meta pages and the transaction begin between two commits.
-_TRIES: Final = 10_000
+# How long it is tried to begin between two commits, and how often.
+_SETTLE_SECONDS: Final = 30.0
+_RETRY_SECONDS: Final = 0.0005
 _PROGRESS_SECONDS: Final = 0.1
 
 
@@ -177,15 +179,22 @@ def size_bytes(txn: Transaction) -> int:
 
 
 def _begin(env: lmdb.Environment, descriptor: int) -> Snapshot:
-    for _ in range(_TRIES):
+    """A transaction, and the meta pages that it reads by."""
+    until = time.monotonic() + _SETTLE_SECONDS
+    while True:
         raw = read_metas(descriptor)
         txn = env.begin(buffers=False)
         if read_metas(descriptor) == raw:
             found = decode_metas(raw)
-            if found.txn_id != txn.id():
+            if found.txn_id == txn.id():
+                return Snapshot(env, txn, descriptor, raw)
+            # LMDB reads a commit only when its meta page is synced, which takes as long as the
+            # disk does, and is in the file before.
+            if time.monotonic() > until:
                 raise DamagedError(
                     f"LMDB reads transaction {txn.id()}, and {found.txn_id} is the last"
                 )
-            return Snapshot(env, txn, descriptor, raw)
+        elif time.monotonic() > until:
+            raise StoreError("the store changes faster than it can be read")
         txn.abort()
-    raise StoreError("the store changes faster than it can be read")
+        time.sleep(_RETRY_SECONDS)

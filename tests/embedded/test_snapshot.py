@@ -9,13 +9,16 @@ import subprocess
 import sys
 from contextlib import closing
 from functools import partial
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from meterd.domain.errors import StoreError
+from meterd.embedded import snapshot
+from meterd.embedded.pages import DamagedError
 from meterd.embedded.snapshot import open_snapshot, size_bytes
 from meterd.embedded.store import FORMAT, UPGRADED, Meta, Store
 from tests.embedded.sample_store import copied_sample, lines, spoil
@@ -153,3 +156,49 @@ def test_a_file_that_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
     assert line.startswith(
         "the file: structure: stands the file cannot be read at byte 0: Is a dir"
     )
+
+
+class Lagging:
+    """An environment whose daemon has written a meta page and is still syncing it."""
+
+    def __init__(self, env: Any, begins: float) -> None:
+        self._env = env
+        self._begins = begins
+        self.begun = 0
+
+    def begin(self, *, buffers: bool) -> Any:
+        self.begun += 1
+        txn = self._env.begin(buffers=buffers)
+        return _Earlier(txn) if self.begun <= self._begins else txn
+
+
+class _Earlier:
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+        self.abort = txn.abort
+
+    def id(self) -> int:
+        number: int = self._txn.id()
+        return number - 1
+
+
+def begin_lagging(data: Path, begins: float) -> int:
+    """How often a transaction was begun until there was a snapshot."""
+    with open_snapshot(data) as opened:
+        env = Lagging(opened._env, begins)
+        found: Any = env
+        snapshot._begin(found, opened._descriptor)
+        return env.begun
+
+
+def test_a_commit_that_is_being_synced_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its meta page is in the file, and LMDB still reads the commit before: that is no damage,
+    unless it stays so.
+    """
+    data = copied_sample(tmp_path)
+    assert begin_lagging(data, 3) == 4
+    monkeypatch.setattr(snapshot, "_SETTLE_SECONDS", 0.01)
+    with pytest.raises(DamagedError, match="LMDB reads transaction"):
+        begin_lagging(data, inf)
