@@ -133,12 +133,12 @@ class Books:
                     figures[event_type] = series.figure(operation, start, end)
         return figures
 
-    def customers_in(self, period: Period, by: ClosingRules) -> set[str]:
-        """Who has something to be published of that period."""
+    def customers_in(self, period: Period) -> set[str]:
+        """Who has events in that period."""
         return {
             customer_id
-            for (customer_id, event_type), series in self._series.items()
-            if event_type in by.operations and operator.lt(*series.bounds(period))
+            for (customer_id, _), series in self._series.items()
+            if operator.lt(*series.bounds(period))
         }
 
     def first_behind(self, instant_ms: int) -> int | None:

@@ -68,8 +68,8 @@ class Clients:
         self._choices: dict[Action, int] = {
             self._single: 60,
             self._batch: 15,
-            self._keyed: 12,
-            self._repeat: 6,
+            self._keyed: 25,
+            self._repeat: 10,
             self._conflict: 2,
             self._unfit: 4,
             self._keep_talking: 1,

@@ -97,6 +97,7 @@ class Oracle:
         """A transaction is on disk. Raises BrokenPromiseError."""
         aggregations: list[Aggregation] = []
         deliveries: dict[str, Delivery] = {}
+        totals_closed: list[tuple[str, Period]] = []
         closed_kinds: list[tuple[PeriodType, int]] = []
         # In order: a set of event types has none, and what is on disk is the same.
         seal = xxhash.xxh3_64()
@@ -110,11 +111,15 @@ class Oracle:
             elif table == "deliveries":
                 delivery = records.decode_delivery(payload)
                 deliveries[delivery.id] = delivery
+            elif table == "totals" and records.decode_totals(payload).closed:
+                totals_closed.append((keys.totals_customer(key), keys.totals_period(key)))
             elif table == "meta" and key in _KIND_OF_CLOSED_KEY:
                 closed_kinds.append((_KIND_OF_CLOSED_KEY[key], records.read_number(payload)))
         self._trace.add(f"commit {len(written.puts)} {seal.hexdigest()}")
         for aggregation in aggregations:
             self._published(aggregation, deliveries)
+        for place in totals_closed:
+            self._totals_closed(*place)
         for table, key in written.deletes:
             if table == "aggregations":
                 self._withdrawn(key)
@@ -188,7 +193,6 @@ class Oracle:
             raise BrokenPromiseError("wrong", f"{made.id} closed after {self._last_closed.key}")
         self._last_closed = period
         self.closed[customer_id, period] = made
-        self._closed_in[period].add(customer_id)
         self._trace.seen["aggregations closed"] += 1
         for endpoint_id in made.endpoints:
             delivery = deliveries.get(delivery_id(endpoint_id, made.id, made.revision))
@@ -204,6 +208,21 @@ class Oracle:
                 if self.books.recount(made.customer_id, made.period, by, until) == made.figures:
                     return
         raise BrokenPromiseError("wrong", f"the snapshot {made.id} is {made.figures}")
+
+    def _totals_closed(self, customer_id: str, period: Period) -> None:
+        """Once, and with an aggregation unless there is nothing to be published."""
+        is_over = period.end_ms <= self.closed_until[period.type]
+        if is_over or customer_id in self._closed_in[period]:
+            raise BrokenPromiseError("twice", f"{customer_id}, {period.key} is closed again")
+        self._closed_in[period].add(customer_id)
+        if (customer_id, period) in self.closed:
+            return
+        rules = [one.rules for one in self.candidates() if period.type in one.rules.published]
+        may_be_silent = len(rules) < len(self._in_force) or not all(
+            self.books.recount(customer_id, period, by) for by in rules
+        )
+        if not may_be_silent:
+            raise BrokenPromiseError("lost", f"{customer_id}, {period.key} is not published")
 
     def _in_time(self, made: Aggregation) -> None:
         """It has ended; without a trigger its grace is over too."""
@@ -247,13 +266,7 @@ class Oracle:
         period = period_at(kind, until_ms - 1)
         self._trace.count("closed")
         self._trace.add(f"closed {kind} {period.key}")
-        found = self._closed_in.pop(period, set())
-        expected = [
-            self.books.customers_in(period, one.rules) if kind in one.rules.published else set()
-            for one in self.candidates()
-        ]
-        # Others were published by the rules of a daemon that crashed amid this close.
-        missing = min((customers - found for customers in expected), key=len)
+        missing = self.books.customers_in(period) - self._closed_in.pop(period, set())
         if missing:
             raise BrokenPromiseError("lost", f"{kind} {period.key} closed without {missing}")
         overlooked_ms = self.books.first_behind(self.closed_until[kind])
