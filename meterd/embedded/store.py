@@ -28,6 +28,7 @@ import xxhash
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
 from meterd.embedded import data_folder
+from meterd.embedded.file_system import require_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,6 +180,7 @@ class Store:
         self._may_read = threading.Condition()
         with ExitStack() as undo:
             try:
+                require_local(folder)
                 undo.callback(data_folder.let_go, data_folder.hold(folder))
                 place = folder / "store"
                 _create(place, map_size)
