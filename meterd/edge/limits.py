@@ -46,6 +46,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # requests a second: with a disk that takes 10 ms for a commit, 16 keep them busy.
     requests_per_peer_at_once: int = 16
 
+    # Nobody makes room for another of its own address before it was idle for so long: a proxy that
+    # needs more connections than it may have would lose requests on all of them. Another address's
+    # is let in at once, or who asks a little on each connection would keep everybody out.
+    idle_for_own_s: float = 1.0
+
     # Of each address: a deployment with a wrong key retries a few times on each of its machines.
     wrong_keys_max: int = 100
     wrong_key_s: float = 1.0

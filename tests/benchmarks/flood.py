@@ -44,7 +44,7 @@ SEND_BUFFER_BYTES: Final = {"single": 16 * 1024, "batch": 256 * 1024}
 BIN_S: Final = 0.25
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 _RETRY_AFTER: Final = re.compile(rb"retry-after: \d+\r\n", re.IGNORECASE)
-_STATUS_BYTES: Final = len(b"HTTP/1.1 201 ")
+_LAST_ANSWER: Final = b"Connection: close\r\n"
 _RETRY_BYTES: Final = len(b"Retry-After: 30\r\n")
 
 
@@ -110,7 +110,7 @@ class Flooded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Connection:
-    __slots__ = ("pending", "socket", "tail", "unsent")
+    __slots__ = ("pending", "socket", "tail", "turned_away", "unsent")
 
     def __init__(self, flood: Flood) -> None:
         host, _, port = flood.address.rpartition(":")
@@ -123,6 +123,8 @@ class _Connection:
         self.pending: deque[list[float]] = deque()
         self.unsent = memoryview(b"")
         self.tail = b""
+        # It was told that this is the last answer, as is said also to who has not asked yet.
+        self.turned_away = False
 
 
 class Flooder:
@@ -223,6 +225,7 @@ class Flooder:
             self._replace(connection)
             return
         seen = connection.tail + data
+        connection.turned_away |= _LAST_ANSWER in seen
         end = 0
         for found in _STATUS.finditer(seen):
             end = found.end()
@@ -244,11 +247,11 @@ class Flooder:
             first[1] -= 1
             if not first[1]:
                 connection.pending.popleft()
-        if self._flood.rate is None and now < self._until:
+        if self._flood.rate is None and now < self._until and not connection.turned_away:
             self._ready.append(connection)
 
     def _replace(self, connection: _Connection) -> None:
-        self._closed += 1
+        self._closed += not connection.turned_away
         self._unanswered += self._waiting_on(connection)
         del self._connections[connection.socket.fileno()]
         connection.socket.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from meterd.edge.limits import Limits
 from tests.benchmarks.flood import Flood, flooding
 from tests.benchmarks.traffic import BATCH
 from tests.daemon_process import DaemonProcess
@@ -87,3 +88,21 @@ def test_ten_times_as_much_as_it_can_take(tmp_path: Path, kind: Literal["single"
         assert daemon.stop() == 0
     finally:
         daemon.stop()
+
+
+def test_more_connections_than_it_gives(daemon: DaemonProcess) -> None:
+    """Those that have no place are told when to come again, and the others are served: none of them
+    is closed while its next request is on its way.
+    """
+    flood = Flood(
+        address=daemon.url.removeprefix("http://"),
+        key=daemon.key,
+        kind="single",
+        connections=Limits().connections_per_peer_max + 100,
+        seconds=3.0,
+    )
+    with flooding(flood) as crowd:
+        found = crowd.outcome()
+    assert found.broken == {}
+    assert found.statuses["503"] >= 100
+    assert daemon.trigger()["eventsScanned"] == found.accepted
