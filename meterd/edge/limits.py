@@ -24,8 +24,9 @@ MIB = 1024 * KIB
 PIECE_BYTES = 64 * KIB
 
 # What the kernel may hold of a connection that is not read: left to itself, Linux gives 32 MiB
-# to each, outside of every other limit here. 2.5 MB/s over 0.1 s of round trip still fit in.
-UNREAD_BYTES_MAX = 256 * KIB
+# to each, outside of every other limit here, and what is in there is a backlog that everybody waits
+# for behind an overload. Over 0.1 s of round trip a client still sends 640 kB/s.
+UNREAD_BYTES_MAX = 64 * KIB
 
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
