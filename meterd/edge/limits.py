@@ -67,8 +67,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fields_max: int = 64
     # A batch of 1000 events with metadata is 150-300 kB.
     body_bytes_max: int = 4 * MIB
-    # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB.
-    bodies_bytes_max: int = 128 * MIB
+    # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB. With what is
+    # decoded and written of them, memory grows by two and a half times as much.
+    bodies_bytes_max: int = 48 * MIB
 
     # For TLS, from the connection on: two or three round trips, one of them lost and repeated.
     handshake_s: float = 5.0

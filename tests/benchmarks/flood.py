@@ -23,14 +23,14 @@ import time
 from array import array
 from collections import Counter, deque
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, repeat
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from tests.benchmarks.pacing import percentile
-from tests.benchmarks.plan import Errand, Plan
-from tests.benchmarks.traffic import requests_of
+from tests.benchmarks.plan import Errand, Kind, Plan
+from tests.benchmarks.traffic import large_batch, requests_of
 from tests.daemon_process import ROOT
 
 if TYPE_CHECKING:
@@ -40,20 +40,23 @@ BEGUN: Final = "begun"
 PIECE_BYTES: Final = 256 * 1024
 # What a connection has in front of the server's own buffer, some sixty singles or two batches: left
 # to itself Linux takes 4 MiB, and the client would be sending long after it has ended.
-SEND_BUFFER_BYTES: Final = {"single": 16 * 1024, "batch": 256 * 1024}
+SEND_BUFFER_BYTES: Final = {"single": 16 * 1024, "batch": 256 * 1024, "large": 256 * 1024}
 BIN_S: Final = 0.25
+_MADE: Final = {"single": 500, "batch": 20, "large": 1}
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 _RETRY_AFTER: Final = re.compile(rb"retry-after: \d+\r\n", re.IGNORECASE)
-_LAST_ANSWER: Final = b"Connection: close\r\n"
+_LAST_ANSWER: Final = re.compile(rb"connection: close\r\n", re.IGNORECASE)
 _RETRY_BYTES: Final = len(b"Retry-After: 30\r\n")
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
-    """``rate`` is requests a second, None for a closed loop. ``source`` is the client's address."""
+    """``large`` is batches as large as may be; ``rate`` is requests a second, None a closed loop;
+    ``source`` is the client's address.
+    """
 
     address: str
     key: str
-    kind: Literal["single", "batch"]
+    kind: Literal["single", "batch", "large"]
     connections: int
     seconds: float
     rate: float | None = None
@@ -132,9 +135,11 @@ class Flooder:
 
     def __init__(self, flood: Flood) -> None:
         self._flood = flood
-        plan = Plan(kind=flood.kind, connections=0, customers=flood.customers)
-        made = requests_of(Errand(flood.address, flood.key, plan))
-        self._requests = cycle([next(made).data for _ in range(20 if self._is_batch else 500)])
+        kind: Kind = "single" if flood.kind == "single" else "batch"
+        plan = Plan(kind=kind, connections=0, customers=flood.customers)
+        errand = Errand(flood.address, flood.key, plan)
+        made = repeat(large_batch(errand)) if flood.kind == "large" else requests_of(errand)
+        self._requests = cycle([next(made).data for _ in range(_MADE[flood.kind])])
         self._poll = select.epoll()
         self._connections: dict[int, _Connection] = {}
         self._ready: deque[_Connection] = deque()
@@ -147,10 +152,6 @@ class Flooder:
         self._accepted_in: Counter[int] = Counter()
         self._began = self._last_answer = time.monotonic()
         self._until = self._began + flood.seconds
-
-    @property
-    def _is_batch(self) -> bool:
-        return self._flood.kind == "batch"
 
     def stop(self) -> None:
         self._until = min(self._until, time.monotonic())
@@ -177,7 +178,7 @@ class Flooder:
         self._due += due
         # Singles go in bunches, or the client would be slower than what it is put to.
         while due and self._ready:
-            bunch = min(due, 1 if self._is_batch else 16)
+            bunch = min(due, 16 if self._flood.kind == "single" else 1)
             self._send(self._ready.popleft(), now, bunch)
             due -= bunch
         self._dropped += due
@@ -225,7 +226,7 @@ class Flooder:
             self._replace(connection)
             return
         seen = connection.tail + data
-        connection.turned_away |= _LAST_ANSWER in seen
+        connection.turned_away |= _LAST_ANSWER.search(seen) is not None
         end = 0
         for found in _STATUS.finditer(seen):
             end = found.end()

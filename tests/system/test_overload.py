@@ -106,3 +106,21 @@ def test_more_connections_than_it_gives(daemon: DaemonProcess) -> None:
     assert found.broken == {}
     assert found.statuses["503"] >= 100
     assert daemon.trigger()["eventsScanned"] == found.accepted
+
+
+def test_bodies_as_large_as_may_be(daemon: DaemonProcess) -> None:
+    """From as many connections as like, with what is decoded of them and written: in 300 MB."""
+    flood = Flood(
+        address=daemon.url.removeprefix("http://"),
+        key=daemon.key,
+        kind="large",
+        connections=64,
+        seconds=4.0,
+    )
+    with flooding(flood) as large:
+        found = large.outcome()
+    assert found.broken == {}
+    assert found.accepted > 0
+    assert found.statuses["503"] > 0
+    assert peak_mb(daemon) < RESIDENT_MB_MAX
+    assert daemon.trigger()["eventsScanned"] == BATCH * found.accepted
