@@ -30,6 +30,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     embedded/        the engine over LMDB, and its actors
       keys             key layout, whose byte order is reading order
       records          what stands in records
+      file_system      refuses what is not of this machine
       data_folder      the folder around the store: made, held, its entries synced
       store            the LMDB environment: opening, reading, writing
       pages            LMDB's pages, checked without LMDB

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import trio
 from structlog.testing import capture_logs
 
 from meterd import daemon as daemon_module
-from meterd.daemon import EXIT_BROKEN, _reload, _url, listening, running, serve
+from meterd.daemon import EXIT_BROKEN, SWITCH_SECONDS, _reload, _url, listening, running, serve
 from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import MeterdError
 from meterd.embedded import journal, outbox
@@ -50,10 +51,11 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """What a daemon sets for its whole process is set back."""
-    umask = os.umask(0)
+    umask, interval = os.umask(0), sys.getswitchinterval()
     os.umask(umask)
     yield
     os.umask(umask)
+    sys.setswitchinterval(interval)
     structlog.reset_defaults()
 
 
@@ -136,6 +138,7 @@ def test_it_serves_until_told(
 
     monkeypatch.setattr(daemon_module, "listening", told_at_once)
     assert serve(source) == 0
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     assert [config.grace_ms for config in in_force] == [7 * 60_000]
     log = log_of(capsys)
     assert [entry["event"] for entry in log] == [

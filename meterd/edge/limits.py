@@ -24,8 +24,9 @@ MIB = 1024 * KIB
 PIECE_BYTES = 64 * KIB
 
 # What the kernel may hold of a connection that is not read: left to itself, Linux gives 32 MiB
-# to each, outside of every other limit here. 2.5 MB/s over 0.1 s of round trip still fit in.
-UNREAD_BYTES_MAX = 256 * KIB
+# to each, outside of every other limit here, and what is in there is a backlog that everybody waits
+# for behind an overload. Over 0.1 s of round trip a client still sends 640 kB/s.
+UNREAD_BYTES_MAX = 64 * KIB
 
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
@@ -46,6 +47,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # requests a second: with a disk that takes 10 ms for a commit, 16 keep them busy.
     requests_per_peer_at_once: int = 16
 
+    # Nobody makes room for another of its own address before it was idle for so long: a proxy that
+    # needs more connections than it may have would lose requests on all of them. Another address's
+    # is let in at once, or who asks a little on each connection would keep everybody out.
+    idle_for_own_s: float = 1.0
+
     # Of each address: a deployment with a wrong key retries a few times on each of its machines.
     wrong_keys_max: int = 100
     wrong_key_s: float = 1.0
@@ -61,8 +67,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fields_max: int = 64
     # A batch of 1000 events with metadata is 150-300 kB.
     body_bytes_max: int = 4 * MIB
-    # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB.
-    bodies_bytes_max: int = 128 * MIB
+    # All bodies that are being read or answered: 896 of the largest would be 3.5 GiB. With what is
+    # decoded and written of them, memory grows by two and a half times as much.
+    bodies_bytes_max: int = 48 * MIB
 
     # For TLS, from the connection on: two or three round trips, one of them lost and repeated.
     handshake_s: float = 5.0

@@ -48,6 +48,7 @@ class Room:
     def __init__(self, limits: Limits) -> None:
         self._places_max = limits.connections_max
         self._places_per_peer_max = limits.connections_per_peer_max
+        self._idle_for_own_s = limits.idle_for_own_s
         self._taken: Counter[str] = Counter()
         self.made = 0
         """How often somebody has given way."""
@@ -68,7 +69,8 @@ class Room:
         """Whether the peer has another place from now on, of those that there are or of ``held``.
 
         First goes who is leaving anyhow, then who has been idle for longest. Nobody who is served
-        goes.
+        goes, nor, for another of the same peer, who was served a moment ago: its next request is on
+        its way, and would have no answer.
         """
         if self.take_free(peer):
             return True
@@ -107,10 +109,12 @@ class Room:
         }
         self._may_go = {peer: self._may_go[peer] for peer in self._searched_at}
         self._searched_at[whose] = now_s
+        silent_before = now_s - (0.0 if whose == _EVERYBODY else self._idle_for_own_s)
         candidates = [
             (not one.leaving, one.silent_since, one)
             for one in held
-            if whose in (_EVERYBODY, one.peer) and (one.leaving or one.idle)
+            if whose in (_EVERYBODY, one.peer)
+            and (one.leaving or (one.idle and one.silent_since <= silent_before))
         ]
         candidates.sort(key=lambda each: each[:2])
         self._may_go[whose] = deque((since, one) for _, since, one in candidates)

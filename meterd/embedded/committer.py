@@ -34,8 +34,9 @@ T = TypeVar("T")
 # Actors who decide in one go, 10 to 40 us each, before the rest of the daemon has its turn.
 DECIDERS_AT_ONCE: Final = 64
 # Then it goes on for as long as the rest took, up to this: with hundreds of connections that all
-# have something to say, a turn of theirs takes 0.1 s, and deciding would take sixteen of them.
-TURN_SECONDS_MAX: Final = 0.1
+# have something to say, a turn of theirs takes 0.1 s, on a busy machine half a second, and
+# deciding would take sixteen of them.
+TURN_SECONDS_MAX: Final = 1.0
 # How often a full disk is tried.
 FULL_SECONDS: Final = 1.0
 

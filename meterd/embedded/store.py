@@ -28,6 +28,7 @@ import xxhash
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
 from meterd.embedded import data_folder
+from meterd.embedded.file_system import require_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,6 +181,7 @@ class Store:
         self._may_read = threading.Condition()
         with ExitStack() as undo:
             try:
+                require_local(folder)
                 was_let_go = data_folder.is_let_go(folder)
                 undo.callback(self._let_go, data_folder.hold(folder))
                 place = folder / "store"

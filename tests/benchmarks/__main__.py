@@ -8,7 +8,8 @@ only, which is why there are ratios.
     processes, postgres, contestants       who is measured, and how each is started
     servers/                               those that are not meterd, and meterd with a clock to set
     ceilings, loads                        what is measured in rounds
-    states/                                memory, restart, closing, stored events
+    flood                                  a load that does not wait for answers
+    states/                                memory, restart, closing, stored events, overload
     results, report, plots                 what was found: JSON, the table, docs/plots/
 """
 
@@ -31,7 +32,7 @@ from tests.benchmarks.attacks import siege
 from tests.benchmarks.attacks.weapons import ATTACKS
 from tests.benchmarks.contestants import CACHE, CONTESTANTS, make_passable, open_cache
 from tests.benchmarks.report import table
-from tests.benchmarks.states import closing, memory, restart, stored
+from tests.benchmarks.states import closing, memory, overload, restart, stored
 from tests.daemon_process import ROOT
 from tests.system.torture.catalogue import empty_folder
 
@@ -98,7 +99,7 @@ def main(
         seconds, rounds, only, quick, full, results or usual_results, plots or usual_plots
     )
     if context.invoked_subcommand is None:
-        for part in (run_loads, run_memory, run_restart, run_closing, run_stored):
+        for part in (run_loads, run_memory, run_restart, run_closing, run_stored, run_overload):
             context.invoke(part)
 
 
@@ -181,6 +182,14 @@ def run_attacks(run: Run, names: tuple[str, ...], undisturbed: bool) -> None:
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(siege.table(found))
     if complaining := siege.complaints(found):
         sys.exit("\n".join(complaining))
+
+
+@main.command("overload")
+@click.pass_obj
+def run_overload(run: Run) -> None:
+    """Ten times as much as it can take, for a minute."""
+    with _measuring(run, "overload") as (folder, found):
+        found.overload = overload.measure(folder, seconds=5.0 if run.quick else overload.SECONDS)
 
 
 @main.command("redraw")

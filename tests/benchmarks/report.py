@@ -42,6 +42,7 @@ def table(results: Results) -> Table:
     if results.loads is not None:
         _add_loads(made, results.loads)
     _add_states(made, results)
+    _add_overload(made, results)
     return made
 
 
@@ -175,6 +176,35 @@ def _add_states(made: Table, results: Results) -> None:
             "",
             f"{listing.p50_ms:.1f}, {listing.p99_ms:.1f} ms",
         )
+
+
+def _add_overload(made: Table, results: Results) -> None:
+    for one in results.overload:
+        made.add_section()
+        found = one.flooded
+        lasted_s = found.ended_s - found.began_s
+        accepted_per_s = found.accepted_per_s(found.began_s, found.ended_s)
+        what = "single events" if one.events == 1 else f"batches of {one.events}"
+        made.add_row(
+            f"[bold]ten times as many {what} as it can take[/bold]",
+            f"{found.due / lasted_s:,.0f}/s",
+            f"for {lasted_s:.0f} s; it takes {one.capacity_per_s:,.0f}/s",
+        )
+        refused = found.statuses.get("503", 0)
+        made.add_row(
+            "  accepted meanwhile",
+            f"{accepted_per_s:,.0f}/s",
+            f"{refused / lasted_s:,.0f}/s refused, {found.dropped / lasted_s:,.0f}/s not sent",
+            f"{accepted_per_s / one.capacity_per_s:.2f} of what it can take",
+            "",
+            f"{found.p50_ms:,.0f}, {found.p99_ms:,.0f} ms",
+        )
+        made.add_row("  resident memory, at most", _memory(one.peak))
+        after = "not" if one.normal_after_s is None else f"{one.normal_after_s:.1f} s"
+        made.add_row(
+            "  as fast as before after", after, f"{one.calm_per_s:,.0f}/s by 4 connections"
+        )
+        made.add_row("  acknowledged, stored", f"{one.acknowledged:,}", f"{one.stored:,}")
 
 
 def _memory(found: Memory) -> str:

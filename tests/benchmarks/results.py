@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tests.benchmarks.flood import Flooded
 from tests.benchmarks.plan import Outcome, Plan
 from tests.benchmarks.processes import Memory
 
@@ -99,6 +100,25 @@ class StoredPoint(msgspec.Struct, frozen=True):
     listing: Outcome
 
 
+class Overload(msgspec.Struct, frozen=True):
+    """Ten times ``capacity_per_s`` of requests, and a closed loop of single events beside it.
+
+    ``normal_after_s`` is how long after its end that loop was as fast as before; None if it was
+    not while it was looked at. ``events`` are in each request.
+    """
+
+    kind: str
+    events: int
+    capacity_per_s: float
+    flooded: Flooded
+    calm_per_s: float
+    calm: Flooded
+    normal_after_s: float | None
+    peak: Memory
+    acknowledged: int
+    stored: int
+
+
 class Results(msgspec.Struct):
     """The parts that were measured, each when it was: a run of one part leaves the others."""
 
@@ -109,6 +129,7 @@ class Results(msgspec.Struct):
     restart: list[Restart] = []
     closing: Closing | None = None
     stored: list[StoredPoint] = []
+    overload: list[Overload] = []
 
     def outcomes(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Every failure count, named."""
@@ -122,6 +143,14 @@ class Results(msgspec.Struct):
             for found in (*point.single, *point.empty):
                 yield f"{point.events} events stored", found.failures
             yield f"{point.events} events stored, listing", point.listing.failures
+        for flood in self.overload:
+            yield f"overload, {flood.kind}", flood.flooded.broken
+            yield f"overload, {flood.kind}, beside it", flood.calm.broken
+            lost = flood.acknowledged - flood.stored
+            yield (
+                f"overload, {flood.kind}, acknowledged and not stored",
+                {"lost": lost} if lost else {},
+            )
 
 
 def read(path: Path) -> Results:

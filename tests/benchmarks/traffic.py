@@ -19,6 +19,7 @@ SINGLES_MADE: Final = 2000
 BATCHES_MADE: Final = 20
 FILLS_MADE: Final = 100
 CUSTOMERS_IN_A_FILL: Final = 10  # what a collector in front of some customers would send
+LARGE_BYTES: Final = 3_800  # of metadata in each event: 3.7 MiB in all
 POSTS_FOR_A_GET: Final = 99
 
 
@@ -91,6 +92,20 @@ def _fill(errand: Errand, chance: random.Random, number: int) -> Request:
             for _ in range(BATCH)
         ),
     )
+
+
+def large_batch(errand: Errand) -> Request:
+    """As large as a body may be, nearly."""
+    body = [
+        {
+            "eventType": EVENT_TYPES[0],
+            "customerId": f"customer_{number % errand.plan.customers}",
+            "value": 1,
+            "metadata": {"padding": "x" * LARGE_BYTES},
+        }
+        for number in range(BATCH)
+    ]
+    return Request(_post(errand, "/usagebatch", body), 201, BATCH)
 
 
 def _introductions(errand: Errand) -> Iterator[Request]:

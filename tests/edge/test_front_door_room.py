@@ -21,7 +21,7 @@ from tests.edge.loopback import (
 
 async def test_full_house_drops_the_longest_idle() -> None:
     """One more than fits costs the connection that has been idle for longest its place."""
-    limits = Limits(connections_max=2, connections_per_peer_max=2)
+    limits = Limits(connections_max=2, connections_per_peer_max=2, idle_for_own_s=0.0)
     async with open_door(App().quart, limits) as door:
         older, newer = await door.connect(), await door.connect()
         async with older, newer:

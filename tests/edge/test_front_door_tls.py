@@ -213,7 +213,7 @@ async def test_a_handshake_holds_up_no_shutdown(door: Door) -> None:
 async def test_a_handshake_keeps_no_honest_client_out(tmp_path: Path) -> None:
     """A connection that has not greeted yet gives way, as an idle one does."""
     context = served_with(tmp_path)
-    limits = Limits(connections_max=1, connections_per_peer_max=1)
+    limits = Limits(connections_max=1, connections_per_peer_max=1, idle_for_own_s=0.0)
     async with (
         open_door(App().quart, limits, tls=lambda: context) as door,
         await door.connect() as silent,

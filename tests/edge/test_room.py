@@ -83,6 +83,19 @@ def test_the_longest_idle_of_all_goes_when_all_are_too_many() -> None:
     assert [guest and guest.went for guest in older] == [False, True, False]
 
 
+def test_who_was_served_a_moment_ago_stays_for_another_of_its_peer() -> None:
+    """Its next request may be on its way; somebody else's newcomer is let in all the same."""
+    house = House()
+    guests = [house.comes("a", house.now_s) for _ in range(3)]
+    assert house.comes("a") is None
+    house.now_s += LIMITS.idle_for_own_s
+    assert house.comes("a", house.now_s)
+    for _ in range(3):
+        house.comes("b", house.now_s)
+    assert house.comes("c", house.now_s)
+    assert [guest and guest.went for guest in guests] == [True, True, False]
+
+
 def test_who_is_leaving_goes_first() -> None:
     """It has had its answer, and only waits for the client to read it."""
     house = House()
@@ -142,11 +155,11 @@ def test_a_flood_is_looked_through_seldom() -> None:
 
     held = Counted(guests)
     room = Room(Limits())
-    assert all(room.take("a", held, 0.0) for _ in range(512))
+    assert all(room.take("a", held, 600.0) for _ in range(512))
     assert Counted.looks == 0
-    let_in = sum(room.take("a", held, 0.0) for _ in range(1000))
+    let_in = sum(room.take("a", held, 600.0) for _ in range(1000))
     assert (let_in, Counted.looks) == (512, 1)
-    assert not room.take("a", held, SEARCH_EVERY_S / 2)
+    assert not room.take("a", held, 600.0 + SEARCH_EVERY_S / 2)
     assert [guest.went for guest in guests] == [True] * 512
 
 

@@ -272,3 +272,19 @@ async def test_an_append_is_let_in_whole(
     else:
         with pytest.raises(OverloadedError):
             awake.registry.require_room(customers)
+
+
+async def test_dead_readers_are_forgotten_now_and_then(
+    awake: Awake, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup that was killed would keep every freed page from being used again."""
+    forgotten: list[float] = []
+    monkeypatch.setattr(
+        Store, "forget_dead_readers", lambda _: forgotten.append(trio.current_time())
+    )
+    began = trio.current_time()
+    for _ in range(5):  # an idle meterd sleeps, and frees no pages either
+        awake.append("a")
+        await trio.sleep(SWEEP_SECONDS)
+    assert 4 <= len(forgotten) <= 6
+    assert forgotten[0] - began <= SWEEP_SECONDS + 1

@@ -88,14 +88,30 @@ def test_a_process_forked_from_one_with_a_store_may_not_use_it(store: Store) -> 
 
 
 def test_readers_are_short() -> None:
-    """Nothing in meterd waits for anything, or hands control back, while it has a snapshot."""
-    long = []
+    """Nothing in meterd waits for anything, or hands control back, while it has a snapshot; and
+    each ends with its block.
+    """
+    long, loose = [], []
     for path in Path(meterd.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        within: set[ast.expr] = set()
+        for node in ast.walk(tree):
             if not isinstance(node, ast.With | ast.AsyncWith):
                 continue
-            if any(ast.unparse(item.context_expr).endswith("store.read()") for item in node.items):
+            readers = {item.context_expr for item in node.items if is_reader(item.context_expr)}
+            if readers:
                 waits = ast.Await | ast.Yield | ast.YieldFrom | ast.AsyncWith | ast.AsyncFor
                 if any(isinstance(inner, waits) for inner in ast.walk(node)):
                     long.append(f"{path.name}:{node.lineno}")
+            within |= readers
+        loose += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and is_reader(node) and node not in within
+        ]
     assert long == []
+    assert loose == []
+
+
+def is_reader(node: ast.expr) -> bool:
+    return ast.unparse(node).endswith("store.read()")

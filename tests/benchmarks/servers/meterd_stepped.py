@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from meterd.daemon import running
+from meterd.daemon import running, tune_interpreter
 from meterd.domain.config import decode
 from meterd.log_lines import set_log_level, set_up_logging
 from meterd.work.clock import WallClock
@@ -48,6 +48,7 @@ async def main(path: str) -> None:
     config = decode(text, form="toml", environ=os.environ)
     set_up_logging()
     set_log_level(config.log_level)
+    tune_interpreter()
     async with running(config, clock) as daemon:
         print(daemon.urls[0], flush=True)
         stdin = trio.wrap_file(sys.stdin)
