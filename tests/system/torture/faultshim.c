@@ -34,7 +34,7 @@ static enum how how;
 static int error;
 static long long room = -1;
 static int record = -1;
-static char last[64];
+static char last[64]; /* what was hit first */
 
 /* The path below the folder that is watched, or NULL. A file is known by its descriptor. */
 static const char *below(const char *path) {
@@ -75,7 +75,7 @@ static int met(const char *name, const char *path) {
     seen++;
     if (first < 1 || seen < first || (count >= 0 && seen >= first + count)) return -1;
     hits++;
-    snprintf(last, sizeof last, "%s %.40s", name, path);
+    if (hits == 1) snprintf(last, sizeof last, "%s %.40s", name, path);
     return how;
 }
 static void die(void) {

@@ -82,7 +82,7 @@ class Shim:
         return int(self._library.fault_hits())
 
     def last(self) -> str:
-        """Which operation on which file was hit last: ``sync store/data.mdb``."""
+        """Which operation on which file was hit first: ``sync store/data.mdb``."""
         return os.fsdecode(self._library.fault_last())
 
     def record(self, file: Path | None) -> None:

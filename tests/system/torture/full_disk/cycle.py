@@ -76,6 +76,8 @@ class Cycle:
                 self._fill_and_make_room()
                 if not self._tally.broken:
                     self._check_at_rest()
+            except httpx.TransportError as fault:
+                self._wrong(f"it does not answer ({fault}): {self._daemon.tail()}")
             finally:
                 self._daemon.close()
         self._tally.done += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from tests.system.torture.mutants import module, mutant, patch
@@ -33,7 +34,7 @@ def _meta(snapshot: Any) -> Any:
 
 @mutant
 def backup_by_file_copy() -> None:
-    """The file is copied a page at a time, whatever is written to it meanwhile."""
+    """The file is copied a page at a time, at a slow disk's pace, whatever is written meanwhile."""
     snapshot = module("embedded.snapshot")
 
     def copy_to(self: Any, path: Path, progress: object = None) -> None:
@@ -43,5 +44,6 @@ def backup_by_file_copy() -> None:
             while page := os.pread(self._descriptor, 4096, at):
                 file.write(page)
                 at += len(page)
+                time.sleep(0.0005)
 
     patch(snapshot.Snapshot, "copy_to", copy_to)
