@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,6 +28,8 @@ class VirtualClock:
         self._is_behind = False
         # What it showed at most before it was last set back.
         self._before_step_ms = start_ms
+        # By trio's clock, which is never set.
+        self.stepped_at_s = -math.inf
 
     def now_ms(self) -> int:
         """See ``Clock``."""
@@ -49,6 +52,7 @@ class VirtualClock:
     async def step(self, ms: int) -> None:
         """Sets it forward, or back."""
         self._before_step_ms = self.latest_ms
+        self.stepped_at_s = trio.current_time()
         self._zero_ms += ms
         late_s = self._random.uniform(0, NAP_SECONDS)
         await trio.sleep(late_s)

@@ -48,6 +48,7 @@ def test_its_harness_notices(
     skip_if_hindered(harness)
     seed = new_seed()
     with empty_folder() as folder:
-        tally = harness.run(Run(harness.mutant_count or harness.short, seed, folder, mutant=mutant))
+        count = harness.mutant_count or 10 * harness.short
+        tally = harness.run(Run(count, seed, folder, mutant=mutant))
     record_property("torture", f"mutant {mutant} caught by {harness.name}: {tally.first[:100]}")
     assert tally.broken, f"seed {seed}: {harness.name} did not notice {mutant}"
