@@ -209,6 +209,7 @@ HARNESS: Final = Harness(
     promise="a receiver that means no good costs itself only",
     short=len(hostiles()),
     long=10 * len(hostiles()),
+    mutant_count=len(hostiles()),
     run=_run,
     mutants=("no_deadline", "no_answer_limit", "broken_off_is_delivered"),
 )
