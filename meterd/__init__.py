@@ -24,18 +24,24 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
       aggregations     a period's totals as they are published
+      outcomes         what came of an attempt to deliver
       deliveries       what becomes of an aggregation on its way to an endpoint
+      breaker          when an endpoint that fails is let alone
+      endpoint_states  what is known of an endpoint beside its configuration
       account          what an event or a period's end changes for one customer
     ledger           what an engine promises
     embedded/        the engine over LMDB, and its actors
       keys             key layout, whose byte order is reading order
       records          what stands in records
+      transaction      one transaction of the store: tables and checked records
+      attempt_log      every attempt, up to an age and a size
+      outbox           deliveries in the store, and in which order they are sent
+      upgrade          what an earlier format lacks
       file_system      refuses what is not of this machine
       data_folder      the folder around the store: made, held, its entries synced
       store            the LMDB environment: opening, reading, writing
       pages            LMDB's pages, checked without LMDB
       snapshot         the store as it stands in one moment, beside whoever has it open
-      outbox           deliveries in the store
       log              every event, in the order of receipt
       journal          totals, aggregations and each customer's index in the store
       recovery         posts what a crash left unposted
@@ -46,7 +52,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
       log_check        hours, indexes and keys against the log
-      delivery_check   aggregations, deliveries, outbox, each against what it is made of
+      delivery_check   aggregations and deliveries, each against what it is made of
+      outbox_check     where deliveries stand, against their states
       verification     checks a whole store
       mailbox          what wakes an actor, reply, round
       committer        the only writer
@@ -58,7 +65,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
-      delivery         one queue and one client for each endpoint
+      endpoint_worker  one endpoint's deliveries
+      delivery         a worker for each endpoint
     edge/            HTTP in and out
       limits           every limit of the serving side
       peers            whom limits count as one, and how many wrong keys each may show

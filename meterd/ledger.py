@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from meterd.domain.aggregations import Aggregation, ClosingRules
-from meterd.domain.deliveries import Delivery
+from meterd.domain.deliveries import Attempt, Delivery
 from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.idempotency import Recorded
 
 
@@ -150,10 +151,25 @@ class Ledger(Protocol):
         """
 
     async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
-        """Up to that many due deliveries of the endpoint, earliest first, attempts begun."""
+        """Up to that many due deliveries of the endpoint, earliest first, attempts begun.
 
-    async def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Writes claimed deliveries as they stand after their attempts."""
+        Of a customer's pending deliveries only the first in the order of closing is ever due. An
+        attempt that is not settled when the engine ends comes due again when it starts; its outcome
+        is then written as unknown. Nothing is due while the endpoint is paused.
+        """
+
+    async def settle(
+        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+    ) -> None:
+        """Writes claimed deliveries as they stand after their attempts, once, and the attempts."""
+
+    async def endpoint_state(self, endpoint_id: str) -> EndpointState:
+        """What is known of the endpoint; the state of a new one for who was never heard of."""
+
+    async def change_endpoint(
+        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
+    ) -> None:
+        """Writes what the function makes of the endpoint's state; it may be called repeatedly."""
 
     def deliveries_made(self) -> int:
         """How many deliveries have been made since the engine started; goes up with each."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.edge.transports import Transport
     from meterd.embedded.committer import Hop
-    from meterd.work.delivery import OpenSender
+    from meterd.work.endpoint_worker import OpenSender
 
 T = TypeVar("T")
 

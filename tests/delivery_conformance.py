@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 import trio
 import trio.testing
 
-from meterd.domain.deliveries import LEASE_MS, DeliveryStatus, Outcome, settle_attempt
+from meterd.domain.deliveries import UNKNOWN, DeliveryStatus, settle_attempt
+from meterd.domain.endpoint_states import EndpointState, disabled, enabled, paused
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.ledger import Claim
 from tests.ledger_bench import START_MS, at, close_ended, event, published, rules
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tests.ledger_bench import Bench
 
 CLOSE_MS = at("2026-01-14T12:00")
+FAILED = Outcome("HTTP 500: Internal Server Error")
 HOURLY_TO_TWO = rules(PeriodType.HOURLY, endpoints=("billing", "crm"))
 
 
@@ -42,14 +45,18 @@ class DeliveryConformance:
         found = await published(bench)
         for one in found:
             assert [delivery.endpoint_id for delivery in one.deliveries] == ["billing", "crm"]
-            assert len({delivery.body for delivery in one.deliveries}) == 1
-            body = json.loads(one.deliveries[0].body)
-            assert body["data"]["id"] == one.aggregation.id
+            for delivery in one.deliveries:
+                body = json.loads(delivery.body)
+                assert body["data"]["id"] == one.aggregation.id
+                assert body["sequence"] == delivery.sequence
         states = await delivery_states(bench)
         assert len({delivery.id for delivery in states}) == 4
         assert {
             (delivery.status, delivery.attempts, delivery.next_attempt_ms) for delivery in states
         } == {(DeliveryStatus.PENDING, 0, CLOSE_MS)}
+        for endpoint_id in ("billing", "crm"):
+            own = [one.sequence for one in states if one.endpoint_id == endpoint_id]
+            assert sorted(own) == [1, 2]
 
     async def test_no_endpoint_no_delivery(self, bench: Bench) -> None:
         """Endpoints are those of the moment of closing."""
@@ -69,8 +76,8 @@ class DeliveryConformance:
         claimed = first.deliveries + second.deliveries
         assert {delivery.customer_id for delivery in claimed} == {"a", "b", "c"}
         assert all(
-            (delivery.attempts, delivery.last_attempt_ms, delivery.next_attempt_ms)
-            == (1, CLOSE_MS, CLOSE_MS + LEASE_MS)
+            (delivery.attempts, delivery.last_attempt_ms, delivery.begun_ms)
+            == (1, CLOSE_MS, CLOSE_MS)
             for delivery in claimed
         )
         states = await delivery_states(bench)
@@ -79,19 +86,15 @@ class DeliveryConformance:
         )
         assert len((await bench.ledger.claim("crm", limit=9)).deliveries) == 3
 
-    @pytest.mark.parametrize("restarts", [False, True])
-    async def test_an_attempt_that_nobody_settles_comes_due_again(
-        self, bench: Bench, *, restarts: bool
-    ) -> None:
-        """When its lease ends, not before, with the same id and body, and one attempt more."""
+    async def test_an_attempt_that_nobody_settles_comes_due_again(self, bench: Bench) -> None:
+        """At the next start and not before, with the same id and body, and one attempt more."""
         await close_hour(bench, "acme")
         (begun,) = (await bench.ledger.claim("billing", limit=9)).deliveries
-        if restarts:
-            await bench.restart()
-        bench.clock.now_ms += LEASE_MS - 1
-        early = await bench.ledger.claim("billing", limit=9)
-        assert early == Claim([], CLOSE_MS + LEASE_MS)
-        bench.clock.now_ms += 1
+        bench.clock.now_ms += 365 * DAY_MS
+        assert await bench.ledger.claim("billing", limit=9) == Claim([], None)
+        await bench.restart()
+        [waits] = [one for one in await delivery_states(bench) if one.endpoint_id == "billing"]
+        assert (waits.begun_ms, waits.last_error) == (None, UNKNOWN)
         (again,) = (await bench.ledger.claim("billing", limit=9)).deliveries
         assert (again.id, again.body, again.attempts) == (begun.id, begun.body, 2)
 
@@ -102,7 +105,7 @@ class DeliveryConformance:
             delivery.customer_id: delivery
             for delivery in (await bench.ledger.claim("billing", limit=9)).deliveries
         }
-        tired = msgspec.structs.replace(claimed["parked"], attempts=10)
+        tired = msgspec.structs.replace(claimed["parked"], failures=9)
         settled = [
             settle_attempt(begun, Outcome(error), CLOSE_MS + 50, Fraction(0))
             for begun, error in (
@@ -122,40 +125,80 @@ class DeliveryConformance:
         bench.clock.now_ms = retry_ms
         (again,) = (await bench.ledger.claim("billing", limit=9)).deliveries
         assert (again.customer_id, again.attempts) == ("failed", 2)
-        bench.clock.now_ms += 365 * 24 * LEASE_MS
-        (again,) = (await bench.ledger.claim("billing", limit=9)).deliveries
-        assert (again.customer_id, again.attempts) == ("failed", 3)
+        bench.clock.now_ms += 365 * DAY_MS
+        assert await bench.ledger.claim("billing", limit=9) == Claim([], None)
 
-    async def test_an_attempt_that_outlives_its_lease_undoes_nothing(self, bench: Bench) -> None:
-        """What has arrived stays delivered; an old failure does not touch a later attempt, and an
-        old success does not take it back: the receiver may have had it twice.
-        """
-        await close_hour(bench, "arrived", "tried")
+    async def test_a_customers_deliveries_are_due_one_behind_the_other(self, bench: Bench) -> None:
+        """In the order of closing; one that fails holds back its own customer's only."""
+        bench.clock.now_ms = at("2026-01-14T23:30")
+        await bench.ledger.append([event("acme"), event("b")])
+        closing = rules(PeriodType.HOURLY, PeriodType.DAILY, endpoints=("billing",))
+        await close_ended(bench, closing, clock_ms=at("2026-01-15T00:05"))
         first = (await bench.ledger.claim("billing", limit=9)).deliveries
-        bench.clock.now_ms += LEASE_MS
-        later = (await bench.ledger.claim("billing", limit=9)).deliveries
-        assert [one.attempts for one in later] == [2, 2]
+        assert {(one.customer_id, one.period_type) for one in first} == {
+            ("acme", "hourly"),
+            ("b", "hourly"),
+        }
+        assert await bench.ledger.claim("billing", limit=9) == Claim([], None)
         now_ms = bench.clock.now_ms
-        failed = [settle_attempt(one, Outcome("late"), now_ms, Fraction(0)) for one in first]
-        await bench.ledger.settle(failed)
-        assert {one.last_error for one in await delivery_states(bench)} == {None}
-        [arrived] = [one for one in first if one.customer_id == "arrived"]
-        await bench.ledger.settle([settle_attempt(arrived, Outcome(), now_ms, Fraction(0))])
-        await bench.ledger.settle(
-            [settle_attempt(one, Outcome("HTTP 500: x"), now_ms, Fraction(0)) for one in later]
-        )
-        states = {
-            one.customer_id: (one.status, one.last_error, one.attempts, one.last_attempt_ms)
-            for one in await delivery_states(bench)
-            if one.endpoint_id == "billing"
-        }
-        assert states == {
-            "arrived": ("delivered", None, 2, now_ms),
-            "tried": ("pending", "HTTP 500: x", 2, now_ms),
-        }
+        fails = [
+            settle_attempt(
+                one, FAILED if one.customer_id == "acme" else Outcome(), now_ms, Fraction(0)
+            )
+            for one in first
+        ]
+        await bench.ledger.settle(fails)
+        then = await bench.ledger.claim("billing", limit=9)
+        [second] = then.deliveries
+        assert (second.customer_id, second.period_type) == ("b", "daily")
+        assert then.next_due_ms == now_ms + 5000
+        bench.clock.now_ms = now_ms + 5000
+        [again] = (await bench.ledger.claim("billing", limit=9)).deliveries
+        assert (again.customer_id, again.period_type, again.attempts) == ("acme", "hourly", 2)
+        await bench.ledger.settle([settle_attempt(again, Outcome(), now_ms, Fraction(0))])
+        [last] = (await bench.ledger.claim("billing", limit=9)).deliveries
+        assert (last.customer_id, last.period_type) == ("acme", "daily")
+
+    async def test_what_is_parked_holds_back_nothing(self, bench: Bench) -> None:
+        """Its customer's next one is due."""
+        bench.clock.now_ms = at("2026-01-14T23:30")
+        await bench.ledger.append([event("acme")])
+        closing = rules(PeriodType.HOURLY, PeriodType.DAILY, endpoints=("billing",))
+        await close_ended(bench, closing, clock_ms=at("2026-01-15T00:05"))
+        [first] = (await bench.ledger.claim("billing", limit=9)).deliveries
+        parked = settle_attempt(first, FAILED, bench.clock.now_ms, Fraction(0), ())
+        await bench.ledger.settle([parked])
+        [second] = (await bench.ledger.claim("billing", limit=9)).deliveries
+        assert (first.period_type, second.period_type) == ("hourly", "daily")
+
+    async def test_a_paused_endpoint_has_nothing_due(self, bench: Bench) -> None:
+        """Until then, also over a restart; others go on. The longer of two pauses holds."""
+        await close_hour(bench, "acme")
+        until_ms = CLOSE_MS + 90_000
+        for one in (until_ms, until_ms - 50_000):
+            await bench.ledger.change_endpoint("billing", partial(paused, until_ms=one))
+        await bench.restart()
+        assert await bench.ledger.claim("billing", limit=9) == Claim([], until_ms)
+        assert len((await bench.ledger.claim("crm", limit=9)).deliveries) == 1
+        bench.clock.now_ms = until_ms
+        assert len((await bench.ledger.claim("billing", limit=9)).deliveries) == 1
+
+    async def test_what_is_known_of_an_endpoint_is_kept(self, bench: Bench) -> None:
+        """That it is gone, and how far its deliveries are counted."""
+        assert await bench.ledger.endpoint_state("billing") == EndpointState()
+        await close_hour(bench, "acme")
+        url = "http://billing.test/"
+        await bench.ledger.change_endpoint("billing", partial(disabled, url=url, now_ms=CLOSE_MS))
+        await bench.restart()
+        state = await bench.ledger.endpoint_state("billing")
+        assert (state.next_sequence, state.disabled_ms) == (2, CLOSE_MS)
+        assert state.is_disabled(url)
+        assert not state.is_disabled("http://other.test/")
+        await bench.ledger.change_endpoint("billing", enabled)
+        assert await bench.ledger.endpoint_state("billing") == EndpointState(next_sequence=2)
 
     async def test_the_earliest_due_is_claimed_first(self, bench: Bench) -> None:
-        """Across periods; what others have claimed comes due when its lease ends."""
+        """Across periods."""
         await bench.ledger.append([event("z")])
         await close_ended(bench, rules(PeriodType.HOURLY), clock_ms=CLOSE_MS)
         bench.clock.now_ms += 1
@@ -164,7 +207,7 @@ class DeliveryConformance:
         claims = [await bench.ledger.claim("billing", limit=1) for _ in range(2)]
         assert [claim.deliveries[0].customer_id for claim in claims] == ["z", "a"]
         later_ms = CLOSE_MS + HOUR_MS
-        assert [claim.next_due_ms for claim in claims] == [later_ms, later_ms + LEASE_MS]
+        assert [claim.next_due_ms for claim in claims] == [later_ms, None]
 
     async def test_who_waits_for_deliveries_is_woken(self, bench: Bench) -> None:
         """By a close that makes some, not by one that makes none; at once if some were made."""

@@ -15,7 +15,17 @@ import msgspec
 import trio
 
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure, completed_body
-from meterd.domain.deliveries import Delivery, DeliveryStatus, begin_attempt, first_attempt
+from meterd.domain.deliveries import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    attempt_interrupted,
+    begin_attempt,
+    first_attempt,
+    interrupted,
+    numbered,
+)
+from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.errors import OverloadedError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.idempotency import Recorded
@@ -52,12 +62,18 @@ class ModelLedger:
         self._closed: set[Period] = set()
         self._aggregations: dict[tuple[str, Period], Aggregation] = {}
         self._deliveries: dict[str, Delivery] = {}
+        self._endpoints: dict[str, EndpointState] = {}
+        self.attempts: list[Attempt] = []
         self._made = 0
         self._more_made = trio.Event()
 
     def restarted(self) -> None:
-        """Forgets what an engine keeps in memory only."""
+        """Forgets what an engine keeps in memory only; attempts in the air have no outcome."""
         self._made = 0
+        for name, delivery in self._deliveries.items():
+            if delivery.begun_ms is not None:
+                self._deliveries[name] = interrupted(delivery, self._clock_ms())
+                self.attempts.append(attempt_interrupted(delivery))
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event nor within what is closed."""
@@ -156,8 +172,12 @@ class ModelLedger:
         for aggregation in closed:
             body = completed_body(aggregation)
             for endpoint_id in aggregation.endpoints:
-                delivery = first_attempt(aggregation, endpoint_id, body, now_ms)
-                self._deliveries[delivery.id] = delivery
+                state = self._endpoints.get(endpoint_id, EndpointState())
+                made_new = first_attempt(aggregation, endpoint_id, body, now_ms)
+                self._deliveries[made_new.id] = numbered(made_new, state.next_sequence)
+                self._endpoints[endpoint_id] = msgspec.structs.replace(
+                    state, next_sequence=state.next_sequence + 1
+                )
                 self._made += 1
         self._more_made.set()
         self._more_made = trio.Event()
@@ -179,37 +199,43 @@ class ModelLedger:
         """See ``Ledger.claim``."""
         await trio.lowlevel.checkpoint()
         now_ms = self._clock_ms()
+        first: dict[str, Delivery] = {}
+        for delivery in sorted(self._deliveries.values(), key=_closing_order):
+            if delivery.endpoint_id == endpoint_id and delivery.status is DeliveryStatus.PENDING:
+                first.setdefault(delivery.customer_id, delivery)
         queue = sorted(
-            (
-                delivery
-                for delivery in self._deliveries.values()
-                if delivery.endpoint_id == endpoint_id and delivery.status is DeliveryStatus.PENDING
-            ),
-            key=lambda delivery: (delivery.next_attempt_ms, delivery.id),
+            (delivery for delivery in first.values() if delivery.begun_ms is None),
+            key=lambda delivery: (delivery.next_attempt_ms, delivery.sequence),
         )
-        due = [delivery for delivery in queue if delivery.next_attempt_ms <= now_ms][:limit]
+        paused_until_ms = (await self.endpoint_state(endpoint_id)).paused_until_ms
+        is_paused = paused_until_ms > now_ms
+        due = [one for one in queue if not is_paused and one.next_attempt_ms <= now_ms][:limit]
         begun = [begin_attempt(delivery, now_ms) for delivery in due]
         self._deliveries.update({delivery.id: delivery for delivery in begun})
-        left = queue[len(due) :]
-        return Claim(begun, left[0].next_attempt_ms if left else None)
+        left = [max(one.next_attempt_ms, paused_until_ms) for one in queue[len(due) :]]
+        return Claim(begun, left[0] if left else None)
 
-    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(
+        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+    ) -> None:
         """See ``Ledger.settle``."""
         await trio.lowlevel.checkpoint()
         for delivery in deliveries:
-            stored = self._deliveries[delivery.id]
-            if stored.status != "pending":
-                continue
-            if delivery.attempts >= stored.attempts:
-                self._deliveries[delivery.id] = delivery
-            elif delivery.status == "delivered":
-                self._deliveries[delivery.id] = msgspec.structs.replace(
-                    delivery,
-                    attempts=stored.attempts,
-                    last_attempt_ms=stored.last_attempt_ms,
-                    last_error=stored.last_error,
-                    next_attempt_ms=stored.next_attempt_ms,
-                )
+            assert self._deliveries[delivery.id].begun_ms is not None
+            self._deliveries[delivery.id] = delivery
+        self.attempts.extend(attempts)
+
+    async def endpoint_state(self, endpoint_id: str) -> EndpointState:
+        """See ``Ledger.endpoint_state``."""
+        await trio.lowlevel.checkpoint()
+        return self._endpoints.get(endpoint_id, EndpointState())
+
+    async def change_endpoint(
+        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
+    ) -> None:
+        """See ``Ledger.change_endpoint``."""
+        await trio.lowlevel.checkpoint()
+        self._endpoints[endpoint_id] = change(self._endpoints.get(endpoint_id, EndpointState()))
 
     def deliveries_made(self) -> int:
         """See ``Ledger.deliveries_made``."""
@@ -340,6 +366,10 @@ def result_of(operation: Operation, values: list[Decimal], total: Fraction) -> D
 
 def _place_of(found: Aggregation | Delivery) -> AggregationPlace:
     return AggregationPlace(found.start_ms, found.customer_id, found.period_type)
+
+
+def _closing_order(delivery: Delivery) -> tuple[Period, int]:
+    return delivery.period, delivery.revision
 
 
 def _reading_order(place: AggregationPlace) -> tuple[int, bytes, int]:

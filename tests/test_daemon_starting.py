@@ -26,7 +26,7 @@ from tests.embedded.engine_bench import post_rest
 if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.embedded.recovery import Posted
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
     from tests.edge.receivers import Stream
 
 EVENTS = 5

@@ -16,8 +16,8 @@ FUNCTION_LINES_MAX = 70
 
 # One outside library, one home (a home may be a few files that are one thing).
 HOMES = {
-    "lmdb": {"embedded.store", "embedded.snapshot"},
-    "xxhash": {"embedded.store"},
+    "lmdb": {"embedded.transaction", "embedded.store", "embedded.snapshot"},
+    "xxhash": {"embedded.transaction"},
     "quart": {"edge.api"},
     "quart_trio": {"edge.api"},
     "werkzeug": {"edge.api"},

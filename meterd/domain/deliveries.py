@@ -1,7 +1,9 @@
-"""Turns what came of an attempt into a Verdict: delivered, try again at, or parked.
+"""What becomes of a delivery: begun, delivered, tried again at, parked, asked for once more.
 
 A delivery is one closed aggregation on its way to one endpoint. Its id is made of the two, so it is
-the same after a restart, and a receiver can tell a repeat by it. Its body never changes.
+the same after a restart, and a receiver can tell a repeat by it. Its sequence counts an endpoint's
+deliveries without a gap, from 1, and stands in its body, so a receiver can tell that one is
+missing. Its body never changes.
 """
 
 from __future__ import annotations
@@ -13,33 +15,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.domain.periods import PeriodType
+from meterd.domain.endpoints import SCHEDULE_MS
+from meterd.domain.outcomes import Outcome
+from meterd.domain.periods import Period, PeriodType, period_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from meterd.domain.aggregations import Aggregation
 
-_SECOND: Final = 1000
-_MINUTE: Final = 60 * _SECOND
-_HOUR: Final = 60 * _MINUTE
-
-# How long after a failed attempt the next one follows: ten tries over three days, so that a
-# receiver that breaks on a Friday evening is still waited for on Monday.
-RETRY_AFTER_MS: Final = (
-    5 * _SECOND,
-    5 * _MINUTE,
-    30 * _MINUTE,
-    2 * _HOUR,
-    5 * _HOUR,
-    10 * _HOUR,
-    14 * _HOUR,
-    20 * _HOUR,
-    24 * _HOUR,
-)
 # Each wait is spread by a fifth either way: receivers that failed together are not hit together.
 JITTER: Final = Fraction(1, 5)
-
-# How long an attempt may be in the air before another may begin: longer than any attempt lasts.
-LEASE_MS: Final = 5 * _MINUTE
+# What an attempt came to that the process did not live to see the end of.
+UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
 
 class DeliveryStatus(StrEnum):
@@ -49,10 +37,16 @@ class DeliveryStatus(StrEnum):
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
-    """One body on its way to one endpoint. ``next_attempt_ms`` holds while it is pending."""
+    """One body on its way to one endpoint.
+
+    ``next_attempt_ms`` holds while it is pending. ``attempts`` are all that were ever begun,
+    ``failures`` those that count on the schedule since it last began. ``begun_ms`` is that of the
+    attempt in the air.
+    """
 
     id: str
     endpoint_id: str
+    sequence: int
     customer_id: str
     period_type: PeriodType
     start_ms: int
@@ -62,19 +56,34 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     next_attempt_ms: int
     status: DeliveryStatus = DeliveryStatus.PENDING
     attempts: int = 0
+    failures: int = 0
+    begun_ms: int | None = None
     delivered_ms: int | None = None
     dry_run: bool = False
     last_error: str | None = None
     last_attempt_ms: int | None = None
 
+    @property
+    def period(self) -> Period:
+        return period_at(self.period_type, self.start_ms)
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What came of an attempt: ``error`` is None for a 2xx (or a dry run), else what to tell
-    people.
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """What the log keeps of one attempt: ``number`` of its delivery's, counted from 1.
+
+    ``url`` is masked, ``headers`` are those sent. ``ended_ms`` is None where the process ended
+    first.
     """
 
-    error: str | None = None
-    dry_run: bool = False
+    endpoint_id: str
+    sequence: int
+    number: int
+    begun_ms: int
+    ended_ms: int | None
+    outcome: Outcome
+    url: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body_sha256: str = ""
 
 
 def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
@@ -87,10 +96,14 @@ def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
 
 
 def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_ms: int) -> Delivery:
-    """The delivery of a closed aggregation, due at once."""
+    """The delivery of a closed aggregation, due at once; its sequence is given when it is stored.
+
+    ``body`` is that of the aggregation: ``numbered`` makes it the delivery's.
+    """
     return Delivery(
         delivery_id(endpoint_id, aggregation.id, aggregation.revision),
         endpoint_id,
+        0,
         aggregation.customer_id,
         aggregation.period_type,
         aggregation.start_ms,
@@ -101,52 +114,91 @@ def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_m
     )
 
 
+def numbered(delivery: Delivery, sequence: int) -> Delivery:
+    """With its sequence, which stands last in the body: JavaScript would leave it there."""
+    body = b'%b,"sequence":%d}' % (delivery.body[:-1], sequence)
+    return msgspec.structs.replace(delivery, sequence=sequence, body=body)
+
+
 def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:
     """The delivery as it stands on disk while an attempt is in the air.
 
-    It counts as tried, and comes due again when the lease ends: if the process dies meanwhile,
-    whether the receiver got it is unknown, and it is sent again under the same id.
+    If the process ends meanwhile, whether the receiver got it is unknown: ``interrupted`` says what
+    then becomes of it.
     """
+    assert delivery.begun_ms is None, f"{delivery.id} is in the air already"
     return msgspec.structs.replace(
         delivery,
         attempts=delivery.attempts + 1,
         last_attempt_ms=now_ms,
-        next_attempt_ms=now_ms + LEASE_MS,
+        begun_ms=now_ms,
     )
 
 
-def after_outcome(stored: Delivery, settled: Delivery) -> Delivery | None:
-    """The delivery as it is to be stored after that attempt; None if its outcome is no news.
+def settle_attempt(
+    begun: Delivery,
+    outcome: Outcome,
+    now_ms: int,
+    jitter: Fraction,
+    waits_ms: Sequence[int] = SCHEDULE_MS,
+) -> Delivery:
+    """The delivery after its attempt.
 
-    An attempt that outlived its lease may be settled after a later one has begun: that it failed is
-    no news then, that it arrived is, and what has arrived stays so. The later attempt was made all
-    the same, and still counts.
+    ``waits_ms`` say how long after each failed attempt the next follows, and so how many there are;
+    ``jitter`` lies in [-1, 1] and spreads that. An attempt that was told to come back later counts
+    for nothing on that schedule.
     """
-    if stored.status is not DeliveryStatus.PENDING:
-        return None
-    if settled.attempts >= stored.attempts:
-        return settled
-    if settled.status is not DeliveryStatus.DELIVERED:
-        return None
-    return msgspec.structs.replace(
-        stored,
-        status=settled.status,
-        delivered_ms=settled.delivered_ms,
-        dry_run=settled.dry_run,
-    )
-
-
-def settle_attempt(begun: Delivery, outcome: Outcome, now_ms: int, jitter: Fraction) -> Delivery:
-    """The delivery after its attempt; ``jitter`` lies in [-1, 1] and spreads the next try."""
     if outcome.error is None:
         return msgspec.structs.replace(
-            begun, status=DeliveryStatus.DELIVERED, delivered_ms=now_ms, dry_run=outcome.dry_run
+            begun,
+            begun_ms=None,
+            status=DeliveryStatus.DELIVERED,
+            delivered_ms=now_ms,
+            dry_run=outcome.dry_run,
         )
-    if begun.attempts > len(RETRY_AFTER_MS):
+    failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error)
+    if outcome.retry_after_ms is not None:
+        return msgspec.structs.replace(failed, next_attempt_ms=now_ms + outcome.retry_after_ms)
+    if begun.failures >= len(waits_ms):
         return msgspec.structs.replace(
-            begun, status=DeliveryStatus.PARKED, last_error=outcome.error
+            failed, status=DeliveryStatus.PARKED, failures=begun.failures + 1
         )
-    wait_ms = round(RETRY_AFTER_MS[begun.attempts - 1] * (1 + JITTER * jitter))
+    wait_ms = round(waits_ms[begun.failures] * (1 + JITTER * jitter))
     return msgspec.structs.replace(
-        begun, last_error=outcome.error, next_attempt_ms=now_ms + wait_ms
+        failed, failures=begun.failures + 1, next_attempt_ms=now_ms + wait_ms
+    )
+
+
+def interrupted(begun: Delivery, now_ms: int) -> Delivery:
+    """The delivery whose attempt nobody saw the end of: sent again at once, under the same id."""
+    return msgspec.structs.replace(begun, begun_ms=None, last_error=UNKNOWN, next_attempt_ms=now_ms)
+
+
+def attempt_interrupted(begun: Delivery) -> Attempt:
+    """What the log says of it."""
+    begun_ms = begun.begun_ms or begun.created_ms
+    return Attempt(
+        begun.endpoint_id, begun.sequence, begun.attempts, begun_ms, None, Outcome(UNKNOWN)
+    )
+
+
+def withdrawn(begun: Delivery) -> Delivery:
+    """The delivery whose attempt was not made after all: as if it had never begun."""
+    return msgspec.structs.replace(begun, attempts=begun.attempts - 1, begun_ms=None)
+
+
+def once_more(delivery: Delivery, now_ms: int) -> Delivery:
+    """What an operator asked to send, or to send again: due at once, its schedule from the start.
+
+    One that is in the air stays as it is.
+    """
+    if delivery.begun_ms is not None:
+        return delivery
+    return msgspec.structs.replace(
+        delivery,
+        status=DeliveryStatus.PENDING,
+        failures=0,
+        next_attempt_ms=now_ms,
+        delivered_ms=None,
+        dry_run=False,
     )

@@ -39,6 +39,20 @@ SECRET_MAX: Final = 256  # four times the longest key of Standard Webhooks 1.0.0
 # Under this many characters a secret can be guessed from one captured delivery: Standard Webhooks
 # asks for 24 bytes. Old receivers have what they have: shorter ones are pointed out, not refused.
 SECRET_ADVISED: Final = 16
+# How long after a failed attempt the next one follows: ten tries over three days, so that a
+# receiver that breaks on a Friday evening is still waited for on Monday.
+SCHEDULE_MS: Final = tuple(
+    1000 * seconds for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+)
+SCHEDULE_MAX: Final = 32
+_WAIT_MAX_MS: Final = 7 * 86_400_000
+# Standard Webhooks 1.0.0 asks senders to wait 15 to 30 s.
+DEADLINE_MS: Final = 15_000
+_DEADLINE_MIN_MS: Final = 1000
+_DEADLINE_MAX_MS: Final = 60_000
+# Attempts in the air to one endpoint: few receivers take more.
+SLOTS: Final = 4
+SLOTS_MAX: Final = 16
 _HOST_SHOWN_MAX: Final = 40  # leaves an id within its 64 characters
 _MASK: Final = "***"
 # Tokens in paths have 20 characters or more; names of routes seldom do.
@@ -47,7 +61,11 @@ _URL_TEXT: Final = re.compile(r"[!-~]+", re.ASCII)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One receiver. Every secret signs; ``allow_private`` are the private ranges it may reach."""
+    """One receiver. Every secret signs; ``allow_private`` are the private ranges it may reach.
+
+    ``schedule_ms`` are the waits between attempts, ``deadline_ms`` is what one attempt may take,
+    and ``slots`` how many are made at once.
+    """
 
     id: str
     url: str
@@ -55,6 +73,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     enabled: bool = True
     description: str = ""
     allow_private: tuple[Network, ...] = ()
+    schedule_ms: tuple[int, ...] = SCHEDULE_MS
+    deadline_ms: int = DEADLINE_MS
+    slots: int = SLOTS
 
     def __repr__(self) -> str:
         """Without the secrets: tracebacks and logs show values by their repr."""

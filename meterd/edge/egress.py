@@ -30,7 +30,7 @@ import httpcore
 import httpx
 import trio
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.domain.reachable import Address, refusal
 
 if TYPE_CHECKING:
@@ -80,16 +80,17 @@ _FAILURES: Final = (
 class Sender:
     """Posts to one endpoint over its own connections. Made by ``open_sender``."""
 
-    def __init__(self, client: httpx.AsyncClient, guard: _Guard, deadline_s: float) -> None:
+    def __init__(self, client: httpx.AsyncClient, guard: _Guard) -> None:
         self._client = client
         self._guard = guard
-        self._deadline_s = deadline_s
 
     def update(self, endpoint: Endpoint) -> None:
         """From now on every request obeys this ``allow_private``, on kept connections too."""
         self._guard.endpoint = endpoint
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, deadline_s: float = DEADLINE_S
+    ) -> Outcome:
         """What came of one attempt; never raises for what a receiver or the network does.
 
         Success is a 2xx whose answer came to its end, or to the limit of its length. One that broke
@@ -97,7 +98,7 @@ class Sender:
         """
         answered: Outcome | None = None
         try:
-            with trio.fail_after(self._deadline_s):
+            with trio.fail_after(deadline_s):
                 request = _request(url, headers, body)
                 async with aclosing(await self._client.send(request, stream=True)) as response:
                     answered = _outcome(response)
@@ -121,7 +122,6 @@ async def open_sender(
     *,
     resolve: Resolve | None = None,
     connections_max: int = 4,
-    deadline_s: float = DEADLINE_S,
 ) -> AsyncIterator[Sender]:
     """A Sender with up to ``connections_max`` connections; posts beyond wait, in their own time.
 
@@ -145,7 +145,7 @@ async def open_sender(
         follow_redirects=False,
         timeout=None,  # noqa: S113 -- the deadline bounds the whole attempt
     ) as client:
-        yield Sender(client, guard, deadline_s)
+        yield Sender(client, guard)
 
 
 def system_look_up() -> Resolve:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from meterd.domain.account import Change
     from meterd.domain.receipts import Receipt
     from meterd.embedded.mailbox import Decider
-    from meterd.embedded.store import Store, Transaction
+    from meterd.embedded.store import Store
+    from meterd.embedded.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -1,8 +1,7 @@
-"""Holds aggregations against totals, deliveries against aggregations, the outbox against
-deliveries.
+"""Holds aggregations against totals, and deliveries against aggregations.
 
 Each is looked up from the one before. Where the sizes then differ, something stands there that
-nothing has asked for, and is looked for.
+nothing has asked for, and is looked for. What a delivery's state says is ``outbox_check``.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, completed_body
-from meterd.domain.deliveries import Delivery, DeliveryStatus, delivery_id, first_attempt
-from meterd.domain.instants import format_instant
+from meterd.domain.deliveries import delivery_id, first_attempt, numbered
 from meterd.domain.periods import PeriodType
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
@@ -21,20 +19,19 @@ if TYPE_CHECKING:
 
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.differences import Checking
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _PROGRESS_RECORDS: Final = 500
-# What an attempt changes of a delivery, and nothing else.
-_CHANGING: Final = {
-    "next_attempt_ms",
-    "status",
-    "attempts",
-    "delivered_ms",
-    "dry_run",
-    "last_error",
-    "last_attempt_ms",
-}
-_FIXED: Final = tuple(name for name in Delivery.__struct_fields__ if name not in _CHANGING)
+# What never changes of a delivery; its sequence is whatever it was given, and its body has that.
+_FIXED: Final = (
+    "id",
+    "endpoint_id",
+    "customer_id",
+    "period_type",
+    "start_ms",
+    "revision",
+    "created_ms",
+)
 
 
 class DeliveryCheck:
@@ -44,7 +41,7 @@ class DeliveryCheck:
         self._txn = txn
         self._parts = parts
         self._checking = checking
-        self._found = {"customer_periods": 0, "deliveries": 0, "outbox": 0}
+        self._found = {"customer_periods": 0, "deliveries": 0, "delivery_ids": 0}
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of aggregations."""
@@ -57,11 +54,11 @@ class DeliveryCheck:
         self._checking.progress("aggregations", count, count)
         self._checking.counts["aggregations"] += count
         self._checking.counts["deliveries"] += self._txn.count("deliveries")
-        self._checking.counts["deliveries pending"] += self._txn.count("outbox")
+        self._checking.counts["deliveries pending"] += self._txn.count("outbox_by_customer")
         for table, rest in (
             ("customer_periods", self._other_customer_periods),
             ("deliveries", self._other_deliveries),
-            ("outbox", self._other_outbox),
+            ("delivery_ids", self._other_names),
         ):
             if self._txn.count(table) != self._found[table]:
                 yield from rest()
@@ -92,7 +89,12 @@ class DeliveryCheck:
         self, aggregation: Aggregation, endpoint_id: str, body: bytes
     ) -> Iterator[Difference]:
         name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
-        payload = self._txn.get("deliveries", name.encode())
+        key = self._txn.get("delivery_ids", bytes.fromhex(name[4:]))
+        if key is None:
+            yield _of(aggregation, "delivery_ids", f"{name} to {endpoint_id}", NOTHING, "there")
+            return
+        self._found["delivery_ids"] += 1
+        payload = self._txn.get("deliveries", key)
         if payload is None:
             yield _of(aggregation, "deliveries", f"{name} to {endpoint_id}", NOTHING, "there")
             return
@@ -103,13 +105,10 @@ class DeliveryCheck:
             one, other = getattr(stands, field), getattr(should, field)
             if one != other:
                 yield _of(aggregation, "deliveries", f"{field} of {name}", str(one), str(other))
-        if stands.status is DeliveryStatus.PENDING:
-            due = keys.outbox_key(endpoint_id, stands.next_attempt_ms, name)
-            if self._txn.get("outbox", due) is None:
-                when = f"there, due {format_instant(stands.next_attempt_ms)}"
-                yield _of(aggregation, "outbox", f"{name} to {endpoint_id}", NOTHING, when)
-            else:
-                self._found["outbox"] += 1
+        its_body = numbered(should, stands.sequence).body
+        if stands.body not in (its_body, body):  # before format 5 it was without its sequence
+            found, other = str(stands.body), str(its_body)
+            yield _of(aggregation, "deliveries", f"body of {name}", found, other)
 
     def _other_customer_periods(self) -> Iterator[Difference]:
         for key in self._txn.keys_forward("customer_periods", b"", b""):
@@ -138,32 +137,24 @@ class DeliveryCheck:
                 []
                 if aggregation is None
                 else [
-                    delivery_id(endpoint_id, aggregation.id, aggregation.revision).encode()
+                    delivery_id(endpoint_id, aggregation.id, aggregation.revision)
                     for endpoint_id in aggregation.endpoints
                 ]
             )
-            if key not in names:
+            if delivery.id not in names or key != keys.delivery_key(
+                delivery.endpoint_id, delivery.sequence
+            ):
                 stands = f"there, of {delivery.customer_id} to {delivery.endpoint_id}"
                 should = "nothing: no aggregation has it"
                 yield at_key("deliveries", key, "delivery", stands, should)
 
-    def _other_outbox(self) -> Iterator[Difference]:
-        for key in self._txn.keys_forward("outbox", b"", b""):
-            endpoint_id = key.split(keys.END, 1)[0].decode()
-            _, name = keys.outbox_due(endpoint_id, key)
-            payload = self._txn.get("deliveries", name.encode())
-            delivery = None if payload is None else records.decode_delivery(payload)
-            if delivery is None:
+    def _other_names(self) -> Iterator[Difference]:
+        for name, key in self._txn.forward("delivery_ids", b"", b""):
+            payload = self._txn.get("deliveries", key)
+            stands = None if payload is None else records.decode_delivery(payload)
+            if stands is None or bytes.fromhex(stands.id[4:]) != name:
                 should = "nothing: there is no such delivery"
-            elif delivery.status is not DeliveryStatus.PENDING:
-                should = f"nothing: it is {delivery.status}"
-            elif key != keys.outbox_key(
-                delivery.endpoint_id, delivery.next_attempt_ms, delivery.id
-            ):
-                should = f"due {format_instant(delivery.next_attempt_ms)}"
-            else:
-                continue
-            yield at_key("outbox", key, "delivery", "there", should)
+                yield at_key("delivery_ids", name, "delivery", "there", should)
 
 
 def _figure_faults(aggregation: Aggregation, totals: PeriodTotals | None) -> Iterator[Difference]:

@@ -92,10 +92,15 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
         case "idempotency_keys":
             customer, name = key[1:].split(keys.END, 1)
             return customer.decode(), "", "", name.decode("utf-8", "backslashreplace")
-        case "outbox":
-            endpoint_id = key.split(keys.END, 1)[0].decode()
-            due_ms, delivery_id = keys.outbox_due(endpoint_id, key)
-            return "", "", "", f"{delivery_id} to {endpoint_id}, due {format_instant(due_ms)}"
+        case "deliveries" | "outbox" | "in_air" | "parked":
+            endpoint_id, rest = key.split(keys.END, 1)
+            due = f", due {format_instant(keys.due_ms_in(key))}" if len(rest) == 16 else ""
+            return "", "", "", f"{keys.sequence_in(rest)} to {endpoint_id.decode()}{due}"
+        case "outbox_by_customer":
+            endpoint_id, customer, rest = key.split(keys.END, 2)
+            return customer.decode(), "", "", f"to {endpoint_id.decode()}, {rest.hex()}"
+        case "attempts" | "attempts_by_time" | "delivery_ids":
+            return "", "", "", key.hex()
         case _:
             return "", "", "", key.decode()
 

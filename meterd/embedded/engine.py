@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
-    from meterd.domain.deliveries import Delivery
+    from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.events import UsageEvent
     from meterd.embedded.committer import Hop
-    from meterd.embedded.store import Store, Transaction
+    from meterd.embedded.store import Store
+    from meterd.embedded.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class EmbeddedLedger:
     async def _start(self, nursery: trio.Nursery) -> None:
         last = self._last
         await recovery.post_rest(self._committer.execute, self._store.parts, last.received_ms)
+        await recovery.put_back_attempts(self._committer.execute, self._clock_ms)
         self._posting.begin(last.id())
         for actor in (self._registry.run, self._used_keys.run, self._posting.run):
             nursery.start_soon(actor)
@@ -257,14 +260,26 @@ class EmbeddedLedger:
         has_due = await self._read(lambda txn: outbox.next_due_ms(txn, endpoint_id))
         if has_due is None or has_due > self._clock_ms():
             return Claim([], has_due)
-        # The lease begins when it is written, which a full disk may put off for longer than it is.
+        # The attempt begins when it is written, which a full disk may put off.
         return await self._committer.execute(
             lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms())
         )
 
-    async def settle(self, deliveries: Sequence[Delivery]) -> None:
+    async def settle(
+        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+    ) -> None:
         """See ``Ledger.settle``."""
-        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries))
+        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
+
+    async def endpoint_state(self, endpoint_id: str) -> EndpointState:
+        """See ``Ledger.endpoint_state``."""
+        return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
+
+    async def change_endpoint(
+        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
+    ) -> None:
+        """See ``Ledger.change_endpoint``."""
+        await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))
 
     @property
     def is_full(self) -> bool:

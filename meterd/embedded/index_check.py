@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from meterd.embedded.differences import Checking
     from meterd.embedded.records import LoggedBlock
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _BY_TYPE: Final = "records_by_type"
 _BY_CUSTOMER: Final = "blocks_by_customer"

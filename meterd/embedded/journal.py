@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
     from meterd.domain.totals import PeriodTotals
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 # In one index record: 128 blocks, half of what a page holds.
 _BLOCKS_BYTES_MAX: Final = 128 * ID_BYTES

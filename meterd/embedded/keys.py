@@ -14,14 +14,22 @@ its complement.
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
     customers           part customer                                  -> when it was first seen
     idempotency_keys    part customer 0 key                            -> event id, fingerprint
-    deliveries          delivery id                                    -> Delivery
-    outbox              endpoint 0 due-ms(8) delivery id               -> nothing
+    deliveries          endpoint 0 sequence(8)                         -> Delivery
+    delivery_ids        delivery id(16)                                -> its key in deliveries
+    outbox              endpoint 0 due-ms(8) sequence(8)               -> nothing
+    outbox_by_customer  endpoint 0 customer 0 place(9)                 -> sequence
+    in_air              endpoint 0 sequence(8)                         -> nothing
+    parked              endpoint 0 sequence(8)                         -> nothing
+    attempts            endpoint 0 sequence(8) attempt(4)              -> Attempt
+    attempts_by_time    begun-ms(8) endpoint 0 sequence(8) attempt(4)  -> nothing
+    endpoints           endpoint                                       -> EndpointState
     meta                name                                           -> format, floor, posted, ...
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from typing import Final
 
@@ -36,6 +44,7 @@ POSTED: Final = b"posted"
 _TYPES: Final = tuple(PeriodType)
 _KEY_BYTES_MAX: Final = 200  # of the 511 that LMDB takes, a customer may have 258
 _HASHED: Final = b"\xff"  # begins no UTF-8
+_DELIVERY_ID: Final = re.compile("msg_[0-9a-f]{32}")
 
 
 def part_of(customer_id: str, parts: int) -> int:
@@ -114,18 +123,45 @@ def start_of(complement: bytes) -> int:
     return (HOURS_MAX - int.from_bytes(complement, "big")) * HOUR_MS
 
 
-def outbox_prefix(endpoint_id: str) -> bytes:
+def endpoint_prefix(endpoint_id: str) -> bytes:
     return endpoint_id.encode() + END
 
 
-def outbox_key(endpoint_id: str, due_ms: int, delivery_id: str) -> bytes:
-    return outbox_prefix(endpoint_id) + due_ms.to_bytes(8, "big") + delivery_id.encode()
+def delivery_key(endpoint_id: str, sequence: int) -> bytes:
+    return endpoint_prefix(endpoint_id) + sequence.to_bytes(8, "big")
 
 
-def outbox_due(endpoint_id: str, key: bytes) -> tuple[int, str]:
-    """When the delivery of that outbox key is due, and its id."""
-    rest = key[len(outbox_prefix(endpoint_id)) :]
-    return int.from_bytes(rest[:8], "big"), rest[8:].decode()
+def sequence_in(key: bytes) -> int:
+    """Of any key that ends with a sequence."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def delivery_name(delivery_id: str) -> bytes | None:
+    """The key of ``delivery_ids``; None for what is no delivery's id."""
+    if not _DELIVERY_ID.fullmatch(delivery_id):
+        return None
+    return bytes.fromhex(delivery_id[4:])
+
+
+def outbox_key(endpoint_id: str, due_ms: int, sequence: int) -> bytes:
+    return endpoint_prefix(endpoint_id) + due_ms.to_bytes(8, "big") + sequence.to_bytes(8, "big")
+
+
+def due_ms_in(outbox_key: bytes) -> int:
+    return int.from_bytes(outbox_key[-16:-8], "big")
+
+
+def outbox_customer_prefix(endpoint_id: str, customer_id: str) -> bytes:
+    return endpoint_prefix(endpoint_id) + customer_id.encode() + END
+
+
+def outbox_place(period: Period, revision: int) -> bytes:
+    """In the order in which periods close, then of revisions."""
+    return hour(period.end_ms) + bytes((RANK[period.type],)) + revision.to_bytes(4, "big")
+
+
+def attempt_key(endpoint_id: str, sequence: int, attempt: int) -> bytes:
+    return delivery_key(endpoint_id, sequence) + attempt.to_bytes(4, "big")
 
 
 def closed_key(kind: PeriodType) -> bytes:

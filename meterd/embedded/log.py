@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.events import UsageEvent
     from meterd.domain.receipts import Receipt
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 # A record is full with the block that reaches this, so it has less than two blocks' events.
 _FULL: Final = BLOCK_EVENTS

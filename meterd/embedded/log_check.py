@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from meterd.embedded.differences import Checking
     from meterd.embedded.marks import Marks
     from meterd.embedded.records import LoggedBlock
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _PROGRESS_RECORDS: Final = 500
 _LOOKED_UP_MAX: Final = 100_000

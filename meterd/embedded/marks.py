@@ -20,7 +20,7 @@ from meterd.embedded.differences import Difference, at_key, period_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _NAMES: Final = {
     b"meta",

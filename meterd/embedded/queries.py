@@ -17,7 +17,7 @@ from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
-from meterd.embedded import keys, records
+from meterd.embedded import keys, outbox, records
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -29,7 +29,7 @@ from meterd.ledger import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _LATEST_ID: Final = b"\xff" * ID_BYTES
 _LATEST_HOUR_MS: Final = keys.HOURS_MAX * HOUR_MS
@@ -265,7 +265,7 @@ def _with_deliveries(txn: Transaction, key: bytes) -> DeliveredAggregation:
     deliveries = []
     for endpoint_id in aggregation.endpoints:
         name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
-        found = txn.get("deliveries", name.encode())
-        assert found is not None, f"{aggregation.id} has no delivery to {endpoint_id}"
-        deliveries.append(records.decode_delivery(found))
+        delivery = outbox.find(txn, name)
+        assert delivery is not None, f"{aggregation.id} has no delivery to {endpoint_id}"
+        deliveries.append(delivery)
     return DeliveredAggregation(aggregation, tuple(deliveries))

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from meterd.domain.aggregations import Aggregation
-from meterd.domain.deliveries import Delivery
+from meterd.domain.deliveries import Attempt, Delivery
+from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
@@ -37,6 +38,8 @@ decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
+decode_attempt: Final = msgspec.msgpack.Decoder(Attempt).decode
+decode_endpoint_state: Final = msgspec.msgpack.Decoder(EndpointState).decode
 
 
 def used_key(event_id: bytes, fingerprint: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -20,18 +20,21 @@ from meterd.domain.account import Account
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.idempotency import fingerprint
 from meterd.domain.receipts import group_by_customer
-from meterd.embedded import journal, log, records
+from meterd.embedded import journal, log, outbox, records
 from meterd.embedded.keys import idempotency_key, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meterd.domain.receipts import Receipt
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
+
+T = TypeVar("T")
 
 # In one transaction. Only totals, keys and ids of them are held, the events themselves one record
 # at a time: 10 MB, also where each block is of other customers, and 30 where each event has a key.
 _BLOCKS_AT_ONCE: Final = 2_000
+_ATTEMPTS_AT_ONCE: Final = 500
 # How often a long one says how far it is.
 PROGRESS_SECONDS: Final = 5.0
 
@@ -48,7 +51,7 @@ class Posted(msgspec.Struct, frozen=True):
 class Execute(Protocol):
     """Runs the work in a transaction and returns when that is on disk."""
 
-    async def __call__(self, work: Callable[[Transaction], Posted], /) -> Posted: ...
+    async def __call__(self, work: Callable[[Transaction], T], /) -> T: ...
 
 
 async def post_rest(execute: Execute, parts: int, last_received_ms: int) -> None:
@@ -69,6 +72,15 @@ async def post_rest(execute: Execute, parts: int, last_received_ms: int) -> None
         _log.info(
             "recovered: all events are in their totals", blocks=blocks, seconds=round(took_s, 1)
         )
+
+
+async def put_back_attempts(execute: Execute, now_ms: Callable[[], int]) -> None:
+    """What was being delivered when the last process ended is delivered again."""
+    found = 0
+    while some := await execute(lambda txn: outbox.recover(txn, now_ms(), _ATTEMPTS_AT_ONCE)):
+        found += some
+    if found:
+        _log.warning("deliveries with an unknown outcome are sent again", deliveries=found)
 
 
 def post_some(txn: Transaction, parts: int) -> Posted:

@@ -22,15 +22,12 @@ from meterd.embedded.store import (
     FORMAT,
     MAP_SIZE,
     READERS_MAX,
-    TABLES,
     UPGRADED,
     Meta,
-    Transaction,
     decode_meta,
-    is_sealed,
     unknown_format,
-    unseal,
 )
+from meterd.embedded.transaction import TABLES, Transaction, is_sealed, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,42 +20,31 @@ import shutil
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import lmdb
 import msgspec
-import xxhash
 
-from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
+from meterd.domain.errors import CommitFailedError, DiskFullError, StoreError
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
+from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
+from meterd.embedded.upgrade import number_deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 4
-# Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys.
-UPGRADED: Final = (3,)
+FORMAT: Final = 5
+# Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
+# 4: deliveries without sequence, in no order of their customer's.
+UPGRADED: Final = (3, 4)
+_NUMBERED: Final = 5
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
 READERS_MAX: Final = 512  # the query threads and the loop need fewer than 50; tools get the rest
 _LOCK_BYTES: Final = 10 << 12  # 64 for each reader and what they share
-TABLES: Final = (
-    "meta",
-    "customers",
-    "idempotency_keys",
-    "events",
-    "records_by_type",
-    "blocks_by_customer",
-    "totals",
-    "aggregations",
-    "customer_periods",
-    "deliveries",
-    "outbox",
-)
-_HASH_BYTES: Final = 8
 # A write that was cut short for want of room left nothing, or what only others may have.
 _ROOM_MIN: Final = 64 << 20
 _MEBIBYTE: Final = 1 << 20
@@ -63,94 +52,6 @@ _FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
 T = TypeVar("T")
-
-
-class Transaction:
-    """One LMDB transaction: plain keys and checked records, by table."""
-
-    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any]) -> None:
-        self._txn = txn
-        self._tables = tables
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """The record's payload, or None. Raises CorruptRecordError where it is not what was put."""
-        record = self._txn.get(key, db=self._tables[table])
-        return None if record is None else unseal(table, key, bytes(record))
-
-    def put(self, table: str, key: bytes, payload: bytes) -> None:
-        self._txn.put(key, seal(key, payload), db=self._tables[table])
-
-    def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
-        """Puts the record unless there is one; whether it did."""
-        return self._txn.put(key, seal(key, payload), db=self._tables[table], overwrite=False)
-
-    def delete(self, table: str, key: bytes) -> bool:
-        return self._txn.delete(key, db=self._tables[table])
-
-    def count(self, table: str) -> int:
-        return int(self._txn.stat(self._tables[table])["entries"])
-
-    def pages(self, table: str) -> int:
-        """How many pages of the file the table takes."""
-        stat = self._txn.stat(self._tables[table])
-        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-
-    def first_key(self, table: str, at_least: bytes) -> bytes | None:
-        """The first key that is not less."""
-        with self._txn.cursor(self._tables[table]) as cursor:
-            return bytes(cursor.key()) if cursor.set_range(at_least) else None
-
-    def last_key(self, table: str, at_most: bytes) -> bytes | None:
-        """The last key that is not greater."""
-        with self._txn.cursor(self._tables[table]) as cursor:
-            if cursor.set_range(at_most):
-                found = cursor.key() == at_most or cursor.prev()
-            else:
-                found = cursor.last()
-            return bytes(cursor.key()) if found else None
-
-    def forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys with the prefix from ``start`` on, with their payloads."""
-        with self._txn.cursor(self._tables[table]) as cursor:
-            found = cursor.set_range(start)
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key, unseal(table, key, bytes(cursor.value()))
-                found = cursor.next()
-
-    def keys_forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[bytes]:
-        """Keys with the prefix from ``start`` on."""
-        with self._txn.cursor(self._tables[table]) as cursor:
-            found = cursor.set_range(start)
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key
-                found = cursor.next()
-
-    def backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys with the prefix that are less than ``end``, greatest first, with their payloads."""
-        with self._txn.cursor(self._tables[table]) as cursor:
-            found = cursor.prev() if cursor.set_range(end) else cursor.last()
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key, unseal(table, key, bytes(cursor.value()))
-                found = cursor.prev()
-
-
-def seal(key: bytes, payload: bytes) -> bytes:
-    return xxhash.xxh3_64_digest(key + payload) + payload
-
-
-def is_sealed(key: bytes, record: bytes) -> bool:
-    """Whether the record is one that was put under this key."""
-    return xxhash.xxh3_64_digest(key + record[_HASH_BYTES:]) == record[:_HASH_BYTES]
-
-
-def unseal(table: str, key: bytes, record: bytes) -> bytes:
-    payload = record[_HASH_BYTES:]
-    if xxhash.xxh3_64_digest(key + payload) != record[:_HASH_BYTES]:
-        raise CorruptRecordError(
-            f"a record of {table} does not match its checksum (key {key.hex()}): "
-            "restore the data folder from a backup"
-        )
-    return payload
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -387,8 +288,9 @@ def unknown_format(found: int | None) -> StoreError:
 def _boot(txn: Transaction) -> Meta:
     found = txn.get("meta", b"meta")
     assert found is not None, "the store lost what it says of itself"
-    booted = msgspec.structs.replace(
-        decode_meta(found), format=FORMAT, boots=decode_meta(found).boots + 1
-    )
+    meta = decode_meta(found)
+    if meta.format < _NUMBERED:
+        number_deliveries(txn)
+    booted = msgspec.structs.replace(meta, format=FORMAT, boots=meta.boots + 1)
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from meterd.embedded.differences import Checking
     from meterd.embedded.marks import Marks
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 A = TypeVar("A")
 B = TypeVar("B")

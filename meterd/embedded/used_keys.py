@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meterd.embedded.committer import Committer
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 # How long a pass takes over all keys that wait when it begins.
 PASS_SECONDS: Final = 10.0

@@ -19,17 +19,18 @@ from meterd.embedded.delivery_check import DeliveryCheck
 from meterd.embedded.differences import Checking, Difference, at_key
 from meterd.embedded.log_check import LogCheck
 from meterd.embedded.marks import check_marks, read_marks
+from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.pages import DamagedError
 from meterd.embedded.snapshot import open_snapshot
-from meterd.embedded.store import is_sealed
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
+from meterd.embedded.transaction import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from meterd.embedded.snapshot import Snapshot
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _PROGRESS_LEAVES: Final = 200
 _STRUCTURE: Final = "structure"
@@ -113,13 +114,26 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
 
 def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
     deliveries = _Check(
-        ("aggregations", "totals", "customer_periods", "deliveries", "outbox"),
+        ("aggregations", "totals", "customer_periods", "deliveries", "delivery_ids"),
         DeliveryCheck(txn, parts, checking).run,
+    )
+    outbox = _Check(
+        (
+            "deliveries",
+            "outbox",
+            "outbox_by_customer",
+            "in_air",
+            "parked",
+            "endpoints",
+            "attempts",
+            "attempts_by_time",
+        ),
+        OutboxCheck(txn, checking).run,
     )
     try:
         marks = read_marks(txn, parts)
     except _MISTAKES:  # the last record of the log is damaged, which was said
-        return [deliveries]
+        return [deliveries, outbox]
     index = ("records_by_type", "blocks_by_customer")
     return [
         _Check(("meta",), lambda: check_marks(txn, marks)),
@@ -131,6 +145,7 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
         deliveries,
+        outbox,
     ]
 
 

@@ -11,19 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterd.domain.aggregations import Aggregation, Figure
+from meterd.domain.aggregations import Aggregation, Figure, completed_body
 from meterd.domain.deliveries import (
-    LEASE_MS,
-    RETRY_AFTER_MS,
     Delivery,
     DeliveryStatus,
-    Outcome,
+    attempt_interrupted,
     begin_attempt,
     delivery_id,
     first_attempt,
+    interrupted,
+    numbered,
+    once_more,
     settle_attempt,
+    withdrawn,
 )
+from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 
 # 2026-01-15T00:05:00Z
@@ -58,6 +62,7 @@ def test_a_closed_aggregation_is_due_at_once() -> None:
     first = Delivery(
         id=delivery_id("billing", "acme_daily_20260114", 1),
         endpoint_id="billing",
+        sequence=0,
         customer_id="acme",
         period_type=PeriodType.DAILY,
         start_ms=1_768_348_800_000,
@@ -67,6 +72,8 @@ def test_a_closed_aggregation_is_due_at_once() -> None:
         next_attempt_ms=NOW,
         status=DeliveryStatus.PENDING,
         attempts=0,
+        failures=0,
+        begun_ms=None,
         delivered_ms=None,
         dry_run=False,
         last_error=None,
@@ -101,14 +108,15 @@ def test_the_next_attempt_follows_to_the_millisecond(
         settled = settle_attempt(begun, FAILED, ended_ms, Fraction(jitter))
         assert settled.next_attempt_ms == ended_ms + wait
         assert settled.status is DeliveryStatus.PENDING
-        assert settled.attempts == attempt
+        assert (settled.attempts, settled.failures) == (attempt, attempt)
+        assert settled.begun_ms is None
         assert settled.last_error == FAILED.error
 
 
 @given(st.integers(1, 9), st.fractions(-1, 1))
 def test_jitter_spreads_evenly_and_never_beyond_a_fifth(attempt: int, jitter: Fraction) -> None:
     """The wait is the plain one times 0.8 to 1.2, rounded to a whole millisecond."""
-    begun = msgspec.structs.replace(DUE, attempts=attempt)
+    begun = msgspec.structs.replace(begin_attempt(DUE, NOW), failures=attempt - 1)
     wait = settle_attempt(begun, FAILED, NOW, jitter).next_attempt_ms - NOW
     plain = SCHEDULE[attempt - 1][2]
     assert isinstance(wait, int)
@@ -119,7 +127,7 @@ def test_ten_tries_reach_over_a_weekend() -> None:
     """From the first to the last attempt 75 hours, 35 minutes and 5 seconds pass."""
     _, last_ms = failed(10)
     assert last_ms - NOW == ((75 * 60 + 35) * 60 + 5) * 1000
-    assert sum(RETRY_AFTER_MS) == last_ms - NOW
+    assert sum(SCHEDULE_MS) == last_ms - NOW
 
 
 def test_the_tenth_failure_parks() -> None:
@@ -131,23 +139,100 @@ def test_the_tenth_failure_parks() -> None:
     assert (tenth.last_error, tenth.last_attempt_ms) == (FAILED.error, last_ms)
 
 
-def test_an_attempt_holds_a_lease_of_five_minutes() -> None:
-    """While it is in the air it counts as tried, and comes due again only when the lease ends."""
+def test_an_attempt_is_begun_before_it_is_made() -> None:
+    """While it is in the air it counts as tried, and another may not begin."""
     begun = begin_attempt(DUE, NOW + 7)
-    assert LEASE_MS == 300_000
     assert begun == msgspec.structs.replace(
-        DUE, attempts=1, last_attempt_ms=NOW + 7, next_attempt_ms=NOW + 7 + 300_000
+        DUE, attempts=1, last_attempt_ms=NOW + 7, begun_ms=NOW + 7
     )
-    # After a crash it is simply begun again: another attempt, the same id and body.
-    again = begin_attempt(begun, begun.next_attempt_ms)
-    assert (again.id, again.body, again.attempts) == (DUE.id, DUE.body, 2)
+    with pytest.raises(AssertionError, match="in the air already"):
+        begin_attempt(begun, NOW + 8)
+
+
+def test_what_nobody_saw_the_end_of_is_sent_again_at_once() -> None:
+    """Under the same id, with the same bytes; it says that its outcome is unknown, and nothing of
+    its schedule is spent: the receiver may be well.
+    """
+    begun = begin_attempt(failed(2)[0], NOW + 400_000)
+    again = interrupted(begun, NOW + 500_000)
+    assert (again.id, again.body) == (DUE.id, DUE.body)
+    assert (again.attempts, again.failures, again.begun_ms) == (3, 2, None)
+    assert (again.next_attempt_ms, again.status) == (NOW + 500_000, DeliveryStatus.PENDING)
+    assert again.last_error == "outcome unknown: meterd ended during the attempt"
+    told = attempt_interrupted(begun)
+    assert (told.number, told.begun_ms, told.ended_ms) == (3, NOW + 400_000, None)
+    assert told.outcome.error == again.last_error
+
+
+def test_an_attempt_that_is_not_made_after_all_never_was() -> None:
+    """The endpoint was paused before it had a slot."""
+    before, _ = failed(2)
+    back = withdrawn(begin_attempt(before, NOW + 400_000))
+    assert back == msgspec.structs.replace(before, last_attempt_ms=NOW + 400_000)
+
+
+def test_who_asks_to_wait_is_waited_for() -> None:
+    """As long as the answer says, without jitter; nothing of the schedule is spent, ever."""
+    delivery, now_ms = failed(9)
+    for attempt in range(10, 30):
+        now_ms = delivery.next_attempt_ms
+        busy = Outcome("HTTP 429: Too Many Requests", retry_after_ms=90_000)
+        delivery = settle_attempt(begin_attempt(delivery, now_ms), busy, now_ms, Fraction(1))
+        assert (delivery.attempts, delivery.failures) == (attempt, 9)
+        assert delivery.next_attempt_ms == now_ms + 90_000
+        assert delivery.status is DeliveryStatus.PENDING
+    delivery = settle_attempt(begin_attempt(delivery, now_ms), FAILED, now_ms, Fraction(0))
+    assert delivery.status is DeliveryStatus.PARKED
+
+
+@pytest.mark.parametrize("waits_ms", [(), (1000,), (1000, 70_000, 2000)])
+def test_an_endpoint_may_have_its_own_schedule(waits_ms: tuple[int, ...]) -> None:
+    """One attempt, and one more behind each wait; then it is parked."""
+    delivery, waited = DUE, []
+    while delivery.status is DeliveryStatus.PENDING:
+        now_ms = delivery.next_attempt_ms
+        delivery = settle_attempt(
+            begin_attempt(delivery, now_ms), FAILED, now_ms, Fraction(0), waits_ms
+        )
+        waited.append(delivery.next_attempt_ms - now_ms)
+    assert tuple(waited[:-1]) == waits_ms
+    assert delivery.attempts == len(waits_ms) + 1
+
+
+def test_what_is_sent_again_begins_anew() -> None:
+    """Parked or delivered: due at once, its whole schedule before it, all attempts counted on."""
+    parked, last_ms = failed(10)
+    again = once_more(parked, last_ms + 5)
+    assert (again.status, again.attempts, again.failures) == (DeliveryStatus.PENDING, 10, 0)
+    assert again.next_attempt_ms == last_ms + 5
+    delivered = settle_attempt(begin_attempt(DUE, NOW), Outcome(dry_run=True), NOW, Fraction(0))
+    again = once_more(delivered, NOW + 1)
+    assert (again.status, again.delivered_ms, again.dry_run) == (
+        DeliveryStatus.PENDING,
+        None,
+        False,
+    )
+    begun = begin_attempt(DUE, NOW)
+    assert once_more(begun, NOW + 1) is begun
+
+
+def test_the_sequence_stands_last_in_the_body() -> None:
+    """And the body is still what JavaScript makes of it."""
+    made = first_attempt(AGGREGATION, "billing", completed_body(AGGREGATION), NOW)
+    delivery = numbered(made, 12)
+    assert delivery.sequence == 12
+    assert delivery.body == made.body[:-1] + b',"sequence":12}'
+    assert msgspec.json.decode(delivery.body)["sequence"] == 12
 
 
 def test_a_success_delivers() -> None:
     """At any attempt, the last one too; the error of an earlier one stays to be read."""
     first = settle_attempt(begin_attempt(DUE, NOW), Outcome(), NOW + 80, Fraction(0))
     assert first == msgspec.structs.replace(
-        begin_attempt(DUE, NOW), status=DeliveryStatus.DELIVERED, delivered_ms=NOW + 80
+        begin_attempt(DUE, NOW),
+        begun_ms=None,
+        status=DeliveryStatus.DELIVERED,
+        delivered_ms=NOW + 80,
     )
     ninth, last_ms = failed(9)
     tenth = settle_attempt(begin_attempt(ninth, last_ms), Outcome(), last_ms + 1, Fraction(0))

@@ -101,7 +101,7 @@ def aggregation(*, closed: bool = True, figures: dict[str, Figure] | None = None
 
 def delivery(endpoint: str = "billing", **state: Any) -> Delivery:
     return Delivery(
-        f"msg_{endpoint}", endpoint, "c", PeriodType.DAILY, START_MS, 1, b"{}", CLOSED_MS,
+        f"msg_{endpoint}", endpoint, 1, "c", PeriodType.DAILY, START_MS, 1, b"{}", CLOSED_MS,
         CLOSED_MS, **state,
     )  # fmt: skip
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.deliveries import Attempt, settle_attempt
+from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.events import UsageEvent
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import Checking
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from meterd.domain.periods import Period
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.differences import Difference
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -100,15 +102,19 @@ def _events(first: int, count: int) -> list[UsageEvent]:
 
 
 async def _attempt(bench: EngineBench) -> None:
-    """Some deliveries arrive, some fail, some are in the air, and most wait."""
-    claim = await bench.ledger.claim("billing", limit=60)
-    now_ms = bench.clock.now_ms
-    outcomes = [Outcome(), Outcome(error="503"), Outcome(dry_run=True)]
-    settled = [
-        settle_attempt(delivery, outcomes[number % 3], now_ms, Fraction(1, 3))
-        for number, delivery in enumerate(claim.deliveries[:50])
-    ]
-    await bench.ledger.settle(settled)
+    """Some deliveries arrive, some fail, some are parked, some in the air, and most wait."""
+    outcomes = [Outcome(), Outcome("503"), Outcome(dry_run=True), Outcome()]
+    for number in range(12):
+        bench.clock.now_ms += 5_000
+        now_ms = bench.clock.now_ms
+        for begun in (await bench.ledger.claim("billing", limit=9)).deliveries:
+            outcome = outcomes[(number + begun.sequence) % 4]
+            waits_ms = () if number == 3 else SCHEDULE_MS
+            settled = settle_attempt(begun, outcome, now_ms, Fraction(1, 3), waits_ms)
+            attempt = Attempt("billing", begun.sequence, begun.attempts, now_ms, now_ms, outcome)
+            await bench.ledger.settle([settled], [attempt])
+    in_air = (await bench.ledger.claim("crm", limit=3)).deliveries
+    assert len(in_air) == 3
 
 
 async def _post_one(bench: EngineBench) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.account import Change
     from meterd.embedded.mailbox import Round
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 
 @pytest.fixture

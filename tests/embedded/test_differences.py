@@ -51,12 +51,20 @@ def test_a_line_says_where_and_what() -> None:
             keys.idempotency_key(3, "acme", "order-7"),
             "customer acme: record order-7",
         ),
-        ("deliveries", b"msg_1", "record msg_1"),
+        ("deliveries", keys.delivery_key("crm", 256), "record 256 to crm"),
+        ("in_air", keys.delivery_key("crm", 1), "record 1 to crm"),
+        ("parked", keys.delivery_key("crm", 1), "record 1 to crm"),
         (
             "outbox",
-            keys.outbox_key("crm", START_MS, "msg_1"),
-            "record msg_1 to crm, due 2026-01-14T11:15:00.000Z",
+            keys.outbox_key("crm", START_MS, 12),
+            "record 12 to crm, due 2026-01-14T11:15:00.000Z",
         ),
+        (
+            "outbox_by_customer",
+            keys.outbox_customer_prefix("crm", "acme") + keys.outbox_place(DAY, 1),
+            "customer acme: record to crm, 00077ee00100000001",
+        ),
+        ("delivery_ids", b"\x0f" * 16, "record " + "0f" * 16),
         ("meta", b"floor", "record floor"),
     ],
 )

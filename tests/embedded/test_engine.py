@@ -285,7 +285,7 @@ async def test_a_close_that_is_cut_off_is_finished_later(
     ]
     assert sum(hours) == 6 * 11
     with bench.store.read() as txn:
-        assert txn.count("deliveries") == txn.count("outbox") == len(found)
+        assert txn.count("deliveries") == txn.count("outbox_by_customer") == len(found)
 
 
 # Threads

@@ -32,7 +32,10 @@ def test_names_that_begin_alike_are_apart() -> None:
             keys.blocks_prefix(0, "acme", "acme")
         )
         assert not keys.record_by_type(longer, stamp).startswith(keys.record_by_type("acme"))
-        assert not keys.outbox_key(longer, 0, "msg").startswith(keys.outbox_prefix("acme"))
+        assert not keys.outbox_key(longer, 0, 1).startswith(keys.endpoint_prefix("acme"))
+        assert not keys.outbox_customer_prefix("crm", longer).startswith(
+            keys.outbox_customer_prefix("crm", "acme")
+        )
 
 
 def test_all_keys_of_a_type_stand_before_the_bound_behind_it() -> None:
@@ -76,9 +79,36 @@ def test_totals_stand_in_the_order_of_time_then_customer(kind: PeriodType) -> No
 
 def test_the_outbox_stands_in_the_order_of_coming_due() -> None:
     """Within one endpoint; and a key says when and what."""
-    due = [keys.outbox_key("crm", at_ms, "msg_1") for at_ms in (0, 255, 256, START_MS, 1 << 41)]
+    due = [keys.outbox_key("crm", at_ms, 256) for at_ms in (0, 255, 256, START_MS, 1 << 41)]
     assert due == sorted(due)
-    assert keys.outbox_due("crm", due[3]) == (START_MS, "msg_1")
+    assert (keys.due_ms_in(due[3]), keys.sequence_in(due[3])) == (START_MS, 256)
+
+
+def test_a_customers_deliveries_stand_in_the_order_of_closing() -> None:
+    """The hour before the day that ends with it, a period's first revision before its second."""
+    day = period_at(PeriodType.DAILY, START_MS)
+    last_hour = period_at(PeriodType.HOURLY, day.last_ms)
+    next_hour = period_at(PeriodType.HOURLY, day.end_ms)
+    places = [
+        keys.outbox_place(period, revision)
+        for period, revision in (
+            (last_hour, 1),
+            (last_hour, 2),
+            (day, 1),
+            (day, 256),
+            (next_hour, 1),
+        )
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "msg_", "msg_" + "g" * 32, "msg_" + "A" * 32, "msg_" + "0" * 33]
+)
+def test_what_is_no_delivery_id_has_no_key(name: str) -> None:
+    """A reader may ask for anything."""
+    assert keys.delivery_name(name) is None
+    assert keys.delivery_name("msg_" + "0f" * 16) == b"\x0f" * 16
 
 
 def test_the_longest_names_fit_into_a_key() -> None:
@@ -92,6 +122,8 @@ def test_the_longest_names_fit_into_a_key() -> None:
         keys.totals_key(0, period, customer),
         keys.aggregation_key(0, period.type, period.start_ms, customer),
         keys.customer_periods_prefix(0, customer, period.type) + keys.newest_first(START_MS),
-        keys.outbox_key("o" * ENDPOINT_ID_MAX, START_MS, "msg_" + "f" * 32),
+        keys.outbox_key("o" * ENDPOINT_ID_MAX, START_MS, 1),
+        keys.outbox_customer_prefix("o" * ENDPOINT_ID_MAX, customer) + keys.outbox_place(period, 1),
+        bytes(8) + keys.attempt_key("o" * ENDPOINT_ID_MAX, 1, 1),
     ]
     assert max(map(len, longest)) <= LMDB_KEY_MAX

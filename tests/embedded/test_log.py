@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from meterd.domain.events import UsageEvent
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 B: Final = BLOCK_EVENTS
 TYPES: Final = ("api", "api.calls", "disk")

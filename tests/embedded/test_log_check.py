@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 HOUR = period_at(PeriodType.HOURLY, START_MS)
 LAST = b"\xff" * ID_BYTES

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 HOUR = period_at(PeriodType.HOURLY, START_MS)
 OPEN_HOUR = period_at(PeriodType.HOURLY, HOUR.start_ms + 40 * HOUR_MS)

@@ -23,7 +23,8 @@ from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import Receipt, receive
 from meterd.domain.totals import PeriodTotals, totals_of
 from meterd.embedded import journal, log, outbox, queries
-from meterd.embedded.store import PARTS, Store, Transaction
+from meterd.embedded.store import PARTS, Store
+from meterd.embedded.transaction import Transaction
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
 from tests.ledger_bench import START_MS, event
 

@@ -18,7 +18,8 @@ from meterd.domain.event_ids import Stamp, next_stamp, position
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, Receipt, group_by_customer, receive
 from meterd.embedded import journal, keys, log, records, recovery
-from meterd.embedded.store import PARTS, TABLES, Store
+from meterd.embedded.store import PARTS, Store
+from meterd.embedded.transaction import TABLES
 from tests.embedded.engine_bench import post_rest
 from tests.embedded.test_log import fresh_store
 from tests.ledger_bench import START_MS, event, rules
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from meterd.domain.account import Change
     from meterd.domain.events import UsageEvent
     from meterd.domain.totals import PeriodTotals
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 T = TypeVar("T")
 

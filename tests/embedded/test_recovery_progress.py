@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from structlog.testing import capture_logs
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 AGO_S = 12
 
@@ -30,7 +30,7 @@ class Slow:
     def __init__(self, seconds: int) -> None:
         self._left = seconds
 
-    async def __call__(self, work: Callable[[Transaction], Posted], /) -> Posted:
+    async def __call__(self, work: Callable[[Transaction], Any], /) -> Any:
         await trio.sleep(2)
         if self._left == 0:
             return Posted(0, b"")

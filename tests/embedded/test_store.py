@@ -17,7 +17,8 @@ import pytest
 
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, StoreError
 from meterd.embedded import data_folder
-from meterd.embedded.store import FORMAT, PARTS, Meta, Store, Transaction, seal
+from meterd.embedded.store import FORMAT, PARTS, Meta, Store
+from meterd.embedded.transaction import Transaction, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,10 +15,12 @@ import meterd
 from meterd.domain.errors import CommitFailedError, DiskFullError
 from meterd.embedded import data_folder
 from meterd.embedded import store as store_module
-from meterd.embedded.store import Store, Transaction
+from meterd.embedded.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from meterd.embedded.transaction import Transaction
 
 
 @pytest.fixture

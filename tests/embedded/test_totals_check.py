@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.periods import Period
     from meterd.domain.totals import PeriodTotals
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 HOUR, DAY, WEEK, MONTH, YEAR = (period_at(kind, START_MS) for kind in PeriodType)
 ACME = keys.customer_key(keys.part_of("acme", PARTS), "acme")

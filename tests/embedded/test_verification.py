@@ -8,14 +8,14 @@ import pytest
 
 from meterd.domain.errors import StoreError
 from meterd.embedded.differences import Checking
-from meterd.embedded.store import TABLES
+from meterd.embedded.transaction import TABLES
 from meterd.embedded.verification import verify
 from tests.embedded.sample_store import CUSTOMERS, checked, copied_sample, differences, spoil
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 
 def damage(txn: Transaction, table: str) -> bytes:
@@ -58,7 +58,7 @@ def test_everything_is_looked_at(tmp_path: Path) -> None:
     ends: dict[str, tuple[int, int]] = {}
     checking = Checking(lambda stage, done, total: ends.update({stage: (done, total)}))
     assert list(verify(copied_sample(tmp_path), checking)) == []
-    assert set(ends) == {"pages", "events", "totals", "aggregations"}
+    assert set(ends) == {"pages", "events", "totals", "aggregations", "deliveries"}
     assert all(done == total > 0 for done, total in ends.values())
     assert checking.counts["customers"] == len(CUSTOMERS)
     assert checking.counts["deliveries"] > checking.counts["deliveries pending"] > 0

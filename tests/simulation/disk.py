@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from meterd.domain.errors import CommitFailedError
-from meterd.embedded.store import Store, Transaction
+from meterd.embedded.store import Store
+from meterd.embedded.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meterd.edge.transports import Transport
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
-    from meterd.work.delivery import OpenSender, Sender
+    from meterd.work.endpoint_worker import OpenSender, Sender
     from tests.simulation.disk import Disk
 
 

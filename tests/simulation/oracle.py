@@ -17,7 +17,8 @@ import msgspec
 import xxhash
 
 from meterd.domain.aggregations import ClosingRules
-from meterd.domain.deliveries import RETRY_AFTER_MS, DeliveryStatus, delivery_id
+from meterd.domain.deliveries import DeliveryStatus, delivery_id
+from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.event_ids import Stamp, stamp_of
 from meterd.domain.periods import PeriodType, period_at
 from meterd.embedded import keys, records
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.simulation.trace import Trace
 
 _KIND_OF_CLOSED_KEY = {keys.closed_key(kind): kind for kind in PeriodType}
-_ATTEMPTS_MAX = len(RETRY_AFTER_MS) + 1
+_ATTEMPTS_MAX = len(SCHEDULE_MS) + 1
 
 
 class InForce(msgspec.Struct):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.edge.egress import DEADLINE_S
 from tests.simulation.books import BrokenPromiseError
 
@@ -101,6 +101,8 @@ class Receiver:
     def update(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, deadline_s: float
+    ) -> Outcome:
         await trio.lowlevel.checkpoint()
         return await self._receivers.receive(self._endpoint, headers, body)

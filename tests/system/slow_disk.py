@@ -15,7 +15,7 @@ from meterd.embedded.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from meterd.embedded import recovery
 
 if TYPE_CHECKING:
     from meterd.embedded.recovery import Posted
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 BLOCK_SECONDS: Final = 0.2
 _post_some = recovery.post_some

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 CUSTOMERS = 40
 

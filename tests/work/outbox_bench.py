@@ -11,10 +11,10 @@ import msgspec
 import trio
 
 from meterd.domain.config import Config, EventType
-from meterd.domain.deliveries import Outcome
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.ledger import AggregationQuery
 from meterd.work.closer import rules_of
@@ -99,7 +99,10 @@ class _Sender:
     def update(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, deadline_s: float
+    ) -> Outcome:
+        assert deadline_s == self._endpoint.deadline_ms / 1000
         return await self._receivers.receive(self._endpoint, url, dict(headers), body)
 
 

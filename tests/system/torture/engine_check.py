@@ -20,11 +20,12 @@ from meterd.domain.event_ids import stamp_of
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.embedded import keys, records
-from meterd.embedded.store import TABLES
+from meterd.embedded.transaction import TABLES
 from tests.model_ledger import read
 from tests.system.torture.engine_life import ENDPOINTS, RULES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from decimal import Decimal
 
     from meterd.domain.deliveries import Delivery
@@ -91,9 +92,7 @@ class Contents:
         self.tables = tables
         self.log = list(chain.from_iterable(starmap(_record, tables["events"].items())))
         self.aggregations = [*map(_aggregation, tables["aggregations"].values())]
-        self.deliveries = {
-            name.decode(): _delivery(payload) for name, payload in tables["deliveries"].items()
-        }
+        self.deliveries = {each.id: each for each in map(_delivery, tables["deliveries"].values())}
 
 
 # The same records are looked at after each of a thousand kills.
@@ -116,6 +115,10 @@ _delivery: Final = _remembered(records.decode_delivery)
 
 
 @_remembered
+def _numbered(body: bytes, sequence: int) -> bytes:
+    return body[:-1] + b',"sequence":%d}' % sequence
+
+
 def _body(payload: bytes) -> bytes:
     """What is delivered of the aggregation in that record."""
     return completed_body(_aggregation(payload))
@@ -281,18 +284,27 @@ class Check:
         for name, delivery in stored.items():
             fault = _fault_of(delivery, expected.get(name), heard)
             self._require(fault is None, f"{where}: {name} {fault}", wrong=1)
-        queued = {
-            keys.outbox_key(each.endpoint_id, each.next_attempt_ms, each.id)
-            for each in stored.values()
-            if each.status is DeliveryStatus.PENDING
-        }
         self._require(
-            found.tables["outbox"].keys() == queued, f"{where}: the queue is another", wrong=1
+            found.tables["outbox"].keys() == _queued(stored.values()),
+            f"{where}: the queue is another",
+            wrong=1,
         )
 
 
+def _queued(deliveries: Iterable[Delivery]) -> set[bytes]:
+    """The first of each customer's pending ones, by when due; a start left none in the air."""
+    first: dict[tuple[str, str], Delivery] = {}
+    for each in sorted(deliveries, key=lambda one: (one.period, one.revision)):
+        if each.status is DeliveryStatus.PENDING:
+            first.setdefault((each.endpoint_id, each.customer_id), each)
+    return {
+        keys.outbox_key(each.endpoint_id, each.next_attempt_ms, each.sequence)
+        for each in first.values()
+    }
+
+
 def _fault_of(delivery: Delivery, body: bytes | None, heard: Heard) -> str | None:
-    if body is not None and delivery.body != body:
+    if body is not None and delivery.body != _numbered(body, delivery.sequence):
         return "has a body that is not its aggregation's"
     if delivery.id in heard.sent and crc32(delivery.body) != heard.sent[delivery.id]:
         return "has another body than was sent"

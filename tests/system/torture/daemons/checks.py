@@ -14,7 +14,8 @@ from unittest import mock
 import msgspec
 import standardwebhooks
 
-from meterd.domain.deliveries import LEASE_MS, RETRY_AFTER_MS, Delivery, DeliveryStatus
+from meterd.domain.deliveries import Delivery, DeliveryStatus
+from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.edge.documents import aggregation_document
 from meterd.embedded import log, queries
 from meterd.embedded.keys import part_of
@@ -171,7 +172,7 @@ class Checks:
             is_parked = delivery.status is DeliveryStatus.PARKED
             if all_arrived and not taken and not is_parked:
                 self._find(f"{where}: {name} never arrived: {delivery.last_error}", wrong=1)
-            if is_parked and delivery.attempts <= len(RETRY_AFTER_MS):
+            if is_parked and delivery.attempts <= len(SCHEDULE_MS):
                 self._find(f"{where}: {name} was given up early: {delivery}", wrong=1)
             if len(came) > delivery.attempts:
                 self._find(
@@ -205,7 +206,7 @@ def _odd(delivery: Delivery, came: list[Arrival], documents: dict[str, dict[str,
             return f"two bodies: {arrival.body!r} arrived, {delivery.body!r} is stored"
         if not _verifies(arrival):
             return "its signature does not verify"
-    if what := _needless(delivery, sorted(came, key=_sent_ms)):
+    if what := _needless(sorted(came, key=_sent_ms)):
         return what
     data = msgspec.json.decode(delivery.body)["data"]
     document = documents.get(data["id"])
@@ -217,18 +218,11 @@ def _odd(delivery: Delivery, came: list[Arrival], documents: dict[str, dict[str,
     return ""
 
 
-def _needless(delivery: Delivery, came: list[Arrival]) -> str:
-    """Whether it was sent again although it had been taken: by the same daemon, within the lease.
-
-    When an attempt was claimed is not known, but that it was not before the delivery was made, nor
-    before the attempt in front of it was sent: the clock may be set between claim and sending.
-    """
-    begun_ms = delivery.created_ms
+def _needless(came: list[Arrival]) -> str:
+    """Whether it was sent again although it had been taken, by the same daemon."""
     for before, after in pairwise(came):
-        is_same_daemon = before.generation == after.generation
-        if before.taken and is_same_daemon and _sent_ms(after) < begun_ms + LEASE_MS - _SECOND_MS:
-            return f"taken at {_sent_ms(before)}, begun after {begun_ms}, sent at {_sent_ms(after)}"
-        begun_ms = max(begun_ms, _sent_ms(before))
+        if before.taken and before.generation == after.generation:
+            return f"taken at {_sent_ms(before)}, sent again at {_sent_ms(after)}"
     return ""
 
 

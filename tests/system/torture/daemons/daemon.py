@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _OFFSET: Final = struct.Struct("=q")
 # How late a step of the clock is noticed; meterd's own 15 s would outlive most daemons here.

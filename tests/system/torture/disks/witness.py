@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meterd.embedded.store import TABLES
+from meterd.embedded.transaction import TABLES
 from tests.embedded.engine_bench import EngineBench
 from tests.ledger_bench import ALL, EVERY_AGGREGATION, EVERY_EVENT, START_MS, SettableClock
 from tests.model_ledger import ModelLedger

@@ -25,7 +25,8 @@ from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import journal, outbox, queries
 from meterd.embedded.pages import DamagedError
 from meterd.embedded.snapshot import open_snapshot
-from meterd.embedded.store import PARTS, TABLES
+from meterd.embedded.store import PARTS
+from meterd.embedded.transaction import TABLES
 from meterd.embedded.verification import verify
 from meterd.ledger import AggregationQuery, EventQuery
 from tests.embedded.engine_bench import running
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from meterd.embedded.store import Transaction
+    from meterd.embedded.transaction import Transaction
 
 _HOURS: Final = 14
 _PAGE: Final = 4096

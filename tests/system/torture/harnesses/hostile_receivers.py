@@ -24,7 +24,7 @@ import trustme
 
 from meterd.domain.config import Config, EventType
 from meterd.domain.deliveries import DeliveryStatus
-from meterd.domain.endpoints import Endpoint
+from meterd.domain.endpoints import SLOTS, Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType
@@ -32,7 +32,7 @@ from meterd.edge.egress import open_sender
 from meterd.ledger import AggregationQuery
 from meterd.work.clock import WallClock
 from meterd.work.closer import rules_of
-from meterd.work.delivery import SLOTS, DeliveryActor
+from meterd.work.delivery import DeliveryActor
 from tests.edge.receivers import TRUSTING_NOBODY, listening
 from tests.model_ledger import ModelLedger
 from tests.system.torture import mutants
@@ -82,7 +82,7 @@ class _Trial:
                 ),
             )
             await self._close_hour(config)
-            senders = partial(open_sender, tls=TRUSTING_NOBODY, deadline_s=DEADLINE_S)
+            senders = partial(open_sender, tls=TRUSTING_NOBODY)
             actor = DeliveryActor(self._ledger, WallClock(), lambda: config, senders, "meterd/0")
             async with trio.open_nursery() as nursery:
                 await nursery.start(actor.run)
@@ -131,7 +131,13 @@ class _Trial:
 
 
 def _endpoint(endpoint_id: str, url: str) -> Endpoint:
-    return Endpoint(endpoint_id, url, ("whsec_secret",), allow_private=LOOPBACK)
+    return Endpoint(
+        endpoint_id,
+        url,
+        ("whsec_secret",),
+        allow_private=LOOPBACK,
+        deadline_ms=round(1000 * DEADLINE_S),
+    )
 
 
 class _Found(msgspec.Struct):

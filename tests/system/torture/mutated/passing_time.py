@@ -73,14 +73,14 @@ def floor_forgotten() -> None:
 @mutant
 def only_what_is_new_is_sent() -> None:
     """What is due is looked for when something is made, and not when it comes due again."""
-    from meterd.work.delivery import _Worker
+    from meterd.work import endpoint_worker
 
-    wait = _Worker._wait
+    wait = endpoint_worker.EndpointWorker._wait
 
-    async def wait_for_new_ones(self: _Worker, made: int, next_due_ms: int | None) -> None:
-        await wait(self, made, None)
+    async def wait_for_new_ones(self: Any, made: int, wakes: Any) -> None:
+        await wait(self, made, wakes._replace(at_ms=None) if wakes.on_new else wakes)
 
-    patch(_Worker, "_wait", wait_for_new_ones)
+    patch(endpoint_worker.EndpointWorker, "_wait", wait_for_new_ones)
 
 
 @mutant

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @mutant
 def no_checksum() -> None:
     """Records are taken for what was written, whatever they are."""
-    store = module("embedded.store")
-    patch(store, "unseal", lambda table, key, record: record[store._HASH_BYTES :])
+    transaction = module("embedded.transaction")
+    patch(transaction, "unseal", lambda table, key, record: record[transaction._HASH_BYTES :])
     patch(module("embedded.verification"), "is_sealed", lambda key, record: True)
 
 

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from tests.system.torture.mutants import mutant, patch
 
 
@@ -15,12 +15,12 @@ def no_deadline() -> None:
     """An attempt may take as long as its receiver likes."""
     from meterd.edge import egress
 
-    made = egress.Sender.__init__
+    post = egress.Sender.post
 
-    def patient(self: egress.Sender, client: Any, guard: Any, _: float) -> None:
-        made(self, client, guard, math.inf)
+    async def patient(self: egress.Sender, *request: Any, **_: float) -> Outcome:
+        return await post(self, *request, deadline_s=math.inf)
 
-    patch(egress.Sender, "__init__", patient)
+    patch(egress.Sender, "post", patient)
 
 
 @mutant
@@ -38,8 +38,8 @@ def broken_off_is_delivered() -> None:
 
     post = egress.Sender.post
 
-    async def easy(self: egress.Sender, *request: Any) -> Outcome:
-        outcome = await post(self, *request)
+    async def easy(self: egress.Sender, *request: Any, **deadline: Any) -> Outcome:
+        outcome = await post(self, *request, **deadline)
         broken = (outcome.error or "").startswith(("read ", "Parse Error", "socket hang up"))
         return Outcome() if broken else outcome
 

@@ -1,0 +1,44 @@
+"""Every attempt that was made, until it is too old or the log too large."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from meterd.embedded import keys, records
+
+if TYPE_CHECKING:
+    from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.embedded.transaction import Transaction
+
+_PAGE_BYTES: Final = 4096
+
+
+def write(txn: Transaction, attempt: Attempt) -> None:
+    """In the transaction that settles it."""
+    key = keys.attempt_key(attempt.endpoint_id, attempt.sequence, attempt.number)
+    txn.put("attempts", key, records.encode(attempt))
+    txn.put("attempts_by_time", attempt.begun_ms.to_bytes(8, "big") + key, b"")
+
+
+def of_delivery(txn: Transaction, delivery: Delivery) -> list[Attempt]:
+    """Those of the delivery that are still there, the earliest first."""
+    prefix = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
+    return [
+        records.decode_attempt(payload) for _, payload in txn.forward("attempts", prefix, prefix)
+    ]
+
+
+def prune(txn: Transaction, *, before_ms: int, bytes_max: int, limit: int) -> int:
+    """Forgets up to ``limit`` attempts begun before then, and of a log that is too large the
+    earliest; how many.
+    """
+    is_too_large = (txn.pages("attempts") + txn.pages("attempts_by_time")) * _PAGE_BYTES > bytes_max
+    forgotten = 0
+    for key in list(islice(txn.keys_forward("attempts_by_time", b"", b""), limit)):
+        if not is_too_large and int.from_bytes(key[:8], "big") >= before_ms:
+            break
+        txn.delete("attempts_by_time", key)
+        txn.delete("attempts", key[8:])
+        forgotten += 1
+    return forgotten

@@ -1,0 +1,134 @@
+"""Holds what a delivery's state says against where it stands in the outbox and its indexes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.deliveries import Delivery, DeliveryStatus
+from meterd.embedded import keys, records
+from meterd.embedded.differences import NOTHING, Difference, at_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meterd.embedded.differences import Checking
+    from meterd.embedded.transaction import Transaction
+
+# Each has a record for some deliveries, which its key names.
+_TABLES: Final = ("outbox", "outbox_by_customer", "in_air", "parked")
+_PROGRESS_RECORDS: Final = 1000
+
+
+class OutboxCheck:
+    """See above."""
+
+    def __init__(self, txn: Transaction, checking: Checking) -> None:
+        self._txn = txn
+        self._checking = checking
+        self._found = dict.fromkeys(_TABLES, 0)
+
+    def run(self) -> Iterator[Difference]:
+        """Every difference, in the order of endpoints and sequences."""
+        count, last = self._txn.count("deliveries"), {"": 0}
+        for number, (key, payload) in enumerate(self._txn.forward("deliveries", b"", b"")):
+            delivery = records.decode_delivery(payload)
+            yield from _state_faults(key, delivery)
+            expected = last.get(delivery.endpoint_id, 0) + 1
+            if delivery.sequence != expected:
+                stands = str(delivery.sequence)
+                yield at_key("deliveries", key, "sequence", stands, str(expected))
+            last[delivery.endpoint_id] = delivery.sequence
+            yield from self._places(delivery)
+            if number % _PROGRESS_RECORDS == 0:
+                self._checking.progress("deliveries", number, count)
+        self._checking.progress("deliveries", count, count)
+        yield from self._endpoints(last)
+        for table in _TABLES:
+            if self._txn.count(table) != self._found[table]:
+                yield from self._others(table)
+        yield from self._attempts()
+
+    def _places(self, delivery: Delivery) -> Iterator[Difference]:
+        for table, key in self._keys_of(delivery).items():
+            if self._txn.get(table, key) is None:
+                yield at_key(table, key, "delivery", NOTHING, f"{delivery.id}, {delivery.status}")
+            else:
+                self._found[table] += 1
+
+    def _keys_of(self, delivery: Delivery) -> dict[str, bytes]:
+        """Where it must stand, and nowhere else."""
+        key = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
+        match delivery.status:
+            case DeliveryStatus.DELIVERED:
+                return {}
+            case DeliveryStatus.PARKED:
+                return {"parked": key}
+        prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
+        place = keys.outbox_place(delivery.period, delivery.revision)
+        where = {"outbox_by_customer": prefix + place}
+        if delivery.begun_ms is not None:
+            where["in_air"] = key
+        elif self._goes_first(delivery, prefix):
+            where["outbox"] = keys.outbox_key(
+                delivery.endpoint_id, delivery.next_attempt_ms, delivery.sequence
+            )
+        return where
+
+    def _goes_first(self, delivery: Delivery, prefix: bytes) -> bool:
+        """Whether it may be sent: it is its customer's first, and none of them is in the air."""
+        endpoint = keys.endpoint_prefix(delivery.endpoint_id)
+        pending = self._txn.forward("outbox_by_customer", prefix, prefix)
+        _, first = next(pending, (b"", b""))
+        return keys.sequence_in(first) == delivery.sequence and all(
+            self._txn.get("in_air", endpoint + other) is None for _, other in pending
+        )
+
+    def _endpoints(self, last: dict[str, int]) -> Iterator[Difference]:
+        for key, payload in self._txn.forward("endpoints", b"", b""):
+            state = records.decode_endpoint_state(payload)
+            expected = last.pop(key.decode(), 0) + 1
+            if state.next_sequence != expected:
+                stands, should = str(state.next_sequence), str(expected)
+                yield at_key("endpoints", key, "next sequence", stands, should)
+        del last[""]
+        for endpoint_id in last:
+            yield at_key("endpoints", endpoint_id.encode(), "record", NOTHING, "there")
+
+    def _others(self, table: str) -> Iterator[Difference]:
+        for key, payload in self._txn.forward(table, b"", b""):
+            endpoint_id = key.split(keys.END, 1)[0]
+            sequence = payload if table == "outbox_by_customer" else key[-8:]
+            found = self._txn.get("deliveries", endpoint_id + keys.END + sequence)
+            delivery = None if found is None else records.decode_delivery(found)
+            if delivery is None:
+                should = "nothing: there is no such delivery"
+            elif self._keys_of(delivery).get(table) != key:
+                should = f"nothing: {delivery.id} is {delivery.status} and does not stand there"
+            else:
+                continue
+            yield at_key(table, key, "delivery", "there", should)
+
+    def _attempts(self) -> Iterator[Difference]:
+        """Each once by its delivery and once by its time."""
+        for key, payload in self._txn.forward("attempts", b"", b""):
+            attempt = records.decode_attempt(payload)
+            by_time = attempt.begun_ms.to_bytes(8, "big") + key
+            named = keys.attempt_key(attempt.endpoint_id, attempt.sequence, attempt.number)
+            if key != named or self._txn.get("attempts_by_time", by_time) is None:
+                yield at_key("attempts_by_time", by_time, "attempt", NOTHING, "there")
+        if self._txn.count("attempts_by_time") != self._txn.count("attempts"):
+            for by_time in self._txn.keys_forward("attempts_by_time", b"", b""):
+                if self._txn.get("attempts", by_time[8:]) is None:
+                    should = "nothing: there is no such attempt"
+                    yield at_key("attempts_by_time", by_time, "attempt", "there", should)
+
+
+def _state_faults(key: bytes, delivery: Delivery) -> Iterator[Difference]:
+    """What cannot be, whatever was done."""
+    is_delivered = delivery.status is DeliveryStatus.DELIVERED
+    if (delivery.delivered_ms is not None) != is_delivered:
+        yield at_key("deliveries", key, "delivered at", str(delivery.delivered_ms), "as its status")
+    if delivery.status is not DeliveryStatus.PENDING and not delivery.attempts:
+        yield at_key("deliveries", key, "attempts", "0", f"one at least: it is {delivery.status}")
+    if delivery.begun_ms is not None and delivery.status is not DeliveryStatus.PENDING:
+        yield at_key("deliveries", key, "attempt", "in the air", f"none: it is {delivery.status}")

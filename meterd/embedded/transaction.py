@@ -1,0 +1,124 @@
+"""One transaction of the store: tables, keys, and records that carry a checksum of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import xxhash
+
+from meterd.domain.errors import CorruptRecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import lmdb
+
+TABLES: Final = (
+    "meta",
+    "customers",
+    "idempotency_keys",
+    "events",
+    "records_by_type",
+    "blocks_by_customer",
+    "totals",
+    "aggregations",
+    "customer_periods",
+    "deliveries",
+    "delivery_ids",
+    "outbox",
+    "outbox_by_customer",
+    "in_air",
+    "parked",
+    "attempts",
+    "attempts_by_time",
+    "endpoints",
+)
+_HASH_BYTES: Final = 8
+
+
+class Transaction:
+    """One LMDB transaction: plain keys and checked records, by table."""
+
+    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any]) -> None:
+        self._txn = txn
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The record's payload, or None. Raises CorruptRecordError where it is not what was put."""
+        record = self._txn.get(key, db=self._tables[table])
+        return None if record is None else unseal(table, key, bytes(record))
+
+    def put(self, table: str, key: bytes, payload: bytes) -> None:
+        self._txn.put(key, seal(key, payload), db=self._tables[table])
+
+    def put_new(self, table: str, key: bytes, payload: bytes) -> bool:
+        """Puts the record unless there is one; whether it did."""
+        return self._txn.put(key, seal(key, payload), db=self._tables[table], overwrite=False)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self._txn.delete(key, db=self._tables[table])
+
+    def count(self, table: str) -> int:
+        return int(self._txn.stat(self._tables[table])["entries"])
+
+    def pages(self, table: str) -> int:
+        """How many pages of the file the table takes."""
+        stat = self._txn.stat(self._tables[table])
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+    def first_key(self, table: str, at_least: bytes) -> bytes | None:
+        """The first key that is not less."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            return bytes(cursor.key()) if cursor.set_range(at_least) else None
+
+    def last_key(self, table: str, at_most: bytes) -> bytes | None:
+        """The last key that is not greater."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if cursor.set_range(at_most):
+                found = cursor.key() == at_most or cursor.prev()
+            else:
+                found = cursor.last()
+            return bytes(cursor.key()) if found else None
+
+    def forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys with the prefix from ``start`` on, with their payloads."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.set_range(start)
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key, unseal(table, key, bytes(cursor.value()))
+                found = cursor.next()
+
+    def keys_forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[bytes]:
+        """Keys with the prefix from ``start`` on."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.set_range(start)
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key
+                found = cursor.next()
+
+    def backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys with the prefix that are less than ``end``, greatest first, with their payloads."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(end) else cursor.last()
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key, unseal(table, key, bytes(cursor.value()))
+                found = cursor.prev()
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(key + payload) + payload
+
+
+def is_sealed(key: bytes, record: bytes) -> bool:
+    """Whether the record is one that was put under this key."""
+    return xxhash.xxh3_64_digest(key + record[_HASH_BYTES:]) == record[:_HASH_BYTES]
+
+
+def unseal(table: str, key: bytes, record: bytes) -> bytes:
+    payload = record[_HASH_BYTES:]
+    if xxhash.xxh3_64_digest(key + payload) != record[:_HASH_BYTES]:
+        raise CorruptRecordError(
+            f"a record of {table} does not match its checksum (key {key.hex()}): "
+            "restore the data folder from a backup"
+        )
+    return payload

@@ -1,0 +1,75 @@
+"""What an earlier format lacks, made of what it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.deliveries import Delivery, DeliveryStatus
+from meterd.domain.periods import RANK, PeriodType
+from meterd.embedded import outbox
+
+if TYPE_CHECKING:
+    from meterd.embedded.transaction import Transaction
+
+
+class _Delivery4(msgspec.Struct, frozen=True, array_like=True):
+    """A delivery of format 4 and before, under its id."""
+
+    id: str
+    endpoint_id: str
+    customer_id: str
+    period_type: PeriodType
+    start_ms: int
+    revision: int
+    body: bytes
+    created_ms: int
+    next_attempt_ms: int
+    status: DeliveryStatus = DeliveryStatus.PENDING
+    attempts: int = 0
+    delivered_ms: int | None = None
+    dry_run: bool = False
+    last_error: str | None = None
+    last_attempt_ms: int | None = None
+
+
+_decode_4: Final = msgspec.msgpack.Decoder(_Delivery4).decode
+
+
+def number_deliveries(txn: Transaction) -> None:
+    """Format 5: deliveries have sequences, in the order of their periods' closing. Bodies stay as
+    they are, without it.
+    """
+    for key in list(txn.keys_forward("outbox", b"", b"")):
+        txn.delete("outbox", key)
+    found = []
+    for key, payload in txn.forward("deliveries", b"", b""):
+        old = _decode_4(payload)
+        found.append((old.created_ms, RANK[old.period_type], old.customer_id, key))
+    for *_, key in sorted(found):
+        old = _decode_4(txn.get("deliveries", key) or b"")
+        txn.delete("deliveries", key)
+        outbox.insert(txn, _upgraded(old, outbox.take_sequence(txn, old.endpoint_id)))
+
+
+def _upgraded(old: _Delivery4, sequence: int) -> Delivery:
+    return Delivery(
+        id=old.id,
+        endpoint_id=old.endpoint_id,
+        sequence=sequence,
+        customer_id=old.customer_id,
+        period_type=old.period_type,
+        start_ms=old.start_ms,
+        revision=old.revision,
+        body=old.body,
+        created_ms=old.created_ms,
+        next_attempt_ms=old.next_attempt_ms,
+        status=old.status,
+        attempts=old.attempts,
+        failures=old.attempts if old.delivered_ms is None else max(0, old.attempts - 1),
+        delivered_ms=old.delivered_ms,
+        dry_run=old.dry_run,
+        last_error=old.last_error,
+        last_attempt_ms=old.last_attempt_ms,
+    )
