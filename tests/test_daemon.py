@@ -16,6 +16,7 @@ from meterd import daemon as daemon_module
 from meterd.daemon import Settings, running
 from meterd.domain.config import Config
 from meterd.domain.credentials import ALL_SCOPES, ApiKey, hash_of
+from meterd.domain.deliveries import UNKNOWN
 from meterd.domain.errors import CommitFailedError, StoreError
 from meterd.embedded import journal
 from tests.daemon_bench import KEY, WEBHOOK, client_of, clock, configured, no_disk, post
@@ -226,7 +227,8 @@ async def test_a_receiver_that_does_not_answer_does_not_hold_up_the_stop(
     """The attempt is cut, and counts as made: whether it came through is unknown."""
     monkeypatch.setattr(daemon_module, "DELIVERY_STOP_S", 0.5)
     status = await stop_with_a_delivery_in_the_air(tmp_path, lambda _: None)
-    assert status == {"delivered": False, "attempts": 1}
+    assert status.pop("lastAttemptAt")
+    assert status == {"delivered": False, "attempts": 1, "lastError": UNKNOWN}
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ HEADER = re.compile(r'(?:# )?\[+(\w+)(?:\."[^"]+")?\]+')
 
 # Fields whose options have another name.
 OPTIONS_OF_FIELDS = {
+    "schedule_ms": ["schedule"],
+    "deadline_ms": ["deadline"],
     "grace_ms": ["grace"],
     "secrets": ["secret", "secret_env"],
     "host": ["bind"],

@@ -16,8 +16,7 @@ import msgspec
 
 from meterd.domain.addresses import Server, bind_address
 from meterd.domain.credentials import ApiKey, configured_keys, environment_key
-from meterd.domain.durations import EXPECTED as DURATION
-from meterd.domain.durations import format_duration, parse_duration
+from meterd.domain.durations import format_duration
 from meterd.domain.endpoints import (
     SECRET_ADVISED,
     Endpoint,
@@ -32,9 +31,9 @@ from meterd.domain.reachable import refusal
 from meterd.domain.sections import (
     DESCRIPTION,
     Fault,
-    Reader,
     Refused,
     Section,
+    duration,
     flag,
     one_of,
     quoted,
@@ -69,7 +68,18 @@ OPTIONS: Final = {
         "storage",
     ),
     "events": ("op", "description", "unit"),
-    "webhooks": ("id", "url", "secret", "secret_env", "enabled", "description", "allow_private"),
+    "webhooks": (
+        "id",
+        "url",
+        "secret",
+        "secret_env",
+        "enabled",
+        "description",
+        "allow_private",
+        "schedule",
+        "deadline",
+        "slots",
+    ),
     "keys": ("id", "hash", "scopes", "description"),
     "server": ("bind", "tls_certificate", "tls_key"),
     "storage": ("path",),
@@ -156,7 +166,7 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
     dry_run = root.option("dry_run", flag, _DEFAULT.dry_run)
     return Config(
         periods=_periods(root),
-        grace_ms=root.option("grace", _duration(GRACE_MAX_MS), _DEFAULT.grace_ms),
+        grace_ms=root.option("grace", duration(at_most_ms=GRACE_MAX_MS), _DEFAULT.grace_ms),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
         events={
@@ -215,18 +225,6 @@ def _unquoted(name: str, values: Mapping[str, Any]) -> str | None:
     return meant if meant != name else None
 
 
-def _duration(at_most_ms: int) -> Reader[int]:
-    def read(value: Any) -> int:
-        duration_ms = parse_duration(value) if isinstance(value, str) else None
-        if duration_ms is None:
-            raise Refused(f"must be {DURATION}, not {shown(value)}")
-        if duration_ms > at_most_ms:
-            raise Refused(f"must be at most {format_duration(at_most_ms)}, not {shown(value)}")
-        return duration_ms
-
-    return read
-
-
 def _switch(value: Any) -> bool:
     if value not in ("true", "1", "false", "0"):
         raise Refused(f"must be true, 1, false or 0, not {shown(value)}")
@@ -263,6 +261,9 @@ def _public_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "enabled": endpoint.enabled,
         "description": endpoint.description,
         "allow_private": [str(network) for network in endpoint.allow_private],
+        "schedule": [format_duration(wait_ms) for wait_ms in endpoint.schedule_ms],
+        "deadline": format_duration(endpoint.deadline_ms),
+        "slots": endpoint.slots,
     }
 
 

@@ -19,12 +19,14 @@ from meterd.domain.sections import (
     Reader,
     Refused,
     Section,
+    duration,
     flag,
     identifier,
     kind_of,
     quoted,
     shown,
     string,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +105,13 @@ def configured_endpoints(
             section.option("enabled", flag, enabled),
             section.option("description", DESCRIPTION, ""),
             section.each("allow_private", network, at_most=NETWORKS_MAX),
+            _schedule(section),
+            section.option(
+                "deadline",
+                duration(at_most_ms=_DEADLINE_MAX_MS, at_least_ms=_DEADLINE_MIN_MS),
+                DEADLINE_MS,
+            ),
+            section.option("slots", whole_number(at_least=1, at_most=SLOTS_MAX), SLOTS),
         )
     return tuple(found.values())
 
@@ -112,6 +121,12 @@ def _derived_id(url: str, taken: Mapping[str, Endpoint]) -> str:
     derived = id_of_url(url)
     same = sum(endpoint.url == url for endpoint in taken.values())
     return f"{derived}-{same + 1}" if same else derived
+
+
+def _schedule(section: Section) -> tuple[int, ...]:
+    if "schedule" not in section.values:
+        return SCHEDULE_MS
+    return section.each("schedule", duration(at_most_ms=_WAIT_MAX_MS), at_most=SCHEDULE_MAX)
 
 
 def _secrets(section: Section, environ: Mapping[str, str]) -> tuple[str, ...]:

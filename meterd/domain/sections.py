@@ -16,6 +16,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
+from meterd.domain.durations import EXPECTED as DURATION
+from meterd.domain.durations import format_duration, parse_duration
 from meterd.domain.source_text import KeyPath
 
 T = TypeVar("T")
@@ -271,3 +273,36 @@ def written(path: KeyPath) -> str:
         else:
             parts += ("." if parts else "") + (key if _BARE_KEY.fullmatch(key) else quoted(key))
     return parts
+
+
+def duration(*, at_most_ms: int, at_least_ms: int = 0) -> Reader[int]:
+    """Reads a length of time, in milliseconds."""
+
+    def read(value: Any) -> int:
+        duration_ms = parse_duration(value) if isinstance(value, str) else None
+        if duration_ms is None:
+            raise Refused(f"must be {DURATION}, not {shown(value)}")
+        if duration_ms > at_most_ms:
+            raise Refused(f"must be at most {format_duration(at_most_ms)}, not {shown(value)}")
+        if duration_ms < at_least_ms:
+            raise Refused(f"must be at least {format_duration(at_least_ms)}, not {shown(value)}")
+        return duration_ms
+
+    return read
+
+
+def whole_number(*, at_least: int, at_most: int) -> Reader[int]:
+    """Reads an integer between the two."""
+
+    def read(value: Any) -> int:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not at_least <= value <= at_most
+        ):
+            raise Refused(
+                f"must be a whole number from {at_least} to {at_most}, not {shown(value)}"
+            )
+        return value
+
+    return read

@@ -64,12 +64,13 @@ class DeliveryActor:
         if self._nursery is None:
             return  # it does so when it begins
         endpoints = {e.id: e for e in self._around.config().webhooks if e.enabled}
-        for endpoint_id in self._workers.keys() - endpoints.keys():
-            self._workers.pop(endpoint_id).retire()
+        for endpoint_id, worker in list(self._workers.items()):
+            endpoint = endpoints.get(endpoint_id)
+            if endpoint is None or endpoint.slots != worker.endpoint.slots:
+                self._workers.pop(endpoint_id).retire()
         for endpoint_id, endpoint in endpoints.items():
-            worker = self._workers.get(endpoint_id)
-            if worker is None:
-                self._workers[endpoint_id] = worker = EndpointWorker(endpoint, self._around)
-                self._nursery.start_soon(worker.run, self._open_sender)
+            if endpoint_id in self._workers:
+                self._workers[endpoint_id].reconfigure(endpoint)
             else:
-                worker.reconfigure(endpoint)
+                worker = self._workers[endpoint_id] = EndpointWorker(endpoint, self._around)
+                self._nursery.start_soon(worker.run, self._open_sender)

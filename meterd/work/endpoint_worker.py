@@ -83,7 +83,7 @@ class _Wakes(NamedTuple):
 
 
 class EndpointWorker:
-    """``run`` it; ``endpoint`` may be replaced by another of the same id at any time."""
+    """``run`` it. Two workers of one endpoint do each other no harm: one may be retiring."""
 
     def __init__(self, endpoint: Endpoint, around: Surroundings) -> None:
         self._around = around
@@ -106,8 +106,8 @@ class EndpointWorker:
 
     def reconfigure(self, endpoint: Endpoint) -> None:
         """From now on it is this one; attempts in the air end in peace."""
+        assert endpoint.slots == self._endpoint.slots, "connections are opened once"
         self._endpoint = endpoint
-        self._slots.total_tokens = endpoint.slots
         self.reconsider()
 
     def reconsider(self) -> None:

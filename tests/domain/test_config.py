@@ -46,6 +46,9 @@ secret = ["whsec_new_secret", "whsec_old_secret"]
 enabled = false
 description = "Billing"
 allow_private = ["10.0.5.0/24", "::1"]
+schedule = ["1s", "2d"]
+deadline = "30s"
+slots = 16
 [[webhooks]]
 url = "http://localhost:3000/webhooks/metering"
 secret_env = "HOOK_SECRET"
@@ -92,6 +95,9 @@ def test_every_option_is_read() -> None:
                 enabled=False,
                 description="Billing",
                 allow_private=private,
+                schedule_ms=(1000, 172_800_000),
+                deadline_ms=30_000,
+                slots=16,
             ),
             Endpoint(
                 second.id, "http://localhost:3000/webhooks/metering", ("from-the-environment",)
@@ -219,6 +225,9 @@ def test_the_public_configuration() -> None:
                 "enabled": False,
                 "description": "Billing",
                 "allow_private": ["10.0.5.0/24", "::1/128"],
+                "schedule": ["1s", "2d"],
+                "deadline": "30s",
+                "slots": 16,
             },
             {
                 "id": config.webhooks[1].id,
@@ -227,6 +236,9 @@ def test_the_public_configuration() -> None:
                 "enabled": True,
                 "description": "",
                 "allow_private": [],
+                "schedule": ["5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "1d"],
+                "deadline": "15s",
+                "slots": 4,
             },
         ],
         "grace": "1h30m",

@@ -241,6 +241,9 @@ names = st.sampled_from(
         "path",
         "enabled",
         "allow_private",
+        "schedule",
+        "deadline",
+        "slots",
         "x",
     ]
 )

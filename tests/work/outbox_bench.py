@@ -69,7 +69,7 @@ class Receivers:
     async def open_sender(
         self, endpoint: Endpoint, *, connections_max: int
     ) -> AsyncIterator[_Sender]:
-        assert connections_max == 4
+        assert connections_max == endpoint.slots
         self.open.append(endpoint.id)
         self.ever_opened.append(endpoint.id)
         try:
