@@ -24,6 +24,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
       aggregations     a period's totals as they are published
+      outcomes         what came of an attempt to send
       deliveries       what becomes of an aggregation on its way to an endpoint
       account          what an event or a period's end changes for one customer
     ledger           what an engine promises

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from meterd.domain.deliveries import LEASE_MS, DeliveryStatus, Outcome, settle_attempt
+from meterd.domain.deliveries import LEASE_MS, DeliveryStatus, settle_attempt
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.ledger import Claim
 from tests.ledger_bench import START_MS, at, close_ended, event, published, rules

@@ -17,6 +17,7 @@ from meterd.domain.periods import PeriodType
 
 if TYPE_CHECKING:
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.outcomes import Outcome
 
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
@@ -66,15 +67,6 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     dry_run: bool = False
     last_error: str | None = None
     last_attempt_ms: int | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What came of an attempt: ``error`` is None for a 2xx (or a dry run), else what to tell
-    people.
-    """
-
-    error: str | None = None
-    dry_run: bool = False
 
 
 def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:

@@ -30,7 +30,7 @@ import httpcore
 import httpx
 import trio
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.domain.reachable import Address, refusal
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 import trio
 
-from meterd.domain.deliveries import DeliveryStatus, Outcome, settle_attempt
+from meterd.domain.deliveries import DeliveryStatus, settle_attempt
 from meterd.domain.endpoints import masked_url
 from meterd.domain.instants import format_instant
+from meterd.domain.outcomes import Outcome
 from meterd.domain.signatures import sign
 
 if TYPE_CHECKING:

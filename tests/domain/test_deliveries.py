@@ -17,13 +17,13 @@ from meterd.domain.deliveries import (
     RETRY_AFTER_MS,
     Delivery,
     DeliveryStatus,
-    Outcome,
     begin_attempt,
     delivery_id,
     first_attempt,
     settle_attempt,
 )
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 
 # 2026-01-15T00:05:00Z

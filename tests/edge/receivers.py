@@ -16,7 +16,7 @@ from meterd.edge.egress import open_sender
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from meterd.domain.deliveries import Outcome
+    from meterd.domain.outcomes import Outcome
     from meterd.edge.egress import Resolve
 
 Stream: TypeAlias = "trio.SocketStream | trio.SSLStream[trio.SocketStream]"

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.edge.egress import ANSWER_BYTES_MAX, DEADLINE_S, open_sender
 from tests.edge.receivers import (
     BODY,

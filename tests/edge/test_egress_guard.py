@@ -12,7 +12,7 @@ import pytest
 import trio
 import trustme
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.edge.egress import DEADLINE_S, DIAL_S, open_sender, system_look_up
 from tests.edge.receivers import (
     BODY,

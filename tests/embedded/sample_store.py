@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.deliveries import settle_attempt
 from meterd.domain.events import UsageEvent
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import Checking

@@ -24,9 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.aggregations import ClosingRules
-from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.deliveries import settle_attempt
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS

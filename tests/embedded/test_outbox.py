@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meterd.domain.aggregations import Aggregation
-from meterd.domain.deliveries import LEASE_MS, Delivery, Outcome, first_attempt, settle_attempt
+from meterd.domain.deliveries import LEASE_MS, Delivery, first_attempt, settle_attempt
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.embedded import outbox
 from meterd.embedded.store import Store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from meterd.edge.egress import DEADLINE_S
 from tests.simulation.books import BrokenPromiseError
 

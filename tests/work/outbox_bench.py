@@ -11,10 +11,10 @@ import msgspec
 import trio
 
 from meterd.domain.config import Config, EventType
-from meterd.domain.deliveries import Outcome
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.ledger import AggregationQuery
 from meterd.work.closer import rules_of

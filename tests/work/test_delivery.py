@@ -14,7 +14,8 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.deliveries import LEASE_MS, DeliveryStatus, Outcome
+from meterd.domain.deliveries import LEASE_MS, DeliveryStatus
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
 from tests.model_ledger import ModelLedger
 from tests.work.outbox_bench import (

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.deliveries import DeliveryStatus, Outcome
+from meterd.domain.deliveries import DeliveryStatus
+from meterd.domain.outcomes import Outcome
 from tests.work.outbox_bench import BILLING, CRM, OutboxBench, failing, hanging
 
 if TYPE_CHECKING:

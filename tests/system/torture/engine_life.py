@@ -20,9 +20,10 @@ import trio
 import trio._core._run
 import trio.testing
 
-from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.deliveries import settle_attempt
 from meterd.domain.errors import DiskFullError, UnavailableError
 from meterd.domain.events import UsageEvent
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
 from meterd.embedded.engine import EmbeddedLedger
 from meterd.embedded.posting import POST_SECONDS

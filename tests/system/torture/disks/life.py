@@ -16,9 +16,10 @@ import trio
 from trio._core import _run
 from trio.testing import MockClock
 
-from meterd.domain.deliveries import Delivery, Outcome, settle_attempt
+from meterd.domain.deliveries import Delivery, settle_attempt
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS
 from meterd.embedded.posting import POST_SECONDS
 from tests.embedded.engine_bench import EngineBench

@@ -27,9 +27,10 @@ import msgspec
 import trio
 
 from meterd import copies
-from meterd.domain.deliveries import Outcome, settle_attempt
+from meterd.domain.deliveries import settle_attempt
 from meterd.domain.errors import MeterdError
 from meterd.domain.events import UsageEvent
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
 from meterd.embedded import log
 from meterd.embedded.differences import Checking

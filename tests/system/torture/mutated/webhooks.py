@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from meterd.domain.deliveries import Outcome
+from meterd.domain.outcomes import Outcome
 from tests.system.torture.mutants import mutant, patch
 
 
