@@ -81,7 +81,11 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       parameters       query parameters
       pages            long answers, a page at a time
       api              Quart routes
-      egress           webhooks out, through the address guard
+      failures         what ended an attempt to deliver
+      dialling         connects to judged addresses only
+      answers          reads a receiver's answer, within limits
+      keep_alive       httpx over connections of our own
+      egress           webhooks out, each with its deadline
     keyfile          API keys in the data folder
     log_file         where log lines go
     copies           backups, what is restored from one, what was made compact

@@ -12,8 +12,8 @@ import random
 import resource
 import ssl
 import sys
+from contextlib import asynccontextmanager
 from decimal import Decimal
-from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +41,11 @@ from tests.system.torture.harness import Harness, Run, Tally
 from tests.system.torture.hostile import Hostile, early, hostiles, old_context
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
     from meterd.domain.deliveries import Delivery
+    from meterd.domain.outcomes import Outcome
+    from meterd.edge.egress import Sender
 
 DEADLINE_S: Final = 2.0
 # The healthy one answers at once: what it takes is the machine's doing.
@@ -82,8 +86,9 @@ class _Trial:
                 ),
             )
             await self._close_hour(config)
-            senders = partial(open_sender, tls=TRUSTING_NOBODY, deadline_s=DEADLINE_S)
-            actor = DeliveryActor(self._ledger, WallClock(), lambda: config, senders, "meterd/0")
+            actor = DeliveryActor(
+                self._ledger, WallClock(), lambda: config, _open_impatient, "meterd/0"
+            )
             async with trio.open_nursery() as nursery:
                 await nursery.start(actor.run)
                 await self._wait("healthy", CUSTOMERS, HEALTHY_S)
@@ -128,6 +133,25 @@ class _Trial:
             late = [one for one in ended if one.status is not DeliveryStatus.DELIVERED]
             self.faults += [f"the healthy one failed: {one.last_error}" for one in late]
         return ended
+
+
+class _Impatient:
+    """meterd's sender with a shorter deadline."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def update(self, endpoint: Endpoint) -> None:
+        self._sender.update(endpoint)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+        return await self._sender.post(url, headers, body, deadline_s=DEADLINE_S)
+
+
+@asynccontextmanager
+async def _open_impatient(endpoint: Endpoint, *, connections_max: int) -> AsyncIterator[_Impatient]:
+    async with open_sender(endpoint, TRUSTING_NOBODY, connections_max=connections_max) as sender:
+        yield _Impatient(sender)
 
 
 def _endpoint(endpoint_id: str, url: str) -> Endpoint:

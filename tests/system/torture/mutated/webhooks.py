@@ -15,20 +15,20 @@ def no_deadline() -> None:
     """An attempt may take as long as its receiver likes."""
     from meterd.edge import egress
 
-    made = egress.Sender.__init__
+    post = egress.Sender.post
 
-    def patient(self: egress.Sender, client: Any, guard: Any, _: float) -> None:
-        made(self, client, guard, math.inf)
+    async def patient(self: egress.Sender, *request: Any, deadline_s: float) -> Outcome:
+        return await post(self, *request, deadline_s=math.inf)
 
-    patch(egress.Sender, "__init__", patient)
+    patch(egress.Sender, "post", patient)
 
 
 @mutant
 def no_answer_limit() -> None:
     """An answer may be as long as its receiver likes."""
-    from meterd.edge import egress
+    from meterd.edge import answers
 
-    patch(egress, "ANSWER_BYTES_MAX", sys.maxsize)
+    patch(answers, "ANSWER_BYTES_MAX", sys.maxsize // 4)
 
 
 @mutant
@@ -38,8 +38,8 @@ def broken_off_is_delivered() -> None:
 
     post = egress.Sender.post
 
-    async def easy(self: egress.Sender, *request: Any) -> Outcome:
-        outcome = await post(self, *request)
+    async def easy(self: egress.Sender, *request: Any, deadline_s: float) -> Outcome:
+        outcome = await post(self, *request, deadline_s=deadline_s)
         broken = (outcome.error or "").startswith(("read ", "Parse Error", "socket hang up"))
         return Outcome() if broken else outcome
 
