@@ -111,11 +111,11 @@ class Guard:
         except OSError as error:
             raise AttemptError(ErrorKind.DNS, str(error)) from error
         for address in found:
-            self._judge(address)
+            self._judge(address, found)
         return found
 
-    def _judge(self, address: Address) -> None:
-        if refused := refusal(address, self.endpoint):
+    def _judge(self, address: Address, beside: Sequence[Address] = ()) -> None:
+        if refused := refusal(address, self.endpoint, beside):
             raise AttemptError(ErrorKind.REFUSED_ADDRESS, refused)
 
     async def _encrypted(
