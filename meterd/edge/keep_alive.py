@@ -125,7 +125,6 @@ class _Exchange(httpx.AsyncByteStream):
         self._connection = connection
         self._stream = connection.line.stream
         self._part = b""
-        self._sent = True
         self._closed = False
 
     async def begin(self, request: bytes) -> None:
@@ -133,7 +132,7 @@ class _Exchange(httpx.AsyncByteStream):
         try:
             await self._stream.send_all(request)
         except trio.BrokenResourceError:
-            self._sent = False  # who says no and hangs up amid a long request has answered
+            pass  # who says no and hangs up amid a long request has answered
         answer = self.answer
         while not answer.status:
             if answer.fault is not None:
@@ -156,7 +155,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._kept.give_back(self._connection, again=self.answer.again and self._sent)
+            self._kept.give_back(self._connection, again=self.answer.again)
 
     async def _read(self) -> bytes:
         try:
