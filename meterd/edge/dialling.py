@@ -53,7 +53,7 @@ class Line:
     ) -> None:
         self.stream = stream
         self.address = address
-        # Judging takes longer than the rest of a request: once for each configuration is enough.
+        # Once for each configuration is enough.
         self.judged_for = judged_for
         self._socket = under.socket
 
