@@ -24,7 +24,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
       aggregations     a period's totals as they are published
-      outcomes         what came of an attempt to deliver
+      outcomes         what came of an attempt to send
       deliveries       what becomes of an aggregation on its way to an endpoint
       breaker          when an endpoint that fails is let alone
       endpoint_states  what is known of an endpoint beside its configuration
@@ -88,7 +88,11 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       parameters       query parameters
       pages            long answers, a page at a time
       api              Quart routes
-      egress           webhooks out, through the address guard
+      failures         what ended an attempt to deliver
+      dialling         connects to judged addresses only
+      answers          reads a receiver's answer, within limits
+      keep_alive       httpx over connections of our own
+      egress           webhooks out, each with its deadline
     keyfile          API keys in the data folder
     log_file         where log lines go
     copies           backups, what is restored from one, what was made compact

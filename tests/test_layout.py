@@ -22,8 +22,8 @@ HOMES = {
     "quart_trio": {"edge.api"},
     "werkzeug": {"edge.api"},
     "hypercorn": {"edge.hypercorn_lane"},
-    "httpx": {"edge.egress"},
-    "httpcore": {"edge.egress"},
+    "httpx": {"edge.egress", "edge.keep_alive"},
+    "h11": {"edge.answers"},
     "click": {"cli", "options", "upkeep"},
     "rich": {"upkeep"},
 }

@@ -304,7 +304,10 @@ def _unreachable(endpoint: Endpoint) -> str | None:
     """Why an endpoint whose address is written out is refused; a name is judged when it is sent."""
     host = urlsplit(endpoint.url).hostname or ""
     try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        # Both are what most systems say of that name, and one that is refused refuses it.
+        texts = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+        addresses = [ipaddress.ip_address(text) for text in texts]
     except ValueError:
         return None
-    return refusal(address, endpoint)
+    refused = (refusal(address, endpoint, addresses) for address in addresses)
+    return next(filter(None, refused), None)

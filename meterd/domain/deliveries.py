@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Each wait is spread by a fifth either way: receivers that failed together are not hit together.
 JITTER: Final = Fraction(1, 5)
+# Who asks to come back at once, and is busy again, is asked for ever and spends nothing.
+_PAUSE_MIN_MS: Final = 1000
 # What an attempt came to that the process did not live to see the end of.
 UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
@@ -157,8 +159,9 @@ def settle_attempt(
             dry_run=outcome.dry_run,
         )
     failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error)
-    if outcome.retry_after_ms is not None:
-        return msgspec.structs.replace(failed, next_attempt_ms=now_ms + outcome.retry_after_ms)
+    pause_ms = pause_asked(outcome, now_ms)
+    if pause_ms is not None:
+        return msgspec.structs.replace(failed, next_attempt_ms=now_ms + pause_ms)
     if begun.failures >= len(waits_ms):
         return msgspec.structs.replace(
             failed, status=DeliveryStatus.PARKED, failures=begun.failures + 1
@@ -167,6 +170,12 @@ def settle_attempt(
     return msgspec.structs.replace(
         failed, failures=begun.failures + 1, next_attempt_ms=now_ms + wait_ms
     )
+
+
+def pause_asked(outcome: Outcome, now_ms: int) -> int | None:
+    """How long the endpoint is left alone by its own wish; "not at all" is a second."""
+    asked_ms = outcome.retry_after_ms(now_ms)
+    return None if asked_ms is None else max(asked_ms, _PAUSE_MIN_MS)
 
 
 def interrupted(begun: Delivery, now_ms: int) -> Delivery:

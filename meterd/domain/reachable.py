@@ -16,6 +16,8 @@ import ipaddress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from meterd.domain.endpoints import Endpoint, Network
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -74,20 +76,36 @@ NOT_PUBLIC: Final[tuple[tuple[Network, str], ...]] = (
     *((ipaddress.IPv6Network(text), kind) for text, kind in _NOT_PUBLIC_V6),
 )
 
+# A name server could name every address there is.
+_HINTED_MAX: Final = 4
+
 _V4_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291: the kernel dials IPv4
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the gateway dials IPv4
 
 
-def refusal(address: Address, endpoint: Endpoint) -> str | None:
-    """None if the endpoint may be reached there; else why not, and what would allow it."""
-    reached = _reached(address)
-    kind = next((kind for network, kind in NOT_PUBLIC if reached in network), None)
+def refusal(address: Address, endpoint: Endpoint, beside: Sequence[Address] = ()) -> str | None:
+    """None if the endpoint may be reached there; else why not, and what would allow it.
+
+    ``beside`` are all addresses of its name: ``localhost`` has two, and whoever allows one of them
+    is not to learn of the other from the next refusal.
+    """
+    kind = _refused_as(address, endpoint)
     if kind is None:
         return None
+    reached = _reached(address)
+    through = "" if reached.version == address.version else f", it leads to {reached}"
+    refused = [_reached(one) for one in (address, *beside) if _refused_as(one, endpoint)]
+    hint = _hint(list(dict.fromkeys(refused))[:_HINTED_MAX], endpoint)
+    return f"address {address} is private ({kind}{through}); to allow it {hint}"
+
+
+def _refused_as(address: Address, endpoint: Endpoint) -> str | None:
+    """The name of the range that it is in, if that is neither public nor allowed."""
+    reached = _reached(address)
+    kind = next((kind for network, kind in NOT_PUBLIC if reached in network), None)
     if any(address in network or reached in network for network in endpoint.allow_private):
         return None
-    through = "" if reached.version == address.version else f", it leads to {reached}"
-    return f"address {address} is private ({kind}{through}); to allow it {_hint(reached, endpoint)}"
+    return kind
 
 
 def _reached(address: Address) -> Address:
@@ -99,8 +117,8 @@ def _reached(address: Address) -> Address:
     return ipaddress.IPv6Address(int(address))
 
 
-def _hint(reached: Address, endpoint: Endpoint) -> str:
-    named = f'"{reached}/{reached.max_prefixlen}"'
+def _hint(reached: Sequence[Address], endpoint: Endpoint) -> str:
+    named = ", ".join(f'"{one}/{one.max_prefixlen}"' for one in reached)
     if endpoint.allow_private:  # the option a second time would be an error of TOML
         return f'add {named} to allow_private of the webhook "{endpoint.id}"'
     return f'add allow_private = [{named}] to the webhook "{endpoint.id}"'

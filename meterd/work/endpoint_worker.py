@@ -11,14 +11,19 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import structlog
 import trio
 
 from meterd.domain.breaker import Breaker
-from meterd.domain.deliveries import Attempt, DeliveryStatus, settle_attempt, withdrawn
+from meterd.domain.deliveries import (
+    Attempt,
+    DeliveryStatus,
+    pause_asked,
+    settle_attempt,
+    withdrawn,
+)
 from meterd.domain.endpoint_states import disabled, paused
 from meterd.domain.endpoints import masked_url
 from meterd.domain.instants import format_instant
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.config import Config
     from meterd.domain.deliveries import Delivery
+    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.endpoints import Endpoint
     from meterd.ledger import Ledger
     from meterd.work.clock import Clock
@@ -224,16 +230,18 @@ class EndpointWorker:
     def _note(self, outcome: Outcome) -> None:
         """At once, so that nothing more is sent where nothing more is to be."""
         now_ms = self._clock.now_ms()
-        if outcome.retry_after_ms is not None:
-            self._held_until_ms = max(self._held_until_ms, now_ms + outcome.retry_after_ms)
-            self._give_back()
-            return
-        was_open = self._breaker.is_open
-        self._breaker = self._breaker.after(failed=outcome.error is not None)
-        self._held_until_ms = max(self._held_until_ms, now_ms + self._breaker.pause_ms)
-        self._is_disabled = outcome.status == HTTPStatus.GONE
+        pause_ms = pause_asked(outcome, now_ms)
+        if pause_ms is None:
+            self._trip(failed=outcome.error is not None)
+            pause_ms = self._breaker.pause_ms
+        self._held_until_ms = max(self._held_until_ms, now_ms + pause_ms)
+        self._is_disabled = outcome.gone
         if self._is_held():
             self._give_back()
+
+    def _trip(self, *, failed: bool) -> None:
+        was_open = self._breaker.is_open
+        self._breaker = self._breaker.after(failed=failed)
         if self._breaker.is_open and not was_open:
             _log.warning("endpoint fails: one attempt at a time", endpoint=self._endpoint.id)
         elif was_open and not self._breaker.is_open:
@@ -242,13 +250,15 @@ class EndpointWorker:
     async def _obey(self, outcome: Outcome) -> None:
         """What the answer says of the endpoint, kept over restarts."""
         now_ms = self._clock.now_ms()
-        if outcome.retry_after_ms is not None:
-            until_ms = now_ms + outcome.retry_after_ms
+        pause_ms = pause_asked(outcome, now_ms)
+        change: Callable[[EndpointState], EndpointState]
+        if pause_ms is not None:
+            until_ms = now_ms + pause_ms
             _log.warning(
                 "endpoint asks to wait", endpoint=self._endpoint.id, until=format_instant(until_ms)
             )
             change = partial(paused, until_ms=until_ms)
-        elif outcome.status == HTTPStatus.GONE:
+        elif outcome.gone:
             _log.error(
                 "endpoint is gone (410) and disabled until its URL changes or it is enabled",
                 endpoint=self._endpoint.id,

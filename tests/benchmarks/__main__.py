@@ -9,7 +9,7 @@ only, which is why there are ratios.
     servers/                               those that are not meterd, and meterd with a clock to set
     ceilings, loads                        what is measured in rounds
     flood                                  a load that does not wait for answers
-    states/                                memory, restart, closing, stored events, overload
+    states/                                memory, restart, closing, stored events, overload, posts
     results, report, plots                 what was found: JSON, the table, docs/plots/
 """
 
@@ -32,7 +32,7 @@ from tests.benchmarks.attacks import siege
 from tests.benchmarks.attacks.weapons import ATTACKS
 from tests.benchmarks.contestants import CACHE, CONTESTANTS, make_passable, open_cache
 from tests.benchmarks.report import table
-from tests.benchmarks.states import closing, memory, overload, restart, stored
+from tests.benchmarks.states import closing, memory, overload, restart, sending, stored
 from tests.daemon_process import ROOT
 from tests.system.torture.catalogue import empty_folder
 
@@ -99,7 +99,8 @@ def main(
         seconds, rounds, only, quick, full, results or usual_results, plots or usual_plots
     )
     if context.invoked_subcommand is None:
-        for part in (run_loads, run_memory, run_restart, run_closing, run_stored, run_overload):
+        parts = (run_loads, run_memory, run_restart, run_closing, run_stored, run_overload)
+        for part in (*parts, run_sending):
             context.invoke(part)
 
 
@@ -190,6 +191,14 @@ def run_overload(run: Run) -> None:
     """Ten times as much as it can take, for a minute."""
     with _measuring(run, "overload") as (folder, found):
         found.overload = overload.measure(folder, seconds=5.0 if run.quick else overload.SECONDS)
+
+
+@main.command("sending")
+@click.pass_obj
+def run_sending(run: Run) -> None:
+    """Posts by one sender to a receiver that only answers."""
+    with _measuring(run, "sending") as (_, found):
+        found.sending = sending.measure(seconds=run.seconds, rounds=run.rounds)
 
 
 @main.command("redraw")

@@ -43,6 +43,7 @@ def table(results: Results) -> Table:
         _add_loads(made, results.loads)
     _add_states(made, results)
     _add_overload(made, results)
+    _add_sending(made, results.sending)
     return made
 
 
@@ -205,6 +206,16 @@ def _add_overload(made: Table, results: Results) -> None:
             "  as fast as before after", after, f"{one.calm_per_s:,.0f}/s by 4 connections"
         )
         made.add_row("  acknowledged, stored", f"{one.acknowledged:,}", f"{one.stored:,}")
+
+
+def _add_sending(made: Table, sending: Sequence[Series]) -> None:
+    """Ratios are to the sender itself, which stands first."""
+    for name, group in groupby(sending, key=lambda one: one.load):
+        made.add_section()
+        made.add_row(f"[bold]{name}[/bold]")
+        ways = list(group)
+        for one in ways:
+            made.add_row(*_row(one, ways[0].rounds))
 
 
 def _memory(found: Memory) -> str:

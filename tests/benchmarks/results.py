@@ -130,6 +130,7 @@ class Results(msgspec.Struct):
     closing: Closing | None = None
     stored: list[StoredPoint] = []
     overload: list[Overload] = []
+    sending: list[Series] = []
 
     def outcomes(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Every failure count, named."""

@@ -299,6 +299,16 @@ def test_a_receiver_that_cannot_be_reached_is_pointed_out(url: str, told: bool) 
     assert any("allow_private" in line for line in advice(config)) == told
 
 
+def test_all_that_localhost_leads_to_is_pointed_out() -> None:
+    """Most systems have two addresses for it, and one that is refused refuses the name."""
+    text = '[[webhooks]]\nid = "a"\nurl = "http://localhost/"\nsecret = "whsec_long_enough"\n'
+    [line] = advice(decode(text.encode(), form="toml", environ={}))[2:]
+    assert 'allow_private = ["127.0.0.1/32", "::1/128"]' in line
+    half = text + 'allow_private = ["127.0.0.1/32"]'
+    [line] = advice(decode(half.encode(), form="toml", environ={}))[2:]
+    assert 'add "::1/128" to allow_private' in line
+
+
 @pytest.mark.parametrize(("form", "enabled"), [("toml", True), ("json", False)])
 def test_a_webhook_that_does_not_say_whether_it_is_enabled(
     form: Literal["toml", "json"], enabled: bool

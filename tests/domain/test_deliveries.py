@@ -176,7 +176,7 @@ def test_who_asks_to_wait_is_waited_for() -> None:
     delivery, now_ms = failed(9)
     for attempt in range(10, 30):
         now_ms = delivery.next_attempt_ms
-        busy = Outcome("HTTP 429: Too Many Requests", retry_after_ms=90_000)
+        busy = Outcome("HTTP 429: Too Many Requests", status=429, headers=(("retry-after", "90"),))
         delivery = settle_attempt(begin_attempt(delivery, now_ms), busy, now_ms, Fraction(1))
         assert (delivery.attempts, delivery.failures) == (attempt, 9)
         assert delivery.next_attempt_ms == now_ms + 90_000

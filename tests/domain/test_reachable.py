@@ -206,3 +206,25 @@ def test_the_hint_adds_to_what_is_already_allowed() -> None:
         "address 127.0.0.1 is private (loopback); to allow it "
         'add "127.0.0.1/32" to allow_private of the webhook "billing"'
     )
+
+
+def test_the_hint_names_every_address_that_is_refused() -> None:
+    """``localhost`` has two; those that are public or allowed are not asked for, nor one twice."""
+    found = [ip_address(text) for text in ("::1", "127.0.0.1", "1.2.3.4", "::ffff:127.0.0.1")]
+    assert refusal(found[0], endpoint(), found) == (
+        "address ::1 is private (loopback); to allow it "
+        'add allow_private = ["::1/128", "127.0.0.1/32"] to the webhook "billing"'
+    )
+    assert refusal(found[1], endpoint("::1/128"), found) == (
+        "address 127.0.0.1 is private (loopback); to allow it "
+        'add "127.0.0.1/32" to allow_private of the webhook "billing"'
+    )
+    assert refusal(found[2], endpoint(), found) is None
+
+
+def test_a_name_server_does_not_write_the_hint() -> None:
+    """However many addresses it gives."""
+    found = [ip_address(f"10.0.0.{last}") for last in range(200)]
+    said = refusal(found[0], endpoint(), found)
+    assert said is not None
+    assert said.count("/32") == 4

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from meterd.domain.endpoints import Endpoint
-from meterd.edge.egress import open_sender
+from meterd.edge.egress import DEADLINE_S, open_sender
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from meterd.domain.outcomes import Outcome
-    from meterd.edge.egress import Resolve
+    from meterd.edge.dialling import Resolve
 
 Stream: TypeAlias = "trio.SocketStream | trio.SSLStream[trio.SocketStream]"
 Handler: TypeAlias = "Callable[[Stream], Awaitable[None]]"
@@ -112,11 +112,12 @@ async def post(
     target: str | int,
     allowing: Endpoint = LOOPBACK,
     tls: ssl.SSLContext | None = None,
+    deadline_s: float = DEADLINE_S,
     **options: Any,
 ) -> Outcome:
     url = target if isinstance(target, str) else f"http://127.0.0.1:{target}/hook?token=t0ps3cret"
     async with open_sender(allowing, tls or TRUSTING_NOBODY, **options) as sender:
-        return await sender.post(url, HEADERS, BODY)
+        return await sender.post(url, HEADERS, BODY, deadline_s=deadline_s)
 
 
 async def error_from(handler: Handler) -> str | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
-BUSY = Outcome("HTTP 429: Too Many Requests", retry_after_ms=90_000, status=429)
+BUSY = Outcome("HTTP 429: Too Many Requests", status=429, headers=(("Retry-After", "90"),))
 GONE = Outcome("HTTP 410: Gone", status=410)
 
 

@@ -73,7 +73,7 @@ HARNESS = Harness(
     "is closed in order and delivered, and the same seed is the same world.",
     short=2,
     long=100,
-    mutant_count=6,
+    mutant_count=25,
     run=torture,
     mutants=(
         "acknowledge_before_commit",

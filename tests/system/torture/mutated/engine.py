@@ -29,11 +29,12 @@ def acknowledge_before_commit() -> None:
 def delivered_before_sent() -> None:
     """An attempt begins with its delivery settled as delivered, which saves a transaction."""
     deliveries, outbox = module("domain.deliveries"), module("embedded.outbox")
+    arrived = module("domain.outcomes").Outcome()
     begin, enqueue = outbox.begin_attempt, outbox._enqueue
 
     def begin_and_settle(delivery: Any, now_ms: int) -> Any:
         begun = begin(delivery, now_ms)
-        return deliveries.settle_attempt(begun, deliveries.Outcome(), now_ms, Fraction(0))
+        return deliveries.settle_attempt(begun, arrived, now_ms, Fraction(0))
 
     def enqueue_pending(txn: Any, delivery: Any) -> None:
         if delivery.status is deliveries.DeliveryStatus.PENDING:

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trustme
 
-from meterd.domain.outcomes import Outcome
-from meterd.edge.egress import DEADLINE_S, DIAL_S, open_sender, system_look_up
+from meterd.edge.dialling import DIAL_S, system_look_up
+from meterd.edge.egress import DEADLINE_S, open_sender
 from tests.edge.receivers import (
     BODY,
     HEADERS,
@@ -75,7 +75,7 @@ async def test_the_refusal_says_what_to_write() -> None:
             "address 127.0.0.1 is private (loopback); to allow it "
             'add allow_private = ["127.0.0.1/32"] to the webhook "billing"'
         )
-        assert await post(receiver.port, endpoint("127.0.0.1/32")) == Outcome()
+        assert (await post(receiver.port, endpoint("127.0.0.1/32"))).error is None
 
 
 async def test_one_bad_address_refuses_all() -> None:
@@ -98,8 +98,8 @@ async def test_a_name_cannot_be_rebound_between_check_and_connection() -> None:
         open_sender(LOOPBACK, TRUSTING_NOBODY, resolve=look_ups) as sender,
     ):
         url = f"http://rebound.test:{receiver.port}/"
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert (await sender.post(url, HEADERS, BODY)).error is None
+        assert (await sender.post(url, HEADERS, BODY)).error is None
         await receiver.ended.wait()
         refused = await sender.post(url, HEADERS, BODY)
         assert refused.error is not None
@@ -117,7 +117,7 @@ async def test_a_changed_exemption_holds_from_the_next_request_on() -> None:
         url = f"http://127.0.0.1:{receiver.port}/"
         assert (await sender.post(url, HEADERS, BODY)).error
         sender.update(LOOPBACK)
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert (await sender.post(url, HEADERS, BODY)).error is None
         sender.update(NOWHERE)
         refused = await sender.post(url, HEADERS, BODY)
         assert refused.error is not None
@@ -144,19 +144,19 @@ async def test_a_failed_look_up_is_named(failure: OSError, error: str) -> None:
     async def resolve(host: str) -> Sequence[str]:
         raise failure
 
-    assert await post("http://billing.test/", resolve=resolve) == Outcome(error)
+    assert (await post("http://billing.test/", resolve=resolve)).error == error
 
 
 async def test_a_name_without_addresses_is_not_found() -> None:
     """An empty answer is no reason to dial the name itself."""
     outcome = await post("http://billing.test/", resolve=resolving([]))
-    assert outcome == Outcome("getaddrinfo ENOTFOUND billing.test")
+    assert outcome.error == "getaddrinfo ENOTFOUND billing.test"
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".test"])
 async def test_what_cannot_be_a_name_is_not_found(host: str) -> None:
     """Python refuses these before it asks anybody, with an error of another kind."""
-    assert await post(f"http://{host}/") == Outcome(f"getaddrinfo ENOTFOUND {host}")
+    assert (await post(f"http://{host}/")).error == f"getaddrinfo ENOTFOUND {host}"
 
 
 async def test_what_is_no_url_is_an_outcome() -> None:
@@ -187,17 +187,18 @@ async def test_hung_look_ups_take_no_thread_from_others(monkeypatch: pytest.Monk
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    outcomes: list[Outcome] = []
+    errors: list[str | None] = []
 
     async def attempt(resolve: Callable[..., Any]) -> None:
-        outcomes.append(await post("http://billing.test/", resolve=resolve, deadline_s=0.1))
+        outcome = await post("http://billing.test/", resolve=resolve, deadline_s=0.1)
+        errors.append(outcome.error)
 
     try:
         async with trio.open_nursery() as nursery:
             resolve = system_look_up()
             for _ in range(4):
                 nursery.start_soon(attempt, resolve)
-        assert outcomes == [Outcome("Request timeout")] * 4
+        assert errors == ["Request timeout"] * 4
         assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
         assert [hanging.acquire(blocking=False) for _ in range(3)] == [True, True, False]
     finally:
@@ -212,14 +213,14 @@ async def test_a_refused_connection_names_the_address() -> None:
     async with listening(answering(OK)) as receiver:
         port = receiver.port
     outcome = await post(f"http://billing.test:{port}/", resolve=resolving(["127.0.0.1"]))
-    assert outcome == Outcome(f"connect ECONNREFUSED 127.0.0.1:{port}")
+    assert outcome.error == f"connect ECONNREFUSED 127.0.0.1:{port}"
 
 
 async def test_a_dead_address_is_passed_over() -> None:
     """A receiver that listens on one of its addresses only is reached."""
     async with listening(answering(OK)) as receiver:
         url = f"http://billing.test:{receiver.port}/"
-        assert await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"])) == Outcome()
+        assert (await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"]))).error is None
 
 
 async def test_a_name_with_very_many_addresses_is_not_scanned() -> None:
@@ -228,7 +229,7 @@ async def test_a_name_with_very_many_addresses_is_not_scanned() -> None:
         port = receiver.port
         answer = [f"127.0.0.{last}" for last in (2, 3, 4, 1)]
         outcome = await post(f"http://billing.test:{port}/", resolve=resolving(answer))
-        assert outcome == Outcome(f"connect ECONNREFUSED 127.0.0.4:{port}")
+        assert outcome.error == f"connect ECONNREFUSED 127.0.0.4:{port}"
         assert receiver.connections == 0
 
 
@@ -248,10 +249,10 @@ async def test_an_address_that_says_nothing_leaves_time_for_the_next(
     async with listening(answering(OK)) as receiver:
         url = f"http://billing.test:{receiver.port}/"
         before_s = trio.current_time()
-        assert await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"])) == Outcome()
+        assert (await post(url, resolve=resolving(["127.0.0.2", "127.0.0.1"]))).error is None
         assert trio.current_time() - before_s == pytest.approx(DIAL_S)
         outcome = await post(url, resolve=resolving(["127.0.0.2", "127.0.0.3"]))
-        assert outcome == Outcome(f"connect ETIMEDOUT 127.0.0.3:{receiver.port}")
+        assert outcome.error == f"connect ETIMEDOUT 127.0.0.3:{receiver.port}"
 
 
 # -- certificates ---------------------------------------------------------------------------------
@@ -286,8 +287,8 @@ async def test_a_pinned_address_keeps_the_name(
     async with listening(answering(OK, OK, requests=requests), context) as receiver:
         url = f"https://billing.test:{receiver.port}/"
         async with open_sender(LOOPBACK, trusting, resolve=resolving(["127.0.0.1"])) as sender:
-            assert await sender.post(url, HEADERS, BODY) == Outcome()
-            assert await sender.post(url, HEADERS, BODY) == Outcome()
+            assert (await sender.post(url, HEADERS, BODY)).error is None
+            assert (await sender.post(url, HEADERS, BODY)).error is None
         assert receiver.connections == 1
     assert named == ["billing.test"]
     assert b"\r\nHost: billing.test:%d\r\n" % receiver.port in requests[0]
@@ -302,10 +303,10 @@ async def test_the_limits_hold_under_tls(authority: trustme.CA, trusting: ssl.SS
         open_sender(LOOPBACK, trusting) as sender,
     ):
         url = f"https://127.0.0.1:{receiver.port}/"
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
-        assert await sender.post(url, HEADERS, BODY) == Outcome("Parse Error: Header overflow")
-        assert await sender.post(url, HEADERS, BODY) == Outcome()
+        assert (await sender.post(url, HEADERS, BODY)).error is None
+        assert (await sender.post(url, HEADERS, BODY)).error is None
+        assert (await sender.post(url, HEADERS, BODY)).error == "Parse Error: Header overflow"
+        assert (await sender.post(url, HEADERS, BODY)).error is None
         sender.update(NOWHERE)
         refused = await sender.post(url, HEADERS, BODY)
         assert refused.error is not None
@@ -322,11 +323,11 @@ async def test_certificates_that_do_not_hold_are_refused(
     async with listening(handler, stranger) as receiver:
         url = f"https://billing.test:{receiver.port}/"
         outcome = await post(url, LOOPBACK, trusting, resolve=resolving(["127.0.0.1"]))
-    assert outcome == Outcome("certificate verify failed: unable to get local issuer certificate")
+    assert outcome.error == "certificate verify failed: unable to get local issuer certificate"
     async with listening(handler, server_context(authority, "other.test")) as receiver:
         url = f"https://billing.test:{receiver.port}/"
         outcome = await post(url, LOOPBACK, trusting, resolve=resolving(["127.0.0.1"]))
-    assert outcome == Outcome(
+    assert outcome.error == (
         "certificate verify failed: Hostname mismatch, certificate is not valid for 'billing.test'."
     )
     assert requests == []
@@ -364,7 +365,7 @@ async def test_a_hung_handshake_ends_and_leaves_no_socket(
     async with listening(handshake_never) as receiver:
         before_s = trio.current_time()
         outcome = await post(f"https://127.0.0.1:{receiver.port}/", LOOPBACK, trusting)
-        assert outcome == Outcome("Request timeout")
+        assert outcome.error == "Request timeout"
         assert trio.current_time() - before_s == pytest.approx(DEADLINE_S)
         await left.wait()
     gc.collect()  # an unclosed socket would be warned of here
