@@ -221,7 +221,7 @@ def _odd(delivery: Delivery, came: list[Arrival], documents: dict[str, dict[str,
 def _needless(came: list[Arrival]) -> str:
     """Whether it was sent again although it had been taken, by the same daemon."""
     for before, after in pairwise(came):
-        if before.taken and before.generation == after.generation:
+        if before.taken and before.start == after.start:
             return f"taken at {_sent_ms(before)}, sent again at {_sent_ms(after)}"
     return ""
 

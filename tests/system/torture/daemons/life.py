@@ -79,7 +79,7 @@ class Life:
         start_ms = parse_instant(self._random.choice(MONTH_ENDS))
         assert start_ms is not None
         self._daemon = Daemon(forks, folder, start_ms - HOURS_BEFORE * HOUR_MS - 60_000, mutant)
-        self._sink = Sink(f"{seed} sink", lambda: self._daemon.generation)
+        self._sink = Sink(f"{seed} sink", lambda: self._daemon.starts)
         self._books = Books()
         self._crowd = Crowd(seed, self._daemon, self._books)
         self._tally = tally
@@ -126,6 +126,7 @@ class Life:
     # One daemon
 
     def _start(self) -> None:
+        self._sink.drain()
         self._starts += 1
         cold = self._starts % COLD_EVERY == 0
         self._daemon.start(

@@ -74,7 +74,7 @@ class Daemon:
 
     ``generation`` goes up in front of every signal that ends one; ``ready`` is the last generation
     that was seen ready. A request that fails although its connection is of the present generation,
-    and that one is ready, was dropped.
+    and that one is ready, was dropped. ``starts`` counts them.
     """
 
     def __init__(self, forks: Forks, folder: Path, start_ms: int, mutant: str | None) -> None:
@@ -85,6 +85,7 @@ class Daemon:
         self.port = _free_port()
         self.generation = 0
         self.ready = -1
+        self.starts = 0
         self._forks = forks
         self._mutant = mutant
         self._offset = Offset(folder / "offset")
@@ -112,6 +113,7 @@ class Daemon:
 
     def start(self, *, post_s: float, disk_s: float, cold: bool = False) -> None:
         """Returns while it starts."""
+        self.starts += 1
         order = msgspec.json.encode(
             Order(
                 config=str(self.config),

@@ -26,24 +26,28 @@ _SILENCE_S: Final = 30.0
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """``generation`` says which daemon was there."""
+    """``start`` says which daemon sent it."""
 
     endpoint: str
     headers: dict[str, str]
     body: bytes
-    generation: int
+    start: int
     taken: bool
 
 
 class Sink:
-    """Listens within ``with``. ``generation`` is asked when a request has come whole."""
+    """Listens within ``with``. ``start`` is asked when a request has come whole: what one daemon
+    sent is to be ``drain``-ed before there is another.
+    """
 
-    def __init__(self, seed: str, generation: Callable[[], int]) -> None:
+    def __init__(self, seed: str, start: Callable[[], int]) -> None:
         self.arrivals: dict[str, list[Arrival]] = {}
         self.cut_short = 0
         self.is_well = False
         self._arrived: Callable[[], None] | None = None
-        self._generation = generation
+        self._start = start
+        self._open = 0
+        self._closed = threading.Condition()
         self._random = random.Random(seed)
         self._noting = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -77,9 +81,27 @@ class Sink:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            with self._closed:
+                self._open += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
+    def drain(self) -> None:
+        """Returns when all that has come is noted, its sender being dead."""
+        with socket.create_connection(self._listener.getsockname()) as last:
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)  # it is closed, so those before it were accepted
+        with self._closed:
+            assert self._closed.wait_for(lambda: self._open == 0, _SILENCE_S)
+
     def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._answer(connection)
+        finally:
+            with self._closed:
+                self._open -= 1
+                self._closed.notify_all()
+
+    def _answer(self, connection: socket.socket) -> None:
         connection.settimeout(_SILENCE_S)
         with connection, connection.makefile("rb") as reading:
             try:
@@ -108,7 +130,7 @@ class Sink:
         endpoint = request_line.split(b" ")[1].decode().removeprefix("/")
         with self._noting:
             mood = "200" if self.is_well else self._random.choice(MOODS[endpoint])
-            arrival = Arrival(endpoint, headers, body, self._generation(), taken=mood == "200")
+            arrival = Arrival(endpoint, headers, body, self._start(), taken=mood == "200")
             self.arrivals.setdefault(headers["webhook-id"], []).append(arrival)
             if self._arrived is not None:
                 self._arrived()
