@@ -35,6 +35,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       records          what stands in records
       transaction      one transaction of the store: tables and checked records
       attempt_log      every attempt, up to an age and a size
+      batches          deliveries that go together
       outbox           deliveries in the store, and in which order they are sent
       upgrade          what an earlier format lacks
       file_system      refuses what is not of this machine

@@ -150,8 +150,11 @@ class Ledger(Protocol):
         Every period that has ended must be closed already.
         """
 
-    async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
         """Up to that many due deliveries of the endpoint, earliest first, attempts begun.
+
+        With ``batch`` greater than 1 they are batches of up to so many deliveries of one period,
+        with their bodies; of a period that is being closed only full ones.
 
         Of a customer's pending deliveries only the first in the order of closing is ever due. An
         attempt that is not settled when the engine ends comes due again when it starts; its outcome

@@ -32,14 +32,31 @@ _PAUSE_MIN_MS: Final = 1000
 UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
 
+# Sequences are less, numbers of batches are not.
+BATCH: Final = 1 << 63
+
+
 class DeliveryStatus(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     PARKED = "parked"
 
 
+class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A delivery that is in a batch: ``place`` and ``customer_id`` say where it stands in the order
+    of its customer's.
+    """
+
+    sequence: int
+    place: bytes
+    customer_id: str
+
+
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """One body on its way to one endpoint.
+
+    Or a batch of them, its ``members``: then it is no customer's, its sequence is a number beyond
+    ``BATCH``, and its body is theirs.
 
     ``next_attempt_ms`` holds while it is pending. ``attempts`` are all that were ever begun,
     ``failures`` those that count on the schedule since it last began. ``begun_ms`` is that of the
@@ -64,6 +81,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     dry_run: bool = False
     last_error: str | None = None
     last_attempt_ms: int | None = None
+    members: tuple[Member, ...] = ()
+
+    @property
+    def is_batch(self) -> bool:
+        return self.sequence >= BATCH
 
     @property
     def period(self) -> Period:
@@ -120,6 +142,50 @@ def numbered(delivery: Delivery, sequence: int) -> Delivery:
     """With its sequence, which stands last in the body: JavaScript would leave it there."""
     body = b'%b,"sequence":%d}' % (delivery.body[:-1], sequence)
     return msgspec.structs.replace(delivery, sequence=sequence, body=body)
+
+
+def first_of_batch(
+    first: Delivery, sequence: int, members: Sequence[Member], now_ms: int
+) -> Delivery:
+    """A batch of deliveries of one period, of which this is the first; due at once, without body."""
+    return Delivery(
+        delivery_id(first.endpoint_id, f"batch {sequence}", 0),
+        first.endpoint_id,
+        sequence,
+        "",
+        first.period_type,
+        first.start_ms,
+        0,
+        b"",
+        now_ms,
+        now_ms,
+        members=tuple(members),
+    )
+
+
+def batch_body(batch: Delivery, bodies: Sequence[bytes]) -> bytes:
+    """Whole bodies, as each would be sent alone; JavaScript makes the same of it."""
+    return b'{"type":"aggregation.batch","period":"%b","data":{"items":[%b]},"created":%d}' % (
+        batch.period_type.encode(),
+        b",".join(bodies),
+        batch.created_ms // 1000,
+    )
+
+
+def as_batch(delivery: Delivery, batch: Delivery) -> Delivery:
+    """The delivery in the state that its batch has."""
+    return msgspec.structs.replace(
+        delivery,
+        next_attempt_ms=batch.next_attempt_ms,
+        status=batch.status,
+        attempts=batch.attempts,
+        failures=batch.failures,
+        begun_ms=batch.begun_ms,
+        delivered_ms=batch.delivered_ms,
+        dry_run=batch.dry_run,
+        last_error=batch.last_error,
+        last_attempt_ms=batch.last_attempt_ms,
+    )
 
 
 def begin_attempt(delivery: Delivery, now_ms: int) -> Delivery:

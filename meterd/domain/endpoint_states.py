@@ -12,7 +12,7 @@ import msgspec
 
 
 class EndpointState(msgspec.Struct, frozen=True, array_like=True):
-    """``next_sequence`` is that of the endpoint's next delivery.
+    """``next_sequence`` and ``next_batch`` count the endpoint's deliveries and their batches.
 
     ``disabled_digest`` is that of the URL that said it was gone: another one is not.
     """
@@ -21,6 +21,7 @@ class EndpointState(msgspec.Struct, frozen=True, array_like=True):
     paused_until_ms: int = 0
     disabled_ms: int | None = None
     disabled_digest: str = ""
+    next_batch: int = 1
 
     def is_disabled(self, url: str) -> bool:
         """Whether nothing is sent to the endpoint, which has that URL now."""

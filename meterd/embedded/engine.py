@@ -255,14 +255,15 @@ class EmbeddedLedger:
         )
         return SnapshotCounts(made[True], made[False], known, events)
 
-    async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
         """See ``Ledger.claim``."""
-        has_due = await self._read(lambda txn: outbox.next_due_ms(txn, endpoint_id))
+        with self._store.read() as txn:
+            has_due = outbox.next_due_ms(txn, endpoint_id)
         if has_due is None or has_due > self._clock_ms():
             return Claim([], has_due)
         # The attempt begins when it is written, which a full disk may put off.
         return await self._committer.execute(
-            lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms())
+            lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms(), batch)
         )
 
     async def settle(

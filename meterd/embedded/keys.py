@@ -16,10 +16,11 @@ its complement.
     idempotency_keys    part customer 0 key                            -> event id, fingerprint
     deliveries          endpoint 0 sequence(8)                         -> Delivery
     delivery_ids        delivery id(16)                                -> its key in deliveries
-    outbox              endpoint 0 due-ms(8) sequence(8)               -> nothing
+    outbox              endpoint 0 due-ms(8) sequence(8)               -> place(9) customer
     outbox_by_customer  endpoint 0 customer 0 place(9)                 -> sequence
     in_air              endpoint 0 sequence(8)                         -> nothing
     parked              endpoint 0 sequence(8)                         -> nothing
+    batched             endpoint 0 sequence(8)                         -> sequence of its batch
     attempts            endpoint 0 sequence(8) attempt(4)              -> Attempt
     attempts_by_time    begun-ms(8) endpoint 0 sequence(8) attempt(4)  -> nothing
     endpoints           endpoint                                       -> EndpointState
@@ -41,6 +42,9 @@ HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,0
 EVENTS: Final = b"events"
 FLOOR: Final = b"floor"
 POSTED: Final = b"posted"
+# What an outbox place begins with, and all of it.
+PERIOD_BYTES: Final = 5
+PLACE_BYTES: Final = 9
 _TYPES: Final = tuple(PeriodType)
 _KEY_BYTES_MAX: Final = 200  # of the 511 that LMDB takes, a customer may have 258
 _HASHED: Final = b"\xff"  # begins no UTF-8
@@ -158,6 +162,16 @@ def outbox_customer_prefix(endpoint_id: str, customer_id: str) -> bytes:
 def outbox_place(period: Period, revision: int) -> bytes:
     """In the order in which periods close, then of revisions."""
     return hour(period.end_ms) + bytes((RANK[period.type],)) + revision.to_bytes(4, "big")
+
+
+def period_in_place(place: bytes) -> tuple[int, PeriodType]:
+    """When the period of an outbox place ends, and its type."""
+    return int.from_bytes(place[:4], "big") * HOUR_MS, _TYPES[place[4]]
+
+
+def place_in_outbox(period: Period, revision: int, customer_id: str) -> bytes:
+    """What an outbox record holds: all that is needed to send it with others of its period."""
+    return outbox_place(period, revision) + customer_id.encode()
 
 
 def attempt_key(endpoint_id: str, sequence: int, attempt: int) -> bytes:

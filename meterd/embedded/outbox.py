@@ -11,14 +11,18 @@ has an unknown outcome: the next one, which is the store's only user, puts it ba
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from meterd.domain.deliveries import (
+    BATCH,
     Delivery,
     DeliveryStatus,
+    Member,
+    as_batch,
     attempt_interrupted,
     begin_attempt,
     interrupted,
@@ -26,7 +30,7 @@ from meterd.domain.deliveries import (
     once_more,
 )
 from meterd.domain.endpoint_states import EndpointState
-from meterd.embedded import attempt_log, keys, records
+from meterd.embedded import attempt_log, batches, keys, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
@@ -56,6 +60,8 @@ def insert(txn: Transaction, delivery: Delivery) -> None:
     txn.put("delivery_ids", name, _key(delivery))
     _put(txn, delivery)
     match delivery.status:
+        case DeliveryStatus.PENDING if delivery.is_batch:
+            _enqueue(txn, delivery)
         case DeliveryStatus.PENDING:
             _queue(txn, delivery)
         case DeliveryStatus.PARKED:
@@ -71,23 +77,69 @@ def next_due_ms(txn: Transaction, endpoint_id: str) -> int | None:
     return max(keys.due_ms_in(key), endpoint_state(txn, endpoint_id).paused_until_ms)
 
 
-def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int) -> Claim:
+def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int = 1) -> Claim:
     """See ``Ledger.claim``."""
     due_ms = next_due_ms(txn, endpoint_id)
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
-    prefix = keys.endpoint_prefix(endpoint_id)
-    first = list(islice(txn.keys_forward("outbox", prefix, prefix), limit))
+    if batch > 1:
+        _form_batches(txn, endpoint_id, limit, now_ms, batch)
     begun = []
-    for key in first:
-        if keys.due_ms_in(key) > now_ms:
-            break
+    for key in _due(txn, endpoint_id, now_ms, limit, batches_only=batch > 1):
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
         txn.delete("outbox", key)
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
-        begun.append(delivery)
+        begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
     return Claim(begun, next_due_ms(txn, endpoint_id))
+
+
+def _due(
+    txn: Transaction, endpoint_id: str, now_ms: int, limit: int, *, batches_only: bool
+) -> list[bytes]:
+    prefix = keys.endpoint_prefix(endpoint_id)
+    found: list[bytes] = []
+    for key in txn.keys_forward("outbox", prefix, prefix):
+        if keys.due_ms_in(key) > now_ms or len(found) == limit:
+            break
+        if not batches_only or keys.sequence_in(key) >= BATCH:
+            found.append(key)
+    return found
+
+
+def _form_batches(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, size: int) -> None:
+    """So many at most, of what is due. What is of a period that is being closed waits until there
+    are enough of it, or it is closed.
+    """
+    prefix = keys.endpoint_prefix(endpoint_id)
+    by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
+    full: list[list[tuple[bytes, Member]]] = []
+    for key, payload in txn.forward("outbox", prefix, prefix):
+        if keys.due_ms_in(key) > now_ms or len(full) == limit:
+            break
+        sequence = keys.sequence_in(key)
+        if sequence < BATCH:
+            place, customer = payload[: keys.PLACE_BYTES], payload[keys.PLACE_BYTES :]
+            group = by_period[place[: keys.PERIOD_BYTES]]
+            group.append((key, Member(sequence, place, customer.decode())))
+            if len(group) == size:
+                full.append(by_period.pop(place[: keys.PERIOD_BYTES]))
+    rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
+    for group in (*full, *rest)[:limit]:
+        state = endpoint_state(txn, endpoint_id)
+        _put_state(
+            txn, endpoint_id, msgspec.structs.replace(state, next_batch=state.next_batch + 1)
+        )
+        for key, _ in group:
+            txn.delete("outbox", key)
+        members = [member for _, member in group]
+        insert(txn, batches.form(txn, endpoint_id, state.next_batch, members, now_ms))
+
+
+def _is_closed(txn: Transaction, period: bytes) -> bool:
+    end_ms, kind = keys.period_in_place(period)
+    found = txn.get("meta", keys.closed_key(kind))
+    return records.read_number(found) >= end_ms
 
 
 def settle(
@@ -98,26 +150,41 @@ def settle(
         was_in_air = txn.delete("in_air", _key(settled))
         assert was_in_air, f"{settled.id} is settled, and was not begun"
         _put(txn, settled)
-        if settled.status is not DeliveryStatus.PENDING:
-            txn.delete("outbox_by_customer", _place(settled))
         if settled.status is DeliveryStatus.PARKED:
             txn.put("parked", _key(settled), b"")
-        first = _first_of_customer(txn, settled)
-        if first is not None:
-            _enqueue(txn, first)
+        if settled.is_batch and settled.status is DeliveryStatus.PENDING:
+            _enqueue(txn, settled)
+            continue
+        for customer, place in _places(settled):
+            if settled.status is not DeliveryStatus.PENDING:
+                txn.delete("outbox_by_customer", customer + place)
+            first = _first_of_customer(txn, settled.endpoint_id, customer)
+            if first is not None:
+                _enqueue(txn, first)
     for attempt in attempts:
         attempt_log.write(txn, attempt)
 
 
 def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
     """The delivery as it is then; see ``Ledger.retry``."""
+    if delivery.is_batch and delivery.status is not DeliveryStatus.PENDING:
+        for member in delivery.members:
+            send_again(txn, shown(txn, delivery.endpoint_id, member.sequence), now_ms)
+        return delivery
+    batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
+    if batch is not None and batch.status is DeliveryStatus.PENDING:
+        return as_batch(delivery, send_again(txn, batch, now_ms))
     again = once_more(delivery, now_ms)
     if again is delivery:
         return delivery
+    batches.leave(txn, delivery)
     txn.delete("parked", _key(delivery))
     txn.delete("outbox", _outbox_key(delivery))
     _put(txn, again)
-    _queue(txn, again)
+    if again.is_batch:
+        _enqueue(txn, again)
+    else:
+        _queue(txn, again)
     return again
 
 
@@ -134,20 +201,28 @@ def recover(txn: Transaction, now_ms: int, limit: int) -> int:
 
 
 def get(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:
+    """As it is written; what is in a batch has the state of that."""
     found = txn.get("deliveries", keys.delivery_key(endpoint_id, sequence))
     assert found is not None, f"there is no delivery {sequence} to {endpoint_id}"
     return records.decode_delivery(found)
 
 
+def shown(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:
+    """In the state that it has, with its body."""
+    delivery = get(txn, endpoint_id, sequence)
+    if delivery.is_batch:
+        return batches.with_body(txn, delivery)
+    batch = batches.batch_of(txn, delivery)
+    return delivery if batch is None else as_batch(delivery, batch)
+
+
 def find(txn: Transaction, delivery_id: str) -> Delivery | None:
-    """The delivery of that id."""
+    """The delivery of that id, in the state that it has."""
     name = keys.delivery_name(delivery_id)
     key = None if name is None else txn.get("delivery_ids", name)
     if key is None:
         return None
-    found = txn.get("deliveries", key)
-    assert found is not None, f"delivery_ids names a delivery that is not there: {key!r}"
-    return records.decode_delivery(found)
+    return shown(txn, key.split(keys.END, 1)[0].decode(), keys.sequence_in(key))
 
 
 def endpoint_state(txn: Transaction, endpoint_id: str) -> EndpointState:
@@ -167,30 +242,33 @@ def _put_state(txn: Transaction, endpoint_id: str, state: EndpointState) -> None
 
 def _queue(txn: Transaction, delivery: Delivery) -> None:
     """Takes its place among its customer's; what was first gives way, unless one is in the air."""
-    before = _first_of_customer(txn, delivery)
-    place = _place(delivery)
-    txn.put("outbox_by_customer", place, delivery.sequence.to_bytes(8, "big"))
+    ((customer, place),) = _places(delivery)
+    before = _first_of_customer(txn, delivery.endpoint_id, customer)
+    txn.put("outbox_by_customer", customer + place, delivery.sequence.to_bytes(8, "big"))
     is_first = before is None or before.sequence == delivery.sequence
-    if before is not None and place < _place(before):
+    if before is not None and place < keys.outbox_place(before.period, before.revision):
         is_first = txn.delete("outbox", _outbox_key(before))
     if is_first:
         _enqueue(txn, delivery)
 
 
-def _first_of_customer(txn: Transaction, delivery: Delivery) -> Delivery | None:
+def _first_of_customer(txn: Transaction, endpoint_id: str, customer: bytes) -> Delivery | None:
     """The first that its customer's endpoint is still to get."""
-    prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-    for _, sequence in txn.forward("outbox_by_customer", prefix, prefix):
-        return get(txn, delivery.endpoint_id, int.from_bytes(sequence, "big"))
+    for _, sequence in txn.forward("outbox_by_customer", customer, customer):
+        return get(txn, endpoint_id, int.from_bytes(sequence, "big"))
     return None
 
 
 def _put(txn: Transaction, delivery: Delivery) -> None:
-    txn.put("deliveries", _key(delivery), records.encode(delivery))
+    stored = msgspec.structs.replace(delivery, body=b"") if delivery.is_batch else delivery
+    txn.put("deliveries", _key(delivery), records.encode(stored))
 
 
 def _enqueue(txn: Transaction, delivery: Delivery) -> None:
-    txn.put("outbox", _outbox_key(delivery), b"")
+    where = b""
+    if not delivery.is_batch:
+        where = keys.place_in_outbox(delivery.period, delivery.revision, delivery.customer_id)
+    txn.put("outbox", _outbox_key(delivery), where)
 
 
 def _key(delivery: Delivery) -> bytes:
@@ -201,6 +279,10 @@ def _outbox_key(delivery: Delivery) -> bytes:
     return keys.outbox_key(delivery.endpoint_id, delivery.next_attempt_ms, delivery.sequence)
 
 
-def _place(delivery: Delivery) -> bytes:
-    prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-    return prefix + keys.outbox_place(delivery.period, delivery.revision)
+def _places(delivery: Delivery) -> list[tuple[bytes, bytes]]:
+    """Of all that are delivered with it: the customer's prefix, and the place behind it."""
+    prefix, end = keys.outbox_customer_prefix, delivery.endpoint_id
+    if delivery.is_batch:
+        return [(prefix(end, one.customer_id), one.place) for one in delivery.members]
+    place = keys.outbox_place(delivery.period, delivery.revision)
+    return [(prefix(end, delivery.customer_id), place)]

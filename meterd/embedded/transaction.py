@@ -29,6 +29,7 @@ TABLES: Final = (
     "outbox_by_customer",
     "in_air",
     "parked",
+    "batched",
     "attempts",
     "attempts_by_time",
     "endpoints",

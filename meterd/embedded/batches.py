@@ -1,0 +1,63 @@
+"""Deliveries that go together: up to so many of one period in one POST, begun and settled as one.
+
+A batch is a delivery of its own, with a number behind those of all sequences and an id of its own,
+so it is begun, retried, parked and logged as any other; ``batched`` says which deliveries are in
+one, and their state is its state. It stays as it was formed, to be sent again byte for byte; its
+body is made of theirs and not stored. Who is sent again by itself leaves it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from meterd.domain.deliveries import BATCH, Delivery, Member, batch_body, first_of_batch
+from meterd.embedded import keys, records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meterd.embedded.transaction import Transaction
+
+_NUMBER_BYTES: Final = 8
+
+
+def form(
+    txn: Transaction, endpoint_id: str, number: int, members: Sequence[Member], now_ms: int
+) -> Delivery:
+    """A batch of these, which are due and of one period, and no longer in the queue alone."""
+    batch = first_of_batch(
+        _member(txn, endpoint_id, members[0].sequence), BATCH + number, members, now_ms
+    )
+    key = batch.sequence.to_bytes(_NUMBER_BYTES, "big")
+    for member in members:
+        txn.put("batched", keys.delivery_key(endpoint_id, member.sequence), key)
+    return batch
+
+
+def with_body(txn: Transaction, batch: Delivery) -> Delivery:
+    """The batch as it is sent."""
+    bodies = [_member(txn, batch.endpoint_id, one.sequence).body for one in batch.members]
+    return msgspec.structs.replace(batch, body=batch_body(batch, bodies))
+
+
+def batch_of(txn: Transaction, delivery: Delivery) -> Delivery | None:
+    """The batch that the delivery is in."""
+    number = txn.get("batched", keys.delivery_key(delivery.endpoint_id, delivery.sequence))
+    if number is None:
+        return None
+    found = txn.get("deliveries", keys.endpoint_prefix(delivery.endpoint_id) + number)
+    assert found is not None, f"{delivery.id} is in a batch that is not there"
+    return records.decode_delivery(found)
+
+
+def leave(txn: Transaction, delivery: Delivery) -> None:
+    """The delivery has a state of its own from now on."""
+    txn.delete("batched", keys.delivery_key(delivery.endpoint_id, delivery.sequence))
+
+
+def _member(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:
+    found = txn.get("deliveries", keys.delivery_key(endpoint_id, sequence))
+    assert found is not None, f"a batch holds a delivery that is not there: {sequence}"
+    return records.decode_delivery(found)
