@@ -47,6 +47,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       journal          totals, aggregations and each customer's index in the store
       recovery         posts what a crash left unposted
       queries          what the contract reads
+      delivery_queries  reads deliveries and what is known of endpoints
+      replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
       marks            how far the store says it has come
       recount          an hour's events, counted again
@@ -62,6 +64,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       registry         who is awake
       used_keys        idempotency keys until they are in the index
       posting          when what is in the log reaches totals and indexes
+      delivery_desk    the part of the engine that looks into deliveries and has them sent again
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day

@@ -8,20 +8,23 @@ Nothing here knows how an engine keeps its promises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from meterd.domain.aggregations import Aggregation, ClosingRules
-from meterd.domain.deliveries import Attempt, Delivery
+from meterd.domain.deliveries import Attempt, Delivery, DeliveryStatus
+from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.idempotency import Recorded
+
+# So far are an endpoint's deliveries counted: a dead one may have millions.
+COUNTED_MAX: Final = 10_000
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -90,6 +93,69 @@ class Claim(msgspec.Struct, frozen=True):
 
     deliveries: list[Delivery]
     next_due_ms: int | None
+
+
+class DeliveryQuery(msgspec.Struct, frozen=True):
+    """Which deliveries; None is no filter. ``after_sequence`` needs ``endpoint_id``."""
+
+    endpoint_id: str | None = None
+    customer_id: str | None = None
+    period_type: PeriodType | None = None
+    status: DeliveryStatus | None = None
+    after_sequence: int | None = None
+
+
+class DeliveryPlace(msgspec.Struct, frozen=True, array_like=True):
+    """Where a delivery stands in the order of reading; a page goes on behind one."""
+
+    created_ms: int
+    endpoint_id: str
+    sequence: int
+
+
+def place_of_delivery(delivery: Delivery) -> DeliveryPlace:
+    return DeliveryPlace(delivery.created_ms, delivery.endpoint_id, delivery.sequence)
+
+
+class DeliveryHistory(msgspec.Struct, frozen=True):
+    """A delivery with the attempts that the log still has, the earliest first.
+
+    ``endpoint`` is the state of its endpoint, ``behind`` the id of the delivery of its customer
+    that goes first, while it is another.
+    """
+
+    delivery: Delivery
+    attempts: tuple[Attempt, ...]
+    endpoint: EndpointState
+    behind: str | None = None
+
+
+class EndpointSummary(msgspec.Struct, frozen=True):
+    """What is known of an endpoint, and how many of its deliveries wait and are parked.
+
+    COUNTED_MAX stands for that many or more.
+    """
+
+    endpoint_id: str
+    state: EndpointState
+    pending: int
+    parked: int
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """All closed aggregations whose periods ended within these bounds, both inclusive."""
+
+    endpoint_id: str
+    from_ms: int
+    to_ms: int
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """How many deliveries are sent again and how many were made; where to go on, if not done."""
+
+    again: int = 0
+    created: int = 0
+    next: AggregationPlace | None = None
 
 
 class Ledger(Protocol):
@@ -174,8 +240,48 @@ class Ledger(Protocol):
     ) -> None:
         """Writes what the function makes of the endpoint's state; it may be called repeatedly."""
 
+    async def deliveries(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> list[Delivery]:
+        """The last made first, then by endpoint, then by sequence, the greatest first.
+
+        Those after a sequence by sequence, the least first: each is there once, and none is left
+        out that stands before another. Within an endpoint the order of making is that of sequences.
+        """
+
+    async def deliveries_page_end(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> DeliveryPlace | None:
+        """What to ask for the next page with, as its ``after``, if more follow this one."""
+
+    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
+        """The delivery of that id, if there is one."""
+
+    async def endpoints(self) -> list[EndpointSummary]:
+        """Every endpoint that has, or had, deliveries or a state, by id; configured or not."""
+
+    async def retry(self, delivery_id: str) -> Delivery | None:
+        """Has the delivery sent at once, whatever became of it before, its schedule from the start.
+
+        It takes its place among its customer's. One that is in the air stays as it is.
+        """
+
+    async def replay(
+        self,
+        replay: Replay,
+        *,
+        limit: int,
+        after: AggregationPlace | None = None,
+        dry_run: bool = False,
+    ) -> Replayed:
+        """Has up to ``limit`` aggregations sent to the endpoint, in the order of closing.
+
+        Each that has a delivery there is sent again under its id; for each that has none, one is
+        made. A dry run only counts. All of it becomes durable together.
+        """
+
     def deliveries_made(self) -> int:
-        """How many deliveries have been made since the engine started; goes up with each."""
+        """How many deliveries have been made, or are to be sent again, since the engine started."""
 
     async def wait_deliveries_made(self, beyond: int) -> None:
         """Returns when ``deliveries_made`` is greater."""

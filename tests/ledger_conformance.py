@@ -33,6 +33,7 @@ from tests.ledger_bench import (
     rules,
     stored,
 )
+from tests.redelivery_conformance import RedeliveryConformance
 from tests.snapshot_conformance import SnapshotConformance
 
 if TYPE_CHECKING:
@@ -246,5 +247,6 @@ class LedgerConformance(
     ClosingConformance,
     SnapshotConformance,
     DeliveryConformance,
+    RedeliveryConformance,
 ):
     """All of it."""

@@ -7,24 +7,20 @@ nothing derived: every total is counted again from the events, in fractions.
 from __future__ import annotations
 
 import json
-import zlib
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
-from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure, completed_body
+from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
 from meterd.domain.deliveries import (
     Attempt,
     Delivery,
     DeliveryStatus,
     attempt_interrupted,
     begin_attempt,
-    first_attempt,
     interrupted,
-    numbered,
 )
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.errors import OverloadedError
@@ -42,6 +38,7 @@ from meterd.ledger import (
     SnapshotCounts,
     StoredEvent,
 )
+from tests.model_deliveries import ModelDeliveries, closing_order, order_of_customers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,19 +51,13 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger:
+class ModelLedger(ModelDeliveries):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
-        self._clock_ms = clock_ms
+        super().__init__(clock_ms)
         self._log: list[StoredEvent] = []
         self._closed: set[Period] = set()
-        self._aggregations: dict[tuple[str, Period], Aggregation] = {}
-        self._deliveries: dict[str, Delivery] = {}
-        self._endpoints: dict[str, EndpointState] = {}
-        self.attempts: list[Attempt] = []
-        self._made = 0
-        self._more_made = trio.Event()
 
     def restarted(self) -> None:
         """Forgets what an engine keeps in memory only; attempts in the air have no outcome."""
@@ -170,18 +161,10 @@ class ModelLedger:
         closed = [
             aggregation for aggregation in self._aggregations_of(period) if aggregation.closed
         ]
-        for aggregation in sorted(closed, key=_order_of_sequences):
-            body = completed_body(aggregation)
+        for aggregation in sorted(closed, key=lambda one: order_of_customers(one.customer_id)):
             for endpoint_id in aggregation.endpoints:
-                state = self._endpoints.get(endpoint_id, EndpointState())
-                made_new = first_attempt(aggregation, endpoint_id, body, now_ms)
-                self._deliveries[made_new.id] = numbered(made_new, state.next_sequence)
-                self._endpoints[endpoint_id] = msgspec.structs.replace(
-                    state, next_sequence=state.next_sequence + 1
-                )
-                self._made += 1
-        self._more_made.set()
-        self._more_made = trio.Event()
+                self._make(aggregation, endpoint_id, now_ms)
+        self._wake(sum(len(aggregation.endpoints) for aggregation in closed))
         return Closed(made.created, made.updated)
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
@@ -201,11 +184,16 @@ class ModelLedger:
         await trio.lowlevel.checkpoint()
         now_ms = self._clock_ms()
         first: dict[str, Delivery] = {}
-        for delivery in sorted(self._deliveries.values(), key=_closing_order):
+        for delivery in sorted(self._deliveries.values(), key=closing_order):
             if delivery.endpoint_id == endpoint_id and delivery.status is DeliveryStatus.PENDING:
                 first.setdefault(delivery.customer_id, delivery)
+        in_air = {
+            one.customer_id
+            for one in self._deliveries.values()
+            if one.endpoint_id == endpoint_id and one.begun_ms is not None
+        }
         queue = sorted(
-            (delivery for delivery in first.values() if delivery.begun_ms is None),
+            (delivery for delivery in first.values() if delivery.customer_id not in in_air),
             key=lambda delivery: (delivery.next_attempt_ms, delivery.sequence),
         )
         paused_until_ms = (await self.endpoint_state(endpoint_id)).paused_until_ms
@@ -367,16 +355,6 @@ def result_of(operation: Operation, values: list[Decimal], total: Fraction) -> D
 
 def _place_of(found: Aggregation | Delivery) -> AggregationPlace:
     return AggregationPlace(found.start_ms, found.customer_id, found.period_type)
-
-
-def _order_of_sequences(aggregation: Aggregation) -> tuple[int, bytes]:
-    """Of one closing's customers; engines are free to choose, and ours goes by its 16 parts."""
-    customer = aggregation.customer_id.encode()
-    return zlib.crc32(customer) % 16, customer
-
-
-def _closing_order(delivery: Delivery) -> tuple[Period, int]:
-    return delivery.period, delivery.revision
 
 
 def _reading_order(place: AggregationPlace) -> tuple[int, bytes, int]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENDPOINTS_MAX: Final = 64  # each has up to 8 connections, and 1024 open files is the usual limit
+ENDPOINT_ID_MAX: Final = 64  # as ``identifier`` takes them
 NETWORKS_MAX: Final = 32
 URL_MAX: Final = 2048  # what proxies and servers commonly take
 SECRET_MAX: Final = 256  # four times the longest key of Standard Webhooks 1.0.0

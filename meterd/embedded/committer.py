@@ -98,6 +98,12 @@ class Committer:
         result: T = waiting.result
         return result
 
+    def made_deliveries(self, count: int) -> None:
+        """So many more that are on disk are to be sent."""
+        if count:
+            self.deliveries_made += count
+            self._deliveries_waited_for.unpark_all()
+
     async def wait_deliveries_made(self, beyond: int) -> None:
         """Returns when ``deliveries_made``, which counts those that are on disk, is greater."""
         while self.deliveries_made <= beyond:
@@ -121,9 +127,7 @@ class Committer:
         if receipts or changes or works:
             write = partial(self._write, receipts, changes, works)
             await self._write_when_there_is_room(write, [*replies, *decided.replies])
-        if deliveries := sum(len(change.deliveries) for change in changes):
-            self.deliveries_made += deliveries
-            self._deliveries_waited_for.unpark_all()
+        self.made_deliveries(sum(len(change.deliveries) for change in changes))
         for decider, change in decided.handed_over:
             decider.committed(change)
         for reply in (*replies, *decided.replies):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, completed_body
 from meterd.domain.deliveries import delivery_id, first_attempt, numbered
+from meterd.domain.instants import format_instant
 from meterd.domain.periods import PeriodType
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
@@ -30,7 +31,6 @@ _FIXED: Final = (
     "period_type",
     "start_ms",
     "revision",
-    "created_ms",
 )
 
 
@@ -105,6 +105,10 @@ class DeliveryCheck:
             one, other = getattr(stands, field), getattr(should, field)
             if one != other:
                 yield _of(aggregation, "deliveries", f"{field} of {name}", str(one), str(other))
+        if stands.created_ms < should.created_ms:  # a replay makes some long after
+            made, closed = format_instant(stands.created_ms), format_instant(should.created_ms)
+            should_be = f"not before {closed}"
+            yield _of(aggregation, "deliveries", f"creation of {name}", made, should_be)
         its_body = numbered(should, stands.sequence).body
         if stands.body not in (its_body, body):  # before format 5 it was without its sequence
             found, other = str(stands.body), str(its_body)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
@@ -24,6 +24,7 @@ from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
 from meterd.embedded.committer import Committer
+from meterd.embedded.delivery_desk import DeliveryDesk
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
-    from meterd.embedded.transaction import Transaction
-
-T = TypeVar("T")
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
@@ -61,18 +59,15 @@ READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
 
 
-class EmbeddedLedger:
+class EmbeddedLedger(DeliveryDesk):
     """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(
         self, store: Store, *, now_ms: Callable[[], int], nonce: int, hop: Hop, read_hop: Hop
     ) -> None:
         """``nonce``: 36 random bits, new in each process. ``hop`` is where the writer runs."""
-        self._store = store
-        self._clock_ms = now_ms
+        super().__init__(store, Committer(store, hop), now_ms, read_hop)
         self._nonce = nonce
-        self._read_hop = read_hop
-        self._committer = Committer(store, hop)
         self._registry = Registry(store, self._committer)
         self._used_keys = UsedKeys(self._committer, store.parts)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
@@ -354,10 +349,3 @@ class EmbeddedLedger:
         return await self._read(
             lambda txn: journal.customers_in_any(txn, part, periods, after, CLOSED_AT_ONCE)
         )
-
-    def _read(self, work: Callable[[Transaction], T]) -> Awaitable[T]:
-        def in_snapshot() -> T:
-            with self._store.read() as txn:
-                return work(txn)
-
-        return self._read_hop(in_snapshot)

@@ -41,8 +41,20 @@ if TYPE_CHECKING:
 
 
 def add(txn: Transaction, made: Delivery) -> None:
-    """A new delivery, in the transaction of the aggregation that it carries."""
-    insert(txn, numbered(made, take_sequence(txn, made.endpoint_id)))
+    """A new delivery, in the transaction of the aggregation that it carries.
+
+    It is not made before the endpoint's last one, though a clock stepped back: so what was made
+    when is found by halving.
+    """
+    sequence = take_sequence(txn, made.endpoint_id)
+    created_ms = max(made.created_ms, _created_ms(txn, made.endpoint_id, sequence - 1))
+    insert(txn, numbered(msgspec.structs.replace(made, created_ms=created_ms), sequence))
+
+
+def _created_ms(txn: Transaction, endpoint_id: str, sequence: int) -> int:
+    """When that delivery was made; 0 where there is none (any more)."""
+    found = txn.get("deliveries", keys.delivery_key(endpoint_id, sequence))
+    return 0 if found is None else records.decode_delivery(found).created_ms
 
 
 def take_sequence(txn: Transaction, endpoint_id: str) -> int:

@@ -134,6 +134,12 @@ def a_body_is_changed(txn: Transaction) -> None:
     txn.put("deliveries", key, records.encode(msgspec.structs.replace(found, body=body)))
 
 
+def a_delivery_before_its_close(txn: Transaction) -> None:
+    key, found = delivery(txn, DeliveryStatus.PENDING)
+    early = msgspec.structs.replace(found, created_ms=found.created_ms - 1)
+    txn.put("deliveries", key, records.encode(early))
+
+
 def a_delivery_of_nothing(txn: Transaction) -> None:
     _, found = delivery(txn, DeliveryStatus.DELIVERED)
     other = msgspec.structs.replace(found, id="msg_" + "0" * 32, sequence=1 << 40)
@@ -160,6 +166,7 @@ def a_delivery_of_nothing(txn: Transaction) -> None:
         (a_name_of_another, {"deliveries"}),
         (a_name_too_many, {"delivery_ids"}),
         (a_body_is_changed, {"deliveries"}),
+        (a_delivery_before_its_close, {"deliveries"}),
         (a_delivery_of_nothing, {"deliveries"}),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,16 +22,29 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.aggregations import ClosingRules
 from meterd.domain.deliveries import settle_attempt
-from meterd.domain.events import UsageEvent
-from meterd.domain.operations import Operation
-from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS
-from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
+from meterd.ledger import (
+    AggregationPlace,
+    AggregationQuery,
+    DeliveryQuery,
+    EventQuery,
+    Replay,
+    Replayed,
+)
 from tests.embedded.engine_bench import EngineBench
+from tests.embedded.model_choices import (
+    AGES,
+    CUSTOMERS,
+    ENDPOINTS,
+    EVENTS,
+    LIMITS,
+    OUTCOMES,
+    RULES,
+    TYPES,
+)
 from tests.embedded.trio_thread import TrioThread
 from tests.ledger_bench import ALL, EVERY_AGGREGATION, EVERY_EVENT, START_MS, SettableClock
 from tests.model_ledger import ModelLedger
@@ -40,8 +52,11 @@ from tests.model_ledger import ModelLedger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from meterd.domain.aggregations import ClosingRules
     from meterd.domain.deliveries import Delivery
+    from meterd.domain.events import UsageEvent
     from meterd.domain.idempotency import Recorded
+    from meterd.domain.outcomes import Outcome
     from meterd.domain.periods import Period
     from meterd.ledger import Closed, Ledger, StoredEvent
 
@@ -51,38 +66,6 @@ T = TypeVar("T")
 LOOKED_AT_EVERY = 4
 # Crashes here are none of the machine: a disk would only make it slow.
 MEMORY = Path("/dev/shm")
-
-CUSTOMERS = st.sampled_from(["acme", "acme2", "b", "Ærø", "c1", "c2", "c3"])
-TYPES = ("api.calls", "api", "Größe", "x")
-VALUES = st.one_of(
-    st.integers(-1000, 1000).map(Decimal),
-    st.decimals(-10, 10, places=3),
-    st.sampled_from(["1e308", "-1e308", "1E-400", "9007199254740993", "0.10", "-0"]).map(Decimal),
-)
-EVENT = st.builds(
-    UsageEvent, CUSTOMERS, st.sampled_from(TYPES), VALUES, st.sampled_from([b"{}", b'{"a":1}'])
-)
-# Few customers, keys and contents, so that most are repeats or conflicts.
-KEYED_EVENT = st.builds(
-    UsageEvent,
-    st.sampled_from(["acme", "b", "Ærø"]),
-    st.sampled_from(["api", "x"]),
-    st.sampled_from(["1", "1.0", "2"]).map(Decimal),
-    st.sampled_from([b"{}", b'{"a":1,"b":2}', b'{"b":2,"a":1}']),
-    st.sampled_from(["1", "2", "order-4711", "k" * 255, "é" * 255]),
-)
-EVENTS = st.lists(EVENT | KEYED_EVENT, min_size=1, max_size=8)
-RULES = st.builds(
-    ClosingRules,
-    st.dictionaries(st.sampled_from(TYPES), st.sampled_from(Operation), min_size=1),
-    st.one_of(st.just(frozenset(PeriodType)), st.frozensets(st.sampled_from(PeriodType))),
-    st.sampled_from([("billing",), ("billing", "crm"), ()]),
-)
-# Around the present of the machine, in steps that fall on and beside the bounds of periods.
-AGES = st.none() | st.sampled_from([-1, 0, 1, 60_000, HOUR_MS, DAY_MS, 40 * DAY_MS, 800 * DAY_MS])
-LIMITS = st.integers(1, 12)
-ENDPOINTS = st.sampled_from(["billing", "crm"])
-OUTCOMES = st.sampled_from([Outcome(), Outcome(dry_run=True), Outcome("Request timeout")])
 
 
 async def close_due(ledger: Ledger, clock: SettableClock, by: ClosingRules) -> list[object]:
@@ -183,6 +166,37 @@ class EngineAndModel(RuleBasedStateMachine):
         ]
         self.both(lambda ledger: ledger.settle(settled))
         self.claimed = {}
+
+    @precondition(lambda self: hasattr(self, "bench"))
+    @rule(place=st.integers(0, 30))
+    def retry(self, place: int) -> None:
+        async def retry(ledger: Ledger) -> object:
+            found = await ledger.deliveries(DeliveryQuery(), limit=1 + place)
+            return [await ledger.retry(one.id) for one in found[place:]]
+
+        self.happened["retries"] += bool(self.both(retry))
+
+    @rule(
+        endpoint=ENDPOINTS | st.just("new"),
+        ages=st.tuples(AGES, AGES),
+        limit=LIMITS,
+        dry_run=st.booleans(),
+    )
+    def replay(
+        self, endpoint: str, ages: tuple[int | None, int | None], limit: int, *, dry_run: bool
+    ) -> None:
+        """Some pages of it; the rest is not asked for."""
+        from_ms, to_ms = self.ago(ages[0]) or 0, self.ago(ages[1]) or self.clock.now_ms
+        replay = Replay(endpoint, from_ms, to_ms)
+
+        async def pages(ledger: Ledger) -> list[Replayed]:
+            done = [await ledger.replay(replay, limit=limit, dry_run=dry_run)]
+            while done[-1].next is not None and len(done) < 4:
+                after = done[-1].next
+                done.append(await ledger.replay(replay, limit=limit, after=after, dry_run=dry_run))
+            return done
+
+        self.happened["replays"] += any(one.created or one.again for one in self.both(pages))
 
     @rule(
         customer=st.none() | CUSTOMERS,
@@ -355,7 +369,9 @@ class EngineAndModel(RuleBasedStateMachine):
 
         async def everything(ledger: Ledger) -> object:
             log = shown(await ledger.events(EVERY_EVENT, limit=ALL))
-            return log, await ledger.aggregations(EVERY_AGGREGATION, limit=ALL)
+            deliveries = await ledger.deliveries(DeliveryQuery(), limit=ALL)
+            aggregations = await ledger.aggregations(EVERY_AGGREGATION, limit=ALL)
+            return log, aggregations, deliveries, await ledger.endpoints()
 
         self.both(everything)
 

@@ -1,0 +1,107 @@
+"""The part of the engine that looks into deliveries and has them sent again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from meterd.embedded import delivery_queries, outbox, replaying
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from meterd.domain.deliveries import Delivery
+    from meterd.embedded.committer import Committer, Hop
+    from meterd.embedded.store import Store
+    from meterd.embedded.transaction import Transaction
+    from meterd.ledger import (
+        AggregationPlace,
+        DeliveryHistory,
+        DeliveryPlace,
+        DeliveryQuery,
+        EndpointSummary,
+        Replay,
+        Replayed,
+    )
+
+T = TypeVar("T")
+
+
+class DeliveryDesk:
+    """See ``ledger.Ledger``."""
+
+    def __init__(
+        self, store: Store, committer: Committer, clock_ms: Callable[[], int], read_hop: Hop
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._clock_ms = clock_ms
+        self._read_hop = read_hop
+
+    def now_ms(self) -> int:
+        """When something is made: perhaps later than it is."""
+        raise NotImplementedError
+
+    async def deliveries(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> list[Delivery]:
+        """See ``Ledger.deliveries``."""
+        parts = self._store.parts
+        return await self._read(
+            lambda txn: delivery_queries.read_deliveries(txn, parts, query, limit, after)
+        )
+
+    async def deliveries_page_end(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> DeliveryPlace | None:
+        """See ``Ledger.deliveries_page_end``."""
+        parts = self._store.parts
+        return await self._read(
+            lambda txn: delivery_queries.deliveries_page_end(txn, parts, query, limit, after)
+        )
+
+    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
+        """See ``Ledger.delivery``."""
+        return await self._read(lambda txn: delivery_queries.read_history(txn, delivery_id))
+
+    async def endpoints(self) -> list[EndpointSummary]:
+        """See ``Ledger.endpoints``."""
+        return await self._read(delivery_queries.read_endpoints)
+
+    async def retry(self, delivery_id: str) -> Delivery | None:
+        """See ``Ledger.retry``."""
+        now_ms = self._clock_ms()
+
+        def send_again(txn: Transaction) -> Delivery | None:
+            delivery = outbox.find(txn, delivery_id)
+            return None if delivery is None else outbox.send_again(txn, delivery, now_ms)
+
+        again = await self._committer.execute(send_again)
+        self._committer.made_deliveries(0 if again is None else 1)
+        return again
+
+    async def replay(
+        self,
+        replay: Replay,
+        *,
+        limit: int,
+        after: AggregationPlace | None = None,
+        dry_run: bool = False,
+    ) -> Replayed:
+        """See ``Ledger.replay``."""
+        parts, now_ms = self._store.parts, self.now_ms()
+        if dry_run:
+            return await self._read(
+                lambda txn: replaying.count(txn, parts, replay, after, limit, now_ms)
+            )
+        done = await self._committer.execute(
+            lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms)
+        )
+        self._committer.made_deliveries(done.again + done.created)
+        return done
+
+    def _read(self, work: Callable[[Transaction], T]) -> Awaitable[T]:
+        def in_snapshot() -> T:
+            with self._store.read() as txn:
+                return work(txn)
+
+        return self._read_hop(in_snapshot)

@@ -1,0 +1,199 @@
+"""What looking up deliveries costs, and that it does without those that were forgotten.
+
+That the answers are right is the conformance suite's business.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pytest
+
+from meterd.domain.account import Change
+from meterd.domain.aggregations import Aggregation
+from meterd.domain.deliveries import Delivery, DeliveryStatus, first_attempt, numbered
+from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded import delivery_queries, journal, keys, outbox
+from meterd.embedded.store import PARTS, Store
+from meterd.ledger import COUNTED_MAX, DeliveryPlace, DeliveryQuery, place_of_delivery
+from tests.embedded.test_queries import cost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from meterd.embedded.transaction import Transaction
+
+SMALL, LARGE = 1_000, 10_000
+LIMIT: Final = 20
+# As many in either store, in the middle of it.
+WAITING, PARKED = 30, 30
+ENDPOINTS: Final = ("billing", "crm", "lake")
+MIDDLE_MS: Final = 1_000_000 * HOUR_MS
+
+
+def state_of(number: int, count: int) -> DeliveryStatus:
+    beyond = number - count // 2
+    if 0 <= beyond < WAITING:
+        return DeliveryStatus.PENDING
+    return DeliveryStatus.PARKED if 0 <= -beyond < PARKED else DeliveryStatus.DELIVERED
+
+
+def closed_hour(customer_id: str, start_ms: int) -> Aggregation:
+    return Aggregation(customer_id, PeriodType.HOURLY, start_ms, 1, True, 0, 0, {}, ENDPOINTS)
+
+
+def deliveries_of(count: int) -> Iterator[Delivery]:
+    """Each hour has one of one customer to each endpoint; most of them are delivered."""
+    for number in range(count):
+        made_ms = MIDDLE_MS + (number - count // 2) * HOUR_MS
+        customer = "rare" if abs(number - count // 2) < 9 else f"c{number % 100}"
+        closed = closed_hour(customer, made_ms - HOUR_MS)
+        for endpoint_id in ENDPOINTS:
+            made = numbered(first_attempt(closed, endpoint_id, b"{}", made_ms), number + 1)
+            status = state_of(number, count)
+            yield msgspec.structs.replace(made, status=status, attempts=1)
+
+
+def fill(txn: Transaction, count: int) -> None:
+    for delivery in deliveries_of(count):
+        if delivery.endpoint_id == ENDPOINTS[0]:
+            closed = closed_hour(delivery.customer_id, delivery.start_ms)
+            change = Change(delivery.customer_id, aggregations={closed.period: closed})
+            journal.write_changes(txn, [change], PARTS)
+        outbox.take_sequence(txn, delivery.endpoint_id)
+        outbox.insert(txn, delivery)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Store]]:
+    made = {}
+    for count in (SMALL, LARGE):
+        made[count] = Store(tmp_path_factory.mktemp("deliveries") / "data")
+        made[count].write(partial(fill, count=count))
+    yield made
+    for store in made.values():
+        store.close()
+
+
+QUERIES: Final = {
+    "all": DeliveryQuery(),
+    "an endpoint": DeliveryQuery("crm"),
+    "a customer": DeliveryQuery(customer_id="rare"),
+    "nobody": DeliveryQuery(customer_id="nobody"),
+    "no endpoint": DeliveryQuery("nobody"),
+    "what waits": DeliveryQuery(status=DeliveryStatus.PENDING),
+    "what is parked": DeliveryQuery(status=DeliveryStatus.PARKED),
+    "what is delivered": DeliveryQuery(status=DeliveryStatus.DELIVERED),
+    "a stream": DeliveryQuery("crm", after_sequence=SMALL // 3),
+    "a period": DeliveryQuery(period_type=PeriodType.HOURLY),
+    "all filters": DeliveryQuery("lake", "rare", PeriodType.HOURLY, DeliveryStatus.PENDING),
+}
+
+
+@pytest.mark.parametrize("is_deep", [False, True], ids=["newest", "deep"])
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
+def test_deliveries_cost_what_they_return(
+    stores: dict[int, Store], query: DeliveryQuery, is_deep: bool
+) -> None:
+    """A page, and where it ends, in a store and in one ten times as large."""
+    for read in (delivery_queries.read_deliveries, delivery_queries.deliveries_page_end):
+        costs = []
+        for count, store in stores.items():
+            after = DeliveryPlace(MIDDLE_MS + 5 * HOUR_MS, "crm", count // 2) if is_deep else None
+
+            def ask(txn: Transaction, read: Any = read, after: Any = after) -> Any:
+                return read(txn, PARTS, query, LIMIT, after)
+
+            costs.append(cost(store, ask)[0])
+        # Halving what is ten times as much takes four steps more, for each of the endpoints.
+        assert costs[1] <= 1.2 * costs[0] + 40, costs
+
+
+def test_the_whole_costs_ten_times_as_much(stores: dict[int, Store]) -> None:
+    """The counter counts."""
+    query = DeliveryQuery()
+    costs = [
+        cost(
+            store,
+            lambda txn: delivery_queries.read_deliveries(txn, PARTS, query, 9 * LARGE, None),
+        )
+        for store in stores.values()
+    ]
+    assert [len(found) for _, found in costs] == [3 * SMALL, 3 * LARGE]
+    assert costs[1][0] > 9 * costs[0][0]
+
+
+def test_many_that_wait_are_found_where_they_were_made(
+    stores: dict[int, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as those that can be put into order."""
+    for status in (DeliveryStatus.PENDING, DeliveryStatus.PARKED):
+        query = DeliveryQuery(status=status)
+        pages = []
+        for most in (10_000, WAITING, WAITING - 1, 0):
+            monkeypatch.setattr(delivery_queries, "_PUT_INTO_ORDER_MAX", most)
+            with stores[SMALL].read() as txn:
+                first = delivery_queries.read_deliveries(txn, PARTS, query, 7, None)
+                after = place_of_delivery(first[-1])
+                rest = delivery_queries.read_deliveries(txn, PARTS, query, LARGE, after)
+            pages.append(first + rest)
+        assert len(pages[0]) == 3 * 30 - (0 if status is DeliveryStatus.PENDING else 3)
+        assert pages[1:] == pages[:1] * 3
+
+
+def forget(txn: Transaction, delivery: Delivery) -> None:
+    txn.delete("deliveries", keys.delivery_key(delivery.endpoint_id, delivery.sequence))
+    name = keys.delivery_name(delivery.id)
+    assert name is not None
+    txn.delete("delivery_ids", name)
+
+
+@pytest.mark.parametrize(
+    "is_forgotten",
+    [
+        lambda one: one.sequence <= SMALL // 2,
+        lambda one: one.sequence % 3 > 0,
+        lambda one: one.endpoint_id == "crm",
+        lambda one: one.sequence > 1,
+    ],
+    ids=["the first half", "two of three", "one endpoint's", "all but one"],
+)
+def test_forgotten_deliveries_are_passed_over(
+    tmp_path: Path, is_forgotten: Callable[[Delivery], bool]
+) -> None:
+    """Wherever a page begins, also by a customer's aggregations, which stay."""
+    store = Store(tmp_path / "data")
+    store.write(partial(fill, count=200))
+    whole = DeliveryQuery(status=DeliveryStatus.DELIVERED)
+    with store.read() as txn:
+        before = delivery_queries.read_deliveries(txn, PARTS, whole, LARGE, None)
+    for one in before:
+        if is_forgotten(one):
+            store.write(partial(forget, delivery=one))
+    left = [one for one in before if not is_forgotten(one)]
+    with store.read() as txn:
+        for behind, one in enumerate(before, 1):
+            found = delivery_queries.read_deliveries(
+                txn, PARTS, whole, LARGE, place_of_delivery(one)
+            )
+            assert found == [each for each in before[behind:] if not is_forgotten(each)]
+        of_one = DeliveryQuery(customer_id="c7", status=DeliveryStatus.DELIVERED)
+        found = delivery_queries.read_deliveries(txn, PARTS, of_one, LARGE, None)
+        assert found == [one for one in left if one.customer_id == "c7"]
+    store.close()
+
+
+def test_an_endpoints_deliveries_are_counted_so_far(
+    stores: dict[int, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a million of them."""
+    assert COUNTED_MAX == 10_000
+    with stores[SMALL].read() as txn:
+        counts = [(one.pending, one.parked) for one in delivery_queries.read_endpoints(txn)]
+        assert counts == [(WAITING, PARKED - 1)] * 3
+        monkeypatch.setattr(delivery_queries, "COUNTED_MAX", 7)
+        counts = [(one.pending, one.parked) for one in delivery_queries.read_endpoints(txn)]
+        assert counts == [(7, 7)] * 3

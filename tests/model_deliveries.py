@@ -1,0 +1,220 @@
+"""The part of the model that looks into deliveries and has them sent again."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from meterd.domain.aggregations import Aggregation, completed_body
+from meterd.domain.deliveries import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    delivery_id,
+    first_attempt,
+    numbered,
+    once_more,
+)
+from meterd.domain.endpoint_states import EndpointState
+from meterd.domain.periods import Period, period_at
+from meterd.ledger import (
+    COUNTED_MAX,
+    AggregationPlace,
+    DeliveryHistory,
+    DeliveryPlace,
+    DeliveryQuery,
+    EndpointSummary,
+    Replay,
+    Replayed,
+    place_of,
+    place_of_delivery,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class ModelDeliveries:
+    """See ``ledger.Ledger``."""
+
+    def __init__(self, clock_ms: Callable[[], int]) -> None:
+        self._clock_ms = clock_ms
+        self._aggregations: dict[tuple[str, Period], Aggregation] = {}
+        self._deliveries: dict[str, Delivery] = {}
+        self._endpoints: dict[str, EndpointState] = {}
+        self.attempts: list[Attempt] = []
+        self._made = 0
+        self._more_made = trio.Event()
+
+    def now_ms(self) -> int:
+        raise NotImplementedError
+
+    async def deliveries(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> list[Delivery]:
+        """See ``Ledger.deliveries``."""
+        await trio.lowlevel.checkpoint()
+        return self._found(query, after)[:limit]
+
+    async def deliveries_page_end(
+        self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
+    ) -> DeliveryPlace | None:
+        """See ``Ledger.deliveries_page_end``."""
+        await trio.lowlevel.checkpoint()
+        found = self._found(query, after)
+        return place_of_delivery(found[limit - 1]) if len(found) > limit else None
+
+    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
+        """See ``Ledger.delivery``."""
+        await trio.lowlevel.checkpoint()
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None:
+            return None
+        attempts = [
+            attempt
+            for attempt in self.attempts
+            if (attempt.endpoint_id, attempt.sequence) == (delivery.endpoint_id, delivery.sequence)
+        ]
+        waiting = [
+            one
+            for one in self._deliveries.values()
+            if one.status is DeliveryStatus.PENDING
+            and (one.endpoint_id, one.customer_id) == (delivery.endpoint_id, delivery.customer_id)
+        ]
+        is_behind = delivery in waiting and min(waiting, key=closing_order) != delivery
+        return DeliveryHistory(
+            delivery,
+            tuple(sorted(attempts, key=lambda attempt: attempt.number)),
+            self._endpoints.get(delivery.endpoint_id, EndpointState()),
+            min(waiting, key=closing_order).id if is_behind else None,
+        )
+
+    async def endpoints(self) -> list[EndpointSummary]:
+        """See ``Ledger.endpoints``."""
+        await trio.lowlevel.checkpoint()
+        return [
+            EndpointSummary(
+                endpoint_id,
+                self._endpoints[endpoint_id],
+                min(self._count(endpoint_id, DeliveryStatus.PENDING), COUNTED_MAX),
+                min(self._count(endpoint_id, DeliveryStatus.PARKED), COUNTED_MAX),
+            )
+            for endpoint_id in sorted(self._endpoints)
+        ]
+
+    async def retry(self, delivery_id: str) -> Delivery | None:
+        """See ``Ledger.retry``."""
+        await trio.lowlevel.checkpoint()
+        if delivery_id not in self._deliveries:
+            return None
+        self._send_again(delivery_id, self._clock_ms())
+        self._wake(1)
+        return self._deliveries[delivery_id]
+
+    async def replay(
+        self,
+        replay: Replay,
+        *,
+        limit: int,
+        after: AggregationPlace | None = None,
+        dry_run: bool = False,
+    ) -> Replayed:
+        """See ``Ledger.replay``."""
+        await trio.lowlevel.checkpoint()
+        ended = sorted(
+            (
+                one
+                for (_, period), one in self._aggregations.items()
+                if replay.from_ms <= period.end_ms <= min(replay.to_ms, self.now_ms())
+            ),
+            key=lambda one: replaying_order(place_of(one)),
+        )
+        if after is not None:
+            behind = replaying_order(after)
+            ended = [one for one in ended if replaying_order(place_of(one)) > behind]
+        again = created = 0
+        now_ms = self.now_ms()
+        for aggregation in ended[:limit]:
+            if not aggregation.closed:
+                continue
+            name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
+            if name in self._deliveries:
+                again += 1
+                if not dry_run:
+                    self._send_again(name, now_ms)
+            else:
+                created += 1
+                if not dry_run:
+                    self._make(aggregation, replay.endpoint_id, now_ms)
+                    noted = (*aggregation.endpoints, replay.endpoint_id)
+                    where = aggregation.customer_id, aggregation.period
+                    changed = msgspec.structs.replace(aggregation, endpoints=noted)
+                    self._aggregations[where] = changed
+        if not dry_run:
+            self._wake(again + created)
+        return Replayed(again, created, place_of(ended[limit - 1]) if len(ended) > limit else None)
+
+    def _count(self, endpoint_id: str, status: DeliveryStatus) -> int:
+        return sum(
+            one.endpoint_id == endpoint_id and one.status is status
+            for one in self._deliveries.values()
+        )
+
+    def _found(self, query: DeliveryQuery, after: DeliveryPlace | None) -> list[Delivery]:
+        onward = query.after_sequence is not None
+
+        def order(place: DeliveryPlace) -> tuple[int, str, int]:
+            if onward:
+                return 0, "", place.sequence
+            return -place.created_ms, place.endpoint_id, -place.sequence
+
+        return sorted(
+            (
+                one
+                for one in self._deliveries.values()
+                if query.endpoint_id in {None, one.endpoint_id}
+                and query.customer_id in {None, one.customer_id}
+                and query.period_type in {None, one.period_type}
+                and query.status in {None, one.status}
+                and (query.after_sequence is None or one.sequence > query.after_sequence)
+                and (after is None or order(place_of_delivery(one)) > order(after))
+            ),
+            key=lambda one: order(place_of_delivery(one)),
+        )
+
+    def _send_again(self, name: str, now_ms: int) -> None:
+        self._deliveries[name] = once_more(self._deliveries[name], now_ms)
+
+    def _make(self, aggregation: Aggregation, endpoint_id: str, now_ms: int) -> None:
+        """A delivery of the aggregation, made no earlier than the endpoint's last one."""
+        state = self._endpoints.get(endpoint_id, EndpointState())
+        made = first_attempt(aggregation, endpoint_id, completed_body(aggregation), now_ms)
+        earlier = reversed(self._deliveries.values())
+        last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)
+        made = msgspec.structs.replace(made, created_ms=max(now_ms, last_ms))
+        self._deliveries[made.id] = numbered(made, state.next_sequence)
+        self._endpoints[endpoint_id] = msgspec.structs.replace(
+            state, next_sequence=state.next_sequence + 1
+        )
+
+    def _wake(self, made: int) -> None:
+        self._made += made
+        self._more_made.set()
+        self._more_made = trio.Event()
+
+
+def closing_order(delivery: Delivery) -> tuple[Period, int]:
+    return delivery.period, delivery.revision
+
+
+def order_of_customers(customer_id: str) -> tuple[int, bytes]:
+    """Within one closing; engines are free to choose, and ours goes by its 16 parts."""
+    customer = customer_id.encode()
+    return zlib.crc32(customer) % 16, customer
+
+
+def replaying_order(place: AggregationPlace) -> tuple[Period, int, bytes]:
+    return period_at(place.period_type, place.start_ms), *order_of_customers(place.customer_id)
