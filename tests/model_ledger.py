@@ -179,8 +179,9 @@ class ModelLedger(ModelDeliveries):
             len(self._log),
         )
 
-    async def claim(self, endpoint_id: str, *, limit: int) -> Claim:
-        """See ``Ledger.claim``."""
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
+        """See ``Ledger.claim``; knows of no batches."""
+        assert batch == 1
         await trio.lowlevel.checkpoint()
         now_ms = self._clock_ms()
         first: dict[str, Delivery] = {}

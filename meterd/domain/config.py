@@ -79,6 +79,7 @@ OPTIONS: Final = {
         "schedule",
         "deadline",
         "slots",
+        "batch",
     ),
     "keys": ("id", "hash", "scopes", "description"),
     "server": ("bind", "tls_certificate", "tls_key"),
@@ -264,6 +265,7 @@ def _public_endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "schedule": [format_duration(wait_ms) for wait_ms in endpoint.schedule_ms],
         "deadline": format_duration(endpoint.deadline_ms),
         "slots": endpoint.slots,
+        "batch": endpoint.batch,
     }
 
 

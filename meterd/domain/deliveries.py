@@ -88,6 +88,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
         return self.sequence >= BATCH
 
     @property
+    def sequences(self) -> tuple[int, ...]:
+        """Of all that are delivered with it."""
+        return tuple(one.sequence for one in self.members) or (self.sequence,)
+
+    @property
     def period(self) -> Period:
         return period_at(self.period_type, self.start_ms)
 
@@ -147,7 +152,7 @@ def numbered(delivery: Delivery, sequence: int) -> Delivery:
 def first_of_batch(
     first: Delivery, sequence: int, members: Sequence[Member], now_ms: int
 ) -> Delivery:
-    """A batch of deliveries of one period, of which this is the first; due at once, without body."""
+    """A batch of deliveries of one period, this one first; due at once, and without its body."""
     return Delivery(
         delivery_id(first.endpoint_id, f"batch {sequence}", 0),
         first.endpoint_id,

@@ -56,6 +56,8 @@ _DEADLINE_MAX_MS: Final = 60_000
 # Attempts in the air to one endpoint: few receivers take more.
 SLOTS: Final = 4
 SLOTS_MAX: Final = 16
+# Aggregations in one POST: a megabyte where each has a few event types.
+BATCH_MAX: Final = 1000
 _HOST_SHOWN_MAX: Final = 40  # leaves an id within its 64 characters
 _MASK: Final = "***"
 # Tokens in paths have 20 characters or more; names of routes seldom do.
@@ -67,7 +69,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """One receiver. Every secret signs; ``allow_private`` are the private ranges it may reach.
 
     ``schedule_ms`` are the waits between attempts, ``deadline_ms`` is what one attempt may take,
-    and ``slots`` how many are made at once.
+    and ``slots`` how many are made at once. ``batch`` aggregations of a period go together, if
+    greater than 1.
     """
 
     id: str
@@ -79,6 +82,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     schedule_ms: tuple[int, ...] = SCHEDULE_MS
     deadline_ms: int = DEADLINE_MS
     slots: int = SLOTS
+    batch: int = 1
 
     def __repr__(self) -> str:
         """Without the secrets: tracebacks and logs show values by their repr."""
@@ -113,6 +117,7 @@ def configured_endpoints(
                 DEADLINE_MS,
             ),
             section.option("slots", whole_number(at_least=1, at_most=SLOTS_MAX), SLOTS),
+            section.option("batch", whole_number(at_least=1, at_most=BATCH_MAX), 1),
         )
     return tuple(found.values())
 

@@ -11,11 +11,11 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.deliveries import Delivery, DeliveryStatus, delivery_id
+from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus, delivery_id
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
-from meterd.embedded import attempt_log, keys, outbox, records
+from meterd.embedded import attempt_log, batches, keys, outbox, records
 from meterd.ledger import (
     COUNTED_MAX,
     DeliveryHistory,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from meterd.embedded.transaction import Transaction
 
-_BEHIND_ALL: Final = (1 << 64) - 1
+_BEHIND_ALL: Final = BATCH
 # So many pending ones of an endpoint are put into order, in some ten milliseconds. Where there are
 # more, most that the endpoint got last are likely to be among them.
 _PUT_INTO_ORDER_MAX: Final = 10_000
@@ -56,10 +56,11 @@ def read_history(txn: Transaction, delivery_id: str) -> DeliveryHistory | None:
     delivery = outbox.find(txn, delivery_id)
     if delivery is None:
         return None
-    attempts = tuple(attempt_log.of_delivery(txn, delivery))
+    batch = batches.batch_of(txn, delivery)
+    attempts = tuple(attempt_log.of_delivery(txn, delivery if batch is None else batch))
     state = outbox.endpoint_state(txn, delivery.endpoint_id)
     first = None
-    if delivery.status is DeliveryStatus.PENDING:
+    if delivery.status is DeliveryStatus.PENDING and not delivery.is_batch:
         prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
         _, sequence = next(txn.forward("outbox_by_customer", prefix, prefix))
         first = outbox.get(txn, delivery.endpoint_id, keys.sequence_in(sequence))
@@ -134,7 +135,10 @@ def _order(delivery: Delivery) -> tuple[int, str, int]:
 def _onward(txn: Transaction, endpoint_id: str, after: int) -> Iterator[Delivery]:
     start = keys.delivery_key(endpoint_id, min(after + 1, _BEHIND_ALL))
     for _, payload in txn.forward("deliveries", start, keys.endpoint_prefix(endpoint_id)):
-        yield records.decode_delivery(payload)
+        delivery = records.decode_delivery(payload)
+        if delivery.is_batch:
+            return
+        yield outbox.shown(txn, delivery)
 
 
 def _backward(
@@ -156,10 +160,10 @@ def _backward(
     if sequences is not None:
         for sequence in sequences:
             if sequence < bound:
-                yield outbox.get(txn, endpoint_id, sequence)
+                yield outbox.shown(txn, outbox.get(txn, endpoint_id, sequence))
         return
     for _, payload in txn.backward("deliveries", end, prefix):
-        delivery = records.decode_delivery(payload)
+        delivery = outbox.shown(txn, records.decode_delivery(payload))
         if _matches(delivery, query):
             yield delivery
 

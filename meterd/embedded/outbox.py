@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
     from meterd.domain.deliveries import Attempt
     from meterd.embedded.transaction import Transaction
+
+
+# How soon deliveries that wait for more of their period are looked at again.
+_HELD_BACK_MS: Final = 200
 
 
 def add(txn: Transaction, made: Delivery) -> None:
@@ -103,7 +107,10 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
         begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
-    return Claim(begun, next_due_ms(txn, endpoint_id))
+    due_ms = next_due_ms(txn, endpoint_id)
+    if batch > 1 and not begun and due_ms is not None:
+        due_ms = max(due_ms, now_ms + _HELD_BACK_MS)
+    return Claim(begun, due_ms)
 
 
 def _due(
@@ -163,7 +170,8 @@ def settle(
         assert was_in_air, f"{settled.id} is settled, and was not begun"
         _put(txn, settled)
         if settled.status is DeliveryStatus.PARKED:
-            txn.put("parked", _key(settled), b"")
+            for sequence in settled.sequences:
+                txn.put("parked", keys.delivery_key(settled.endpoint_id, sequence), b"")
         if settled.is_batch and settled.status is DeliveryStatus.PENDING:
             _enqueue(txn, settled)
             continue
@@ -181,7 +189,8 @@ def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
     """The delivery as it is then; see ``Ledger.retry``."""
     if delivery.is_batch and delivery.status is not DeliveryStatus.PENDING:
         for member in delivery.members:
-            send_again(txn, shown(txn, delivery.endpoint_id, member.sequence), now_ms)
+            one = get(txn, delivery.endpoint_id, member.sequence)
+            send_again(txn, shown(txn, one), now_ms)
         return delivery
     batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
     if batch is not None and batch.status is DeliveryStatus.PENDING:
@@ -219,9 +228,8 @@ def get(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:
     return records.decode_delivery(found)
 
 
-def shown(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:
-    """In the state that it has, with its body."""
-    delivery = get(txn, endpoint_id, sequence)
+def shown(txn: Transaction, delivery: Delivery) -> Delivery:
+    """What was got, in the state that it has, with its body."""
     if delivery.is_batch:
         return batches.with_body(txn, delivery)
     batch = batches.batch_of(txn, delivery)
@@ -234,7 +242,7 @@ def find(txn: Transaction, delivery_id: str) -> Delivery | None:
     key = None if name is None else txn.get("delivery_ids", name)
     if key is None:
         return None
-    return shown(txn, key.split(keys.END, 1)[0].decode(), keys.sequence_in(key))
+    return shown(txn, get(txn, key.split(keys.END, 1)[0].decode(), keys.sequence_in(key)))
 
 
 def endpoint_state(txn: Transaction, endpoint_id: str) -> EndpointState:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.deliveries import Delivery, DeliveryStatus
-from meterd.embedded import keys, records
+from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus
+from meterd.embedded import batches, keys, records
 from meterd.embedded.differences import NOTHING, Difference, at_key
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
 
 # Each has a record for some deliveries, which its key names.
-_TABLES: Final = ("outbox", "outbox_by_customer", "in_air", "parked")
+_TABLES: Final = ("outbox", "outbox_by_customer", "in_air", "parked", "batched")
 _PROGRESS_RECORDS: Final = 1000
+_BATCHES: Final = "batches of "
 
 
 class OutboxCheck:
@@ -33,11 +34,12 @@ class OutboxCheck:
         for number, (key, payload) in enumerate(self._txn.forward("deliveries", b"", b"")):
             delivery = records.decode_delivery(payload)
             yield from _state_faults(key, delivery)
-            expected = last.get(delivery.endpoint_id, 0) + 1
+            line = _BATCHES * delivery.is_batch + delivery.endpoint_id
+            expected = last.get(line, BATCH * delivery.is_batch) + 1
             if delivery.sequence != expected:
                 stands = str(delivery.sequence)
                 yield at_key("deliveries", key, "sequence", stands, str(expected))
-            last[delivery.endpoint_id] = delivery.sequence
+            last[line] = delivery.sequence
             yield from self._places(delivery)
             if number % _PROGRESS_RECORDS == 0:
                 self._checking.progress("deliveries", number, count)
@@ -58,17 +60,21 @@ class OutboxCheck:
     def _keys_of(self, delivery: Delivery) -> dict[str, bytes]:
         """Where it must stand, and nowhere else."""
         key = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
-        match delivery.status:
-            case DeliveryStatus.DELIVERED:
-                return {}
-            case DeliveryStatus.PARKED:
-                return {"parked": key}
+        batch = None if delivery.is_batch else batches.batch_of(self._txn, delivery)
+        is_in_batch = batch is not None and delivery.sequence in batch.sequences
+        where = {"batched": key} if is_in_batch else {}
+        status = batch.status if batch is not None and is_in_batch else delivery.status
+        if status is DeliveryStatus.DELIVERED:
+            return where
+        if status is DeliveryStatus.PARKED:
+            return where if delivery.is_batch else where | {"parked": key}
         prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-        place = keys.outbox_place(delivery.period, delivery.revision)
-        where = {"outbox_by_customer": prefix + place}
+        if not delivery.is_batch:
+            place = keys.outbox_place(delivery.period, delivery.revision)
+            where["outbox_by_customer"] = prefix + place
         if delivery.begun_ms is not None:
             where["in_air"] = key
-        elif self._goes_first(delivery, prefix):
+        elif not is_in_batch and (delivery.is_batch or self._goes_first(delivery, prefix)):
             where["outbox"] = keys.outbox_key(
                 delivery.endpoint_id, delivery.next_attempt_ms, delivery.sequence
             )
@@ -86,10 +92,12 @@ class OutboxCheck:
     def _endpoints(self, last: dict[str, int]) -> Iterator[Difference]:
         for key, payload in self._txn.forward("endpoints", b"", b""):
             state = records.decode_endpoint_state(payload)
-            expected = last.pop(key.decode(), 0) + 1
-            if state.next_sequence != expected:
-                stands, should = str(state.next_sequence), str(expected)
-                yield at_key("endpoints", key, "next sequence", stands, should)
+            name = key.decode()
+            expected = last.pop(name, 0) + 1, last.pop(f"{_BATCHES}{name}", BATCH) - BATCH + 1
+            if (state.next_sequence, state.next_batch) != expected:
+                stands = f"{state.next_sequence}, {state.next_batch}"
+                should = f"{expected[0]}, {expected[1]}"
+                yield at_key("endpoints", key, "next sequence and batch", stands, should)
         del last[""]
         for endpoint_id in last:
             yield at_key("endpoints", endpoint_id.encode(), "record", NOTHING, "there")

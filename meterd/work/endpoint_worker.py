@@ -159,7 +159,7 @@ class EndpointWorker:
         room = (1 if self._breaker.is_open else slots * _BEGUN_FOR_EACH_SLOT) - self._begun
         if room < slots:  # a claim is a transaction: it is to be worth it
             return _Wakes(on_new=False)
-        claim = await self._ledger.claim(self._endpoint.id, limit=room)
+        claim = await self._ledger.claim(self._endpoint.id, limit=room, batch=self._endpoint.batch)
         for delivery in claim.deliveries:
             self._begun += 1
             nursery.start_soon(self._attempt, sender, delivery)

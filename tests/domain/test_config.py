@@ -49,6 +49,7 @@ allow_private = ["10.0.5.0/24", "::1"]
 schedule = ["1s", "2d"]
 deadline = "30s"
 slots = 16
+batch = 100
 [[webhooks]]
 url = "http://localhost:3000/webhooks/metering"
 secret_env = "HOOK_SECRET"
@@ -98,6 +99,7 @@ def test_every_option_is_read() -> None:
                 schedule_ms=(1000, 172_800_000),
                 deadline_ms=30_000,
                 slots=16,
+                batch=100,
             ),
             Endpoint(
                 second.id, "http://localhost:3000/webhooks/metering", ("from-the-environment",)
@@ -228,6 +230,7 @@ def test_the_public_configuration() -> None:
                 "schedule": ["1s", "2d"],
                 "deadline": "30s",
                 "slots": 16,
+                "batch": 100,
             },
             {
                 "id": config.webhooks[1].id,
@@ -239,6 +242,7 @@ def test_the_public_configuration() -> None:
                 "schedule": ["5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "1d"],
                 "deadline": "15s",
                 "slots": 4,
+                "batch": 1,
             },
         ],
         "grace": "1h30m",

@@ -244,6 +244,7 @@ names = st.sampled_from(
         "schedule",
         "deadline",
         "slots",
+        "batch",
         "x",
     ]
 )
