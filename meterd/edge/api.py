@@ -20,7 +20,12 @@ from werkzeug.exceptions import HTTPException
 from meterd import __version__
 from meterd.domain.config import public_config
 from meterd.domain.credentials import Scope
-from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
+from meterd.domain.errors import (
+    CorruptRecordError,
+    DiskFullError,
+    OverloadedError,
+    UnavailableError,
+)
 from meterd.edge import problems
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
@@ -95,6 +100,11 @@ def make_app(
     @app.errorhandler(DiskFullError)
     async def refuse_for_want_of_room(_: DiskFullError) -> Response:
         return _response(problems.DISK_FULL)
+
+    @app.errorhandler(CorruptRecordError)
+    async def say_damaged(damage: CorruptRecordError) -> Response:
+        _log.error(problems.DAMAGE, error=str(damage))
+        return _response(problems.DAMAGED)
 
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:

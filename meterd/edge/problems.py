@@ -32,6 +32,8 @@ ON_EVERY_ANSWER: Final = (
 )
 # Somebody has to see to a full disk.
 ROOM_AFTER_SECONDS: Final = "30"
+# For the log, where a request met it.
+DAMAGE: Final = "a stored record is damaged: run meterd verify, and restore a backup"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -91,6 +93,9 @@ CONFLICT: Final = problem(
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
 FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+DAMAGED: Final = problem(
+    HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error: a stored record is damaged"
+)
 NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
 UNKNOWN_OUTCOME: Final = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,

@@ -40,7 +40,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Delivery
@@ -131,14 +131,17 @@ class EmbeddedLedger:
         reply = Reply(1, self._in_flight, len(events), may_go=True)
         try:
             judged = self._judge(events, partial=partial)
-            if judged.new:
-                self._send(judged, reply)
-            else:
-                # What they repeat may be on its way to the disk.
-                self._committer.follow(reply)
-        except OverloadedError:
+            by_customer = group_by_customer(judged.new) if judged.new else {}
+            self._registry.require_room(by_customer)
+        except BaseException:
+            # Of whatever kind: the reply, which gives it back, has not been handed over yet.
             self._in_flight.give_back(len(events))
             raise
+        if judged.new:
+            self._send(judged, by_customer, reply)
+        else:
+            # What they repeat may be on its way to the disk.
+            self._committer.follow(reply)
         await reply.wait()
         if reply.is_given_up:
             raise UnavailableError("the disk is full: the events may be stored when it has room")
@@ -296,11 +299,9 @@ class EmbeddedLedger:
         part = keys.part_of(event.customer_id, self._store.parts)
         return keys.idempotency_key(part, event.customer_id, event.idempotency_key)
 
-    def _send(self, judged: Judged, reply: Reply) -> None:
+    def _send(self, judged: Judged, by_customer: Mapping[str, Sequence[int]], reply: Reply) -> None:
         """Records the events and has their customers count them; in one go, so in one round."""
         events = judged.new
-        by_customer = group_by_customer(events)
-        self._registry.require_room(by_customer)
         stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
         self._last = stamp.later(len(events) - 1)
         self._posting.sent(self._last.id())
