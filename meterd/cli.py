@@ -49,7 +49,7 @@ def serve(ctx: click.Context, given: Path | None) -> None:
 
     SIGHUP reads the configuration again. Exit codes: 0 stopped as told; 1 the configuration or the
     data folder cannot be used, also for want of room; 2 wrong arguments; 70 a write did not reach
-    the disk, start again.
+    the disk, start again; or a stored record is damaged, see meterd verify.
     """
     from meterd.daemon import serve as serve_until_told  # noqa: PLC0415 -- the whole HTTP stack
 

@@ -197,7 +197,13 @@ class Store:
                 _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
-            except (lmdb.Error, OSError, CommitFailedError, DiskFullError) as fault:
+            except (
+                lmdb.Error,
+                OSError,
+                CommitFailedError,
+                CorruptRecordError,
+                DiskFullError,
+            ) as fault:
                 raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
             self._open = undo.pop_all()
 

@@ -12,14 +12,13 @@ from meterd.domain.errors import CorruptRecordError, OverloadedError
 from meterd.domain.idempotency import Recorded
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
 from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.sample_store import damage
 from tests.idempotency_conformance import keyed, values
 from tests.ledger_bench import event, stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from meterd.embedded.store import Transaction
 
 
 @pytest.fixture
@@ -82,19 +81,11 @@ async def test_repeats_leave_nothing_in_flight(bench: EngineBench) -> None:
     assert len(await stored(bench)) == EVENTS_IN_FLIGHT_MAX + 1
 
 
-def damage(table: str, txn: Transaction) -> None:
-    """One bit of each of the table's records."""
-    raw, place = txn._txn, txn._tables[table]
-    with raw.cursor(place) as cursor:
-        for key, record in list(cursor):
-            raw.put(key, bytes([record[0] ^ 1]) + record[1:], db=place)
-
-
 async def test_a_damaged_key_costs_who_uses_it_and_nobody_else(bench: EngineBench) -> None:
     """However often it is used: nothing of it is stored, or stays in flight."""
     await bench.ledger.append([keyed("k")])
     await bench.ledger._used_keys.post_all()
-    bench.store.write(lambda txn: damage("idempotency_keys", txn))
+    bench.store.write(lambda txn: damage(txn, "idempotency_keys"))
     for _ in range(2):
         with pytest.raises(CorruptRecordError, match="idempotency_keys"):
             await bench.ledger.append([event()] * (EVENTS_IN_FLIGHT_MAX - 1) + [keyed("k")])
