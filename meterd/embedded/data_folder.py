@@ -15,14 +15,19 @@ import resource
 import shutil
 import stat
 import sys
+import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from meterd.domain.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+# How long a start waits for who reads the store beside it: a supervisor repeats it.
+READERS_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 0.05
 
 
 def hold(folder: Path) -> int:
@@ -101,9 +106,15 @@ def give_to_owner(folder: Path, *paths: Path) -> None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
+def share(descriptor: int) -> None:
+    """Until it is closed, the store's data file may be mapped by this process."""
+    with suppress(OSError):  # where there are no locks, no daemon has its folder
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def believe_disk(path: Path) -> None:
     """Makes the kernel forget what it has of the file in memory: what is read from now on is on
-    the disk. Nobody may have the file mapped.
+    the disk. Raises StoreError where others go on reading it, of whom the kernel forgets nothing.
 
     Of a write that failed the kernel keeps the bytes, and takes them for written. Worse, ext4 takes
     the place where they were to go for one that was written to: later writes to it reach the disk,
@@ -111,12 +122,41 @@ def believe_disk(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
+        _wait_for_readers(descriptor, path)
         with suppress(OSError):  # what cannot be written is as if the power had been lost
             os.fsync(descriptor)
         if sys.platform != "darwin":
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
+
+
+def _wait_for_readers(descriptor: int, path: Path) -> None:
+    """Nobody shares the file from now on, until it is closed."""
+    until = time.monotonic() + READERS_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            if time.monotonic() >= until:
+                raise StoreError(
+                    f"{path} is still read by {_readers_of(descriptor)}, and behind a crash it must"
+                    " first be read from the disk anew: end that, or start meterd when it is done"
+                ) from fault
+        else:
+            return
+        time.sleep(_RETRY_SECONDS)
+
+
+def _readers_of(descriptor: int) -> str:
+    """For people, who want to know what to end: meterd verify or backup, and its process id."""
+    inode = f":{os.fstat(descriptor).st_ino} "
+    found = []
+    with suppress(OSError):  # there is no such file where there is no Linux
+        locks = Path("/proc/locks").read_text().splitlines()
+        found = [line.split()[4] for line in locks if " FLOCK " in line and inode in line]
+    who = f" (process {', '.join(found)})" if found else ""
+    return f"a meterd verify or backup{who}"
 
 
 def sync(path: Path) -> None:

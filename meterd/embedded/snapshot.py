@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from meterd.domain.errors import StoreError
-from meterd.embedded.data_folder import sync
+from meterd.embedded.data_folder import share, sync
 from meterd.embedded.pages import DamagedError, Pages, decode_metas, older_root, read_metas
 from meterd.embedded.store import (
     FORMAT,
@@ -150,6 +150,7 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
     except OSError as fault:
         raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
     try:
+        share(descriptor)
         read_metas(descriptor)
         env = lmdb.open(
             str(place),

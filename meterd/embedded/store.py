@@ -60,6 +60,7 @@ _HASH_BYTES: Final = 8
 _ROOM_MIN: Final = 64 << 20
 _MEBIBYTE: Final = 1 << 20
 _FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNUSABLE: Final = (lmdb.Error, OSError, CommitFailedError, CorruptRecordError, DiskFullError)
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
 T = TypeVar("T")
@@ -182,28 +183,24 @@ class Store:
         with ExitStack() as undo:
             try:
                 require_local(folder)
-                was_let_go = data_folder.is_let_go(folder)
+                # A write may have failed: whoever is next must know, until the disk was believed.
+                self._has_failed = not data_folder.is_let_go(folder)
                 undo.callback(self._let_go, data_folder.hold(folder))
                 place = folder / "store"
                 _create(place, map_size)
                 data_folder.sync_entries(place)
                 data_folder.close_to_others(place)
                 self._file = place / "data.mdb"
-                if not was_let_go:  # a write may have failed
+                if self._has_failed:
                     data_folder.believe_disk(self._file)
+                    self._has_failed = False
                 self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
                 undo.callback(self._env.close)
                 _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
-            except (
-                lmdb.Error,
-                OSError,
-                CommitFailedError,
-                CorruptRecordError,
-                DiskFullError,
-            ) as fault:
+            except _UNUSABLE as fault:
                 raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
             self._open = undo.pop_all()
 

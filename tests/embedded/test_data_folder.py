@@ -6,14 +6,20 @@ import errno
 import os
 import resource
 import stat
-from contextlib import closing, nullcontext
+import threading
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from meterd.domain.errors import CommitFailedError, StoreError
 from meterd.embedded import data_folder
+from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -208,3 +214,47 @@ def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
         pass
     Store(tmp_path).close()
     assert believed == ["data.mdb"]
+
+
+def test_a_start_that_believes_the_disk_waits_for_who_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, believed: list[str]
+) -> None:
+    """The kernel forgets no page that another process has mapped. The next start is told too."""
+    Store(tmp_path).close()
+    (tmp_path / "lock").write_text("4711\n")
+    monkeypatch.setattr(data_folder, "READERS_SECONDS", 0.1)
+    with open_snapshot(tmp_path):
+        for _ in range(2):
+            with pytest.raises(StoreError, match=rf"read by .* \(process {os.getpid()}\)"):
+                Store(tmp_path)
+        assert believed == []
+    Store(tmp_path).close()
+    assert believed == ["data.mdb"]
+
+
+@contextmanager
+def shared(data: Path) -> Iterator[None]:
+    """As by ``open_snapshot``, which LMDB does not allow in the process of a store."""
+    with (data / "store" / "data.mdb").open("rb") as file:
+        data_folder.share(file.fileno())
+        yield
+
+
+def test_it_starts_when_the_reader_is_done(tmp_path: Path, believed: list[str]) -> None:
+    """And does not make a reader wait that comes later."""
+    Store(tmp_path).close()
+    (tmp_path / "lock").write_text("4711\n")
+    with ExitStack() as reading:
+        reading.enter_context(shared(tmp_path))
+        done = threading.Timer(0.2, reading.close)
+        done.start()
+        with closing(Store(tmp_path)), shared(tmp_path):
+            assert believed == ["data.mdb"]
+        done.join()
+
+
+def test_behind_an_orderly_end_nobody_is_waited_for(tmp_path: Path) -> None:
+    """A backup may take longer than a restart."""
+    Store(tmp_path).close()
+    with shared(tmp_path), closing(Store(tmp_path)):
+        pass
