@@ -197,8 +197,11 @@ def _accept_all(
 
 
 def item_key(header_key: str, index: int) -> str:
-    """The key of a batch's item that has none of its own."""
-    return f"{header_key}#{index}"
+    """The key of a batch's item that has none of its own.
+
+    No client's own key is the same, whatever it is: those contain no control characters.
+    """
+    return f"{header_key}\x1f{index}"
 
 
 def _is_utf8(body: bytes) -> bool:

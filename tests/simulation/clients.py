@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import trio
 
+from meterd.domain.events import item_key
 from meterd.domain.periods import HOUR_MS
 from tests.simulation.books import BrokenPromiseError, Sent
 from tests.simulation.exchange import Answer, Conversation, GoneError, request
@@ -132,7 +133,7 @@ class Clients:
             post = Post(tuple(events), is_batch=True)
         else:
             name = f"h{self._numbers}"
-            events = (self._event(key=f"{name}#{place}") for place in range(5))
+            events = (self._event(key=item_key(name, place)) for place in range(5))
             post = Post(tuple(events), is_batch=True, header_key=name)
         if random.random() < 0.3:  # two at once
             async with trio.open_nursery() as nursery:
