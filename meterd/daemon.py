@@ -156,7 +156,13 @@ async def listening(
             settings.keyring, WrongKeys(limits), trio.current_time, limits.wrong_keys_wait_s
         )
         bodies = BodyBudget(limits.bodies_bytes_max)
-        readiness = Readiness(ledger.started, closer.caught_up, lambda: ledger.is_full)
+        readiness = Readiness(
+            ledger.started,
+            closer.caught_up,
+            lambda: ledger.is_full,
+            lambda: ledger.ahead_ms,
+            clock.fault,
+        )
         ingest = Ingest(ledger, settings.config, readiness)
         app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)

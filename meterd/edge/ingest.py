@@ -102,7 +102,7 @@ class Ingest:
             return problems.overloaded(str(full))
         except DiskFullError:
             return problems.DISK_FULL
-        return self._readiness.refusal()
+        return self._readiness.refusal_of_events()
 
     async def _append(
         self, events: Sequence[UsageEvent], *, partial: bool = False

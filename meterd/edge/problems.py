@@ -30,7 +30,7 @@ ON_EVERY_ANSWER: Final = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Somebody has to see to a full disk.
+# Somebody has to see to a full disk, or to a wrong clock.
 ROOM_AFTER_SECONDS: Final = "30"
 # For the log, where a request met it.
 DAMAGE: Final = "a stored record is damaged: run meterd verify, and restore a backup"
@@ -71,6 +71,15 @@ def starting(waits_for: str) -> Answer:
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"Starting: {waits_for}",
         ("Retry-After", RETRY_AFTER_SECONDS),
+    )
+
+
+def wrong_clock(why: str) -> Answer:
+    """Nothing was stored: it would be dated wrong."""
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"No event is taken: {why}",
+        ("Retry-After", ROOM_AFTER_SECONDS),
     )
 
 

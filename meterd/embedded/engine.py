@@ -23,6 +23,7 @@ from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
+from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
@@ -75,6 +76,7 @@ class EmbeddedLedger:
         self._used_keys = UsedKeys(self._committer, store.parts)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._posting = Posting(self._committer, self._registry, self._used_keys)
+        self._ahead = Ahead()
         self._closing = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
@@ -105,6 +107,7 @@ class EmbeddedLedger:
         last = self._last
         await recovery.post_rest(self._committer.execute, self._store.parts, last.received_ms)
         self._posting.begin(last.id())
+        self._ahead.look(self._clock_ms(), self.now_ms())
         for actor in (self._registry.run, self._used_keys.run, self._posting.run):
             nursery.start_soon(actor)
         self.started.set()
@@ -117,7 +120,17 @@ class EmbeddedLedger:
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event or the end of a closed period."""
-        return max(self._clock_ms(), self._floor_ms, self._last.received_ms)
+        return self._dated(self._clock_ms())
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far that is ahead of a clock that is behind what is stored; 0 where it is hardly."""
+        clock_ms = self._clock_ms()
+        ahead_ms = self._dated(clock_ms) - clock_ms
+        return ahead_ms if ahead_ms > TOLERATED_MS else 0
+
+    def _dated(self, clock_ms: int) -> int:
+        return max(clock_ms, self._floor_ms, self._last.received_ms)
 
     async def append(
         self, events: Sequence[UsageEvent], *, partial: bool = False
@@ -302,7 +315,10 @@ class EmbeddedLedger:
     def _send(self, judged: Judged, by_customer: Mapping[str, Sequence[int]], reply: Reply) -> None:
         """Records the events and has their customers count them; in one go, so in one round."""
         events = judged.new
-        stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
+        clock_ms = self._clock_ms()
+        now_ms = self._dated(clock_ms)
+        self._ahead.look(clock_ms, now_ms)
+        stamp = next_stamp(self._last, len(events), now_ms, self._nonce)
         self._last = stamp.later(len(events) - 1)
         self._posting.sent(self._last.id())
         receipt = receive(stamp, events)
