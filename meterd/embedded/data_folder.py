@@ -18,7 +18,7 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from meterd.domain.errors import StoreError
+from meterd.domain.errors import StoreError, StoreGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +99,27 @@ def give_to_owner(folder: Path, *paths: Path) -> None:
         owner = folder.stat()
         for path in paths:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def identity(file: Path) -> tuple[int, int]:
+    """What tells this file from every other that may come to stand in its place."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def in_place(file: Path, opened: tuple[int, int]) -> Iterator[None]:
+    """Raises StoreGoneError unless the file that was opened stands there at the end of this."""
+    yield
+    try:
+        found: tuple[int, int] | None = identity(file)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    except OSError:  # nobody can tell, and what is open is written to
+        found = opened
+    if found != opened:
+        what = "is gone" if found is None else "is another file than meterd has open"
+        raise StoreGoneError(f"{file} {what}")
 
 
 def believe_disk(path: Path) -> None:

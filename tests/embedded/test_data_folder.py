@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meterd.domain.errors import CommitFailedError, StoreError
+from meterd.domain.errors import CommitFailedError, StoreError, StoreGoneError
 from meterd.embedded import data_folder
 from meterd.embedded.store import Store
 
@@ -41,6 +41,37 @@ def test_a_folder_is_held_once_and_named_by_its_process(tmp_path: Path) -> None:
     data_folder.let_go(held)
     assert lock.read_text() == ""
     data_folder.let_go(data_folder.hold(lock.parent))
+
+
+def test_a_file_is_in_place_or_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted, replaced, or with its folder elsewhere; where nobody can tell it is believed."""
+    file = tmp_path / "store" / "data.mdb"
+    file.parent.mkdir()
+    file.touch()
+    opened = data_folder.identity(file)
+
+    def stay() -> None:
+        with data_folder.in_place(file, opened):
+            pass
+
+    stay()
+    with file.open(), pytest.raises(StoreGoneError, match="is another file than"):
+        file.rename(tmp_path / "before")
+        file.touch()
+        stay()
+    file.unlink()
+    with pytest.raises(StoreGoneError, match=f"^{file} is gone$"):
+        stay()
+    file.parent.rmdir()
+    file.parent.touch()
+    with pytest.raises(StoreGoneError):
+        stay()
+
+    def untold(file: Path) -> tuple[int, int]:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr(data_folder, "identity", untold)
+    stay()
 
 
 def test_a_broken_disk_does_not_hide_why_it_ends(
