@@ -17,7 +17,11 @@ from meterd.source import ConfigSource, locate
 
 
 class OneLineErrors(click.Group):
-    """Ends with exit code 1 and the failure's own lines."""
+    """Ends with exit code 1 and the failure's own lines.
+
+    2 is for what is wrong on the command line itself, whatever the machine has. What stands at a
+    path that is named there, a file instead of a folder say, is found out on the machine: 1.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -25,6 +29,13 @@ class OneLineErrors(click.Group):
         except MeterdError as error:
             for line in str(error).splitlines():
                 click.echo(line, err=True)
+            ctx.exit(1)
+        except click.MissingParameter:
+            raise
+        except click.BadParameter as error:
+            if error.param is None or not isinstance(error.param.type, click.Path):
+                raise
+            click.echo(error.message, err=True)
             ctx.exit(1)
 
 
