@@ -44,7 +44,10 @@ config_option: Final = click.option(
     "given",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder.",
+    help=(
+        "Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder."
+        " METERD_DATA_DIR wins over its storage.path."
+    ),
 )
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, an object a line."

@@ -228,6 +228,34 @@ def test_behind_a_failed_write_the_disk_is_believed(tmp_path: Path, believed: li
     assert believed == ["data.mdb"]
 
 
+def test_who_holds_a_folder_is_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that came to have a killed one's id, nor a command, which takes no signals."""
+    with pytest.raises(StoreError, match=f"no meterd runs on {tmp_path}"):
+        data_folder.holder(tmp_path)
+    held = data_folder.hold(tmp_path)
+    assert data_folder.holder(tmp_path) == os.getpid()
+    assert data_folder._is_locked(tmp_path / "lock")
+    os.close(held)  # as a kill does
+    assert not data_folder._is_locked(tmp_path / "lock")
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    for text in (f"{os.getpid()}\n", "999999999\n", "", "a command\n"):
+        (tmp_path / "lock").write_text(text)
+        with pytest.raises(StoreError, match="no meterd runs on"):
+            data_folder.holder(tmp_path)
+    with data_folder.held(tmp_path), pytest.raises(StoreError, match="no meterd runs on"):
+        data_folder.holder(tmp_path)
+
+    def refuse(pid: int, lock: Path) -> bool:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    (tmp_path / "lock").write_text("1\n")
+    monkeypatch.setattr(data_folder, "_has_open", refuse)
+    with pytest.raises(StoreError, match="run this as the user that meterd runs as"):
+        data_folder.holder(tmp_path)
+
+
 def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
     """What works on the folder in between leaves to see how the last process ended."""
     Store(tmp_path).close()
