@@ -23,7 +23,13 @@ import trio
 from meterd import __version__
 from meterd.domain.config import changes_needing_restart
 from meterd.domain.credentials import KEY_BYTES, Keyring
-from meterd.domain.errors import CommitFailedError, ConfigError, CorruptRecordError, MeterdError
+from meterd.domain.errors import (
+    CommitFailedError,
+    ConfigError,
+    CorruptRecordError,
+    MeterdError,
+    StoreGoneError,
+)
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
@@ -209,6 +215,14 @@ def serve(source: ConfigSource) -> int:
     tune_interpreter()
     try:
         trio.run(_serve_until_told, source, config)
+    except* StoreGoneError as failed:
+        _log.critical(
+            "the data folder was deleted, moved or replaced while meterd ran: put it back, or"
+            " restore a backup, and start meterd again",
+            error=str(next(_leaves(failed))),
+            data=config.storage.path,
+        )
+        exit_code = EXIT_BROKEN
     except* CommitFailedError as failed:
         _log.critical(
             "a write did not reach the disk: see to the disk and start meterd again",

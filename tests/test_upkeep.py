@@ -125,12 +125,19 @@ def test_a_wrong_argument_is_exit_code_2() -> None:
         ["backup"],
         ["backup", "a", "b"],
         ["restore"],
-        ["restore", "systemconfig.toml"],
         ["verify", "--jsn"],
-        ["verify", "systemconfig.toml"],
         ["compact", "data"],
     ):
         assert run(*arguments).exit_code == 2, arguments
+
+
+@pytest.mark.parametrize("command", ["backup", "restore", "verify"])
+def test_a_file_in_place_of_a_folder_is_exit_code_1(command: str) -> None:
+    """The same for each: one line, that names it."""
+    result = run(command, "systemconfig.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "systemconfig.toml" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

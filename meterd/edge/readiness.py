@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _RECOVERING: Final = "counting the events that were not in their totals when meterd ended"
 _FULL: Final = "full: events are refused until it has room again; what is stored is read"
 _CLOCK: Final = "behind what is stored by {}: until it has caught up, all events are dated alike"
+_FULL_AT_START: Final = (
+    "full: the start waits, and events are refused, until it has room again; what is stored is"
+    " read, but for a customer's last events, which are not in its index yet"
+)
 _CATCHING_UP: Final = "closing the periods that ended meanwhile"
 
 
@@ -25,7 +29,7 @@ class Readiness:
     """``started`` is when the ledger may be asked, ``caught_up`` when no period is overdue.
 
     A full disk and a wrong clock change neither: there is nobody else to send a caller to, and
-    reads are served.
+    reads are served, also while a start waits for room, which may take until somebody makes some.
     """
 
     def __init__(
@@ -47,7 +51,8 @@ class Readiness:
 
     def answer(self) -> Answer:
         """What ``/readyz`` says."""
-        notes = {"disk": _FULL} if self._is_full() else {}
+        full = _FULL if self._started.is_set() else _FULL_AT_START
+        notes = {"disk": full} if self._is_full() else {}
         if clock := self._clock():
             notes["clock"] = clock
         if self.waits_for is None:
@@ -69,8 +74,10 @@ class Readiness:
         return None if self._caught_up.is_set() else _CATCHING_UP
 
     def refusal(self) -> Answer | None:
-        """What to say to who needs the ledger; None when it may be asked."""
-        return None if self._started.is_set() else problems.starting(_RECOVERING)
+        """What to say to who has something to store; None when that may be asked for."""
+        if self._started.is_set():
+            return None
+        return problems.DISK_FULL if self._is_full() else problems.starting(_RECOVERING)
 
     def refusal_of_events(self) -> Answer | None:
         """What to say to who brings events; None when they may be taken."""
@@ -78,3 +85,7 @@ class Readiness:
             return refused
         fault = self._clock_fault()
         return None if fault is None else problems.wrong_clock(fault)
+
+    def refusal_to_read(self) -> Answer | None:
+        """What to say to who reads; None when that may be asked for."""
+        return None if self._is_full() else self.refusal()

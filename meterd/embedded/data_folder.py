@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.errors import StoreError
+from meterd.domain.errors import StoreError, StoreGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,11 @@ READERS_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.05
 
 
-def hold(folder: Path) -> int:
+# Instead of a process id: what has the folder takes no signals.
+_COMMAND: Final = b"a command\n"
+
+
+def hold(folder: Path, *, takes_signals: bool = True) -> int:
     """Makes the folder where it is missing, and takes it: until the descriptor is let go of.
 
     Raises StoreError where another process holds it.
@@ -42,7 +46,7 @@ def hold(folder: Path) -> int:
         give_to_owner(folder, folder / "lock")
         # For people: kill -HUP $(cat meterd-data/lock)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+        os.write(descriptor, b"%d\n" % os.getpid() if takes_signals else _COMMAND)
     except BlockingIOError as fault:
         os.close(descriptor)
         raise StoreError(
@@ -52,6 +56,43 @@ def hold(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def holder(folder: Path) -> int:
+    """The process id of the daemon that has the folder, and of no other process that came to have
+    the same. Raises StoreError where there is none, or where it cannot be told.
+    """
+    lock = folder / "lock"
+    try:
+        text = lock.read_text()
+        if text.strip().isdecimal() and _has_open(int(text), lock):
+            return int(text)
+    except FileNotFoundError:
+        pass
+    except PermissionError as fault:
+        raise StoreError(
+            f"who has {folder} cannot be told: run this as the user that meterd runs as"
+        ) from fault
+    raise StoreError(f"no meterd runs on {folder.absolute()}, as far as can be seen from here")
+
+
+def _has_open(pid: int, lock: Path) -> bool:
+    if sys.platform != "linux":
+        return _is_locked(lock)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile, or is no file
+            if entry.samefile(lock):
+                return True
+    return False
+
+
+def _is_locked(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def is_let_go(folder: Path) -> bool:
@@ -88,7 +129,7 @@ def held(folder: Path) -> Iterator[None]:
     How the last process that wrote to it ended can be seen afterwards too.
     """
     was_let_go = is_let_go(folder)
-    descriptor = hold(folder)
+    descriptor = hold(folder, takes_signals=False)
     try:
         yield
     finally:
@@ -110,6 +151,27 @@ def share(descriptor: int) -> None:
     """Until it is closed, the store's data file may be mapped by this process."""
     with suppress(OSError):  # where there are no locks, no daemon has its folder
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def identity(file: Path) -> tuple[int, int]:
+    """What tells this file from every other that may come to stand in its place."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def in_place(file: Path, opened: tuple[int, int]) -> Iterator[None]:
+    """Raises StoreGoneError unless the file that was opened stands there at the end of this."""
+    yield
+    try:
+        found: tuple[int, int] | None = identity(file)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    except OSError:  # nobody can tell, and what is open is written to
+        found = opened
+    if found != opened:
+        what = "is gone" if found is None else "is another file than meterd has open"
+        raise StoreGoneError(f"{file} {what}")
 
 
 def believe_disk(path: Path) -> None:

@@ -93,7 +93,8 @@ class EmbeddedLedger:
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[Self]:
         """As ``running``, but entered at once: what a crash left unposted is posted within, and
-        nothing may be asked before ``started`` is set.
+        nothing may be asked before ``started`` is set but to read: of one customer's events those
+        that are not posted are missing then.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._committer.run)

@@ -196,6 +196,7 @@ class Store:
                     self._has_failed = False
                 self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
+                self._opened = data_folder.identity(self._file)
                 undo.callback(self._env.close)
                 _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
@@ -213,14 +214,15 @@ class Store:
 
         A full map is grown and the whole work run again, so it must not change anything but the
         transaction. Raises DiskFullError where there is no room: nothing is stored then, and the
-        same work may be run again. Raises CommitFailedError for every other failure: what a failed
-        commit left on disk is unknown while this process lives.
+        same work may be run again. Raises CommitFailedError for every other failure, StoreGoneError
+        among them: what a failed commit left on disk is unknown while this process lives.
         """
         self._require_own_process()
         while True:
             try:
                 _errno().value = 0
-                with self._env.begin(write=True) as txn:
+                in_place = data_folder.in_place(self._file, self._opened)
+                with in_place, self._env.begin(write=True) as txn:
                     return work(Transaction(txn, self._tables))
             except lmdb.MapFullError:
                 self._grow()

@@ -135,6 +135,23 @@ def test_a_lenient_batch_keeps_what_is_valid(decode: Any) -> None:
 
 
 @both_ways
+def test_a_header_gives_each_customers_items_keys_of_their_own(decode: Any) -> None:
+    """By their order among its own: other customers may stand in between, or in another order."""
+
+    def keys_of(*customers: str) -> dict[str, list[str]]:
+        sent = batch(*(item(customerId=json.dumps(customer)) for customer in customers))
+        decoded = decode(sent, TYPES, lenient=False, header_key="h")
+        found: dict[str, list[str]] = {}
+        for one in decoded.events:
+            found.setdefault(one.customer_id, []).append(one.idempotency_key)
+        return found
+
+    first, second = item_key("h", 0), item_key("h", 1)
+    assert keys_of("a", "b", "a") == {"a": [first, second], "b": [first]}
+    assert keys_of("b", "a", "a") == keys_of("a", "b", "a")
+
+
+@both_ways
 def test_no_key_of_a_client_is_one_that_a_header_makes(decode: Any) -> None:
     """Or one of two events would be swallowed as the repeat of the other."""
     made = item_key("h", 0)

@@ -41,11 +41,30 @@ async def test_a_full_disk_is_named_and_does_not_count() -> None:
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
         assert ready.json()["disk"].startswith("full: events are refused")
         assert (await api.ask("GET", "/events")).status_code == 200
+
+
+async def test_a_start_that_waits_for_room_is_read_and_not_ready() -> None:
+    """It may wait for long; and what it says of itself is what it does."""
     async with serving(started=False) as api:
+        await api.store("c")
         api.is_full = True
         waiting = await api.ask("GET", "/readyz")
-        assert waiting.status_code == 503
-        assert waiting.json()["disk"].startswith("full")
+        assert (waiting.status_code, waiting.json()["status"]) == (503, "starting")
+        assert waiting.json()["reason"].startswith("counting the events")
+        assert waiting.json()["disk"].startswith("full: the start waits, and events are refused")
+        assert "what is stored is read" in waiting.json()["disk"]
+        [found] = (await api.ask("GET", "/events")).json()
+        assert found["customerId"] == "c"
+        assert (await api.ask("GET", "/aggregations")).json() == []
+        event = b'{"customerId":"c","value":1}'
+        for refused in (
+            await api.ask("POST", "/aggregations/trigger"),
+            await api.ask("POST", "/usage/api.calls", content=event),
+            await api.ask("POST", "/usagebatch", content=b"["),
+        ):
+            assert (refused.status_code, refused.headers["Retry-After"]) == (507, "30")
+        api.is_full = False
+        assert (await api.ask("GET", "/events")).status_code == 503
 
 
 async def test_a_clock_that_is_behind_is_named_and_does_not_count() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.domain.errors import CommitFailedError, StoreError
+from meterd.domain.errors import CommitFailedError, StoreError, StoreGoneError
 from meterd.embedded import data_folder
 from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.store import Store
@@ -47,6 +47,37 @@ def test_a_folder_is_held_once_and_named_by_its_process(tmp_path: Path) -> None:
     data_folder.let_go(held)
     assert lock.read_text() == ""
     data_folder.let_go(data_folder.hold(lock.parent))
+
+
+def test_a_file_is_in_place_or_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted, replaced, or with its folder elsewhere; where nobody can tell it is believed."""
+    file = tmp_path / "store" / "data.mdb"
+    file.parent.mkdir()
+    file.touch()
+    opened = data_folder.identity(file)
+
+    def stay() -> None:
+        with data_folder.in_place(file, opened):
+            pass
+
+    stay()
+    with file.open(), pytest.raises(StoreGoneError, match="is another file than"):
+        file.rename(tmp_path / "before")
+        file.touch()
+        stay()
+    file.unlink()
+    with pytest.raises(StoreGoneError, match=f"^{file} is gone$"):
+        stay()
+    file.parent.rmdir()
+    file.parent.touch()
+    with pytest.raises(StoreGoneError):
+        stay()
+
+    def untold(file: Path) -> tuple[int, int]:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr(data_folder, "identity", untold)
+    stay()
 
 
 def test_a_broken_disk_does_not_hide_why_it_ends(
@@ -201,6 +232,34 @@ def test_behind_a_failed_write_the_disk_is_believed(tmp_path: Path, believed: li
     assert believed == ["data.mdb"]
     Store(tmp_path).close()
     assert believed == ["data.mdb"]
+
+
+def test_who_holds_a_folder_is_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that came to have a killed one's id, nor a command, which takes no signals."""
+    with pytest.raises(StoreError, match=f"no meterd runs on {tmp_path}"):
+        data_folder.holder(tmp_path)
+    held = data_folder.hold(tmp_path)
+    assert data_folder.holder(tmp_path) == os.getpid()
+    assert data_folder._is_locked(tmp_path / "lock")
+    os.close(held)  # as a kill does
+    assert not data_folder._is_locked(tmp_path / "lock")
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    for text in (f"{os.getpid()}\n", "999999999\n", "", "a command\n"):
+        (tmp_path / "lock").write_text(text)
+        with pytest.raises(StoreError, match="no meterd runs on"):
+            data_folder.holder(tmp_path)
+    with data_folder.held(tmp_path), pytest.raises(StoreError, match="no meterd runs on"):
+        data_folder.holder(tmp_path)
+
+    def refuse(pid: int, lock: Path) -> bool:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    (tmp_path / "lock").write_text("1\n")
+    monkeypatch.setattr(data_folder, "_has_open", refuse)
+    with pytest.raises(StoreError, match="run this as the user that meterd runs as"):
+        data_folder.holder(tmp_path)
 
 
 def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
