@@ -16,7 +16,7 @@ from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
@@ -125,9 +125,14 @@ def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:
 
 def next_to_close(txn: Transaction, parts: int) -> Period | None:
     """The first period to close among those that may have open totals."""
+    return first_open(txn, parts, {kind: closed_until_ms(txn, kind) for kind in PeriodType})
+
+
+def first_open(txn: Transaction, parts: int, closed_ms: Mapping[PeriodType, int]) -> Period | None:
+    """The same, of the types for which it is given until when they are closed."""
     found = []
-    for kind in PeriodType:
-        closed_hour = keys.hour(closed_until_ms(txn, kind))
+    for kind, until_ms in closed_ms.items():
+        closed_hour = keys.hour(until_ms)
         for part in range(parts):
             prefix = keys.period_type_prefix(part, kind)
             key = txn.first_key("totals", prefix + closed_hour)

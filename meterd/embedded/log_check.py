@@ -181,6 +181,9 @@ class LogCheck:
             if stands is None:
                 continue
             self._checking.counts["totals"] += 1
+            if not by_type:
+                name = period_name(hour)
+                yield Difference("totals", "record", "empty", NOTHING, customer_id, name)
             yield from check_closed(marks, hour, customer_id, closed=stands.closed)
             last = max((one.last_at[8:] for one in by_type.values()), default=b"")
             if not last <= stands.through <= marks.last_id:

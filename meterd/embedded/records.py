@@ -13,7 +13,7 @@ from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
 
-_NUMBER_BYTES: Final = 8
+NUMBER_BYTES: Final = 8
 
 
 class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
@@ -56,7 +56,7 @@ def split_block_ids(payload: bytes) -> list[bytes]:
 
 
 def number(value: int) -> bytes:
-    return value.to_bytes(_NUMBER_BYTES, "big")
+    return value.to_bytes(NUMBER_BYTES, "big")
 
 
 def read_number(payload: bytes | None) -> int:

@@ -43,6 +43,9 @@ _SETTLE_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 0.0005
 _PROGRESS_SECONDS: Final = 0.1
 
+# What LMDB raises where it is asked for a key that is none, too.
+LmdbError = lmdb.Error
+
 
 class Snapshot:
     """See above. ``transaction`` and ``copy_to`` use LMDB, which trusts what it reads; the rest

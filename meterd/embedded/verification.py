@@ -12,15 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
-from meterd.domain.errors import StoreError
 from meterd.embedded.delivery_check import DeliveryCheck
-from meterd.embedded.differences import Checking, Difference, at_key
+from meterd.embedded.differences import MISTAKES, Checking, Difference, at_key
 from meterd.embedded.log_check import LogCheck
-from meterd.embedded.marks import check_marks, read_marks
+from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.pages import DamagedError
-from meterd.embedded.snapshot import open_snapshot
+from meterd.embedded.snapshot import LmdbError, open_snapshot
 from meterd.embedded.store import is_sealed
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
 
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_LEAVES: Final = 200
 _STRUCTURE: Final = "structure"
-# What decoding raises where a record is sealed and is not what its table holds.
-_MISTAKES: Final = (StoreError, msgspec.MsgspecError, ValueError, IndexError, OverflowError)
 
 
 class _Check(NamedTuple):
@@ -80,9 +75,10 @@ def _check_contents(
         if damaged.isdisjoint(check.tables):
             try:
                 yield from check.run()
-            except _MISTAKES as fault:
+            except (*MISTAKES, LmdbError) as fault:
                 tables = ", ".join(check.tables)
-                yield Difference(tables, "a record", str(fault), "one that can be read")
+                stands = f"what cannot be read ({type(fault).__name__}: {fault})"
+                yield Difference(tables, "a record", stands, "what belongs there")
 
 
 def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
@@ -112,17 +108,11 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
 
 
 def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
-    deliveries = _Check(
-        ("aggregations", "totals", "customer_periods", "deliveries", "outbox"),
-        DeliveryCheck(txn, parts, checking).run,
-    )
-    try:
-        marks = read_marks(txn, parts)
-    except _MISTAKES:  # the last record of the log is damaged, which was said
-        return [deliveries]
+    marks = read_marks(txn, parts)
     index = ("records_by_type", "blocks_by_customer")
     return [
         _Check(("meta",), lambda: check_marks(txn, marks)),
+        _Check(("meta", "events"), lambda: check_floor(txn, marks)),
         _Check(
             ("events", *index, "totals", "idempotency_keys"),
             LogCheck(txn, parts, marks, checking).run,
@@ -130,7 +120,10 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check(("totals",), lambda: check_totals(txn, parts, marks, checking)),
         _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
-        deliveries,
+        _Check(
+            ("aggregations", "totals", "customer_periods", "deliveries", "outbox"),
+            DeliveryCheck(txn, parts, checking).run,
+        ),
     ]
 
 
