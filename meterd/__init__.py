@@ -46,6 +46,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
       log_check        hours, indexes and keys against the log
+      published_check  aggregations against what was published of totals
       delivery_check   aggregations, deliveries, outbox, each against what it is made of
       verification     checks a whole store
       mailbox          what wakes an actor, reply, round

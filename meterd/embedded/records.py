@@ -30,11 +30,21 @@ class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
         )
 
 
+class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
+    """A record of totals of which only the closing is of interest."""
+
+    closed: bool
+    by_type: msgspec.Raw
+    through: bytes = b""
+    published: bytes = b""
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 encode: Final = _ENCODER.encode
 decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
+decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 

@@ -17,6 +17,7 @@ from meterd.embedded.differences import MISTAKES, Checking, Difference, at_key
 from meterd.embedded.log_check import LogCheck
 from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.pages import DamagedError
+from meterd.embedded.published_check import check_published
 from meterd.embedded.snapshot import LmdbError, open_snapshot
 from meterd.embedded.store import is_sealed
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
@@ -120,6 +121,7 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check(("totals",), lambda: check_totals(txn, parts, marks, checking)),
         _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
+        _Check(("totals", "aggregations"), lambda: check_published(txn)),
         _Check(
             ("aggregations", "totals", "customer_periods", "deliveries", "outbox"),
             DeliveryCheck(txn, parts, checking).run,
