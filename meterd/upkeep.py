@@ -5,8 +5,10 @@ What they did is one line on stdout, or one JSON object; how far they are is a b
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from meterd import copies
+from meterd.domain.errors import MeterdError
 from meterd.embedded import verification
-from meterd.embedded.differences import Checking
+from meterd.embedded.differences import Checking, Difference
+from meterd.embedded.store import FORMAT
+from meterd.keyfile import KEY_FILE, read_keys
 from meterd.options import config_option, data_folder, json_option
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from meterd.copies import Copied
 
 _EXIT_DIFFERENT: Final = 1
+_EXIT_SIGNALLED: Final = 128  # and the signal's number, as shells do
 
 
 @click.command(epilog="Example: meterd verify && echo sound; meterd verify /backups/monday")
@@ -51,17 +57,19 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
     began_at, differences = time.monotonic(), 0
     with _progress() as progress:
         checking = Checking(progress)
-        for difference in verification.verify(place, checking):
+        for difference in chain(verification.verify(place, checking), _key_faults(place)):
             differences += 1
             click.echo(_json({"difference": difference}) if as_json else difference.line())
     seconds = round(time.monotonic() - began_at, 1)
     checked = dict(checking.counts)
     if as_json:
         summary = {"folder": str(place), "differences": differences}
+        summary["format"] = checking.store_format
         click.echo(_json({**summary, "checked": checked, "seconds": seconds}))
     else:
         found = f"{differences:,} differences" if differences else "no differences"
         click.echo(f"{place}: {found} in {_counts(checked)} ({seconds} s)")
+        _note_format(checking.store_format)
     ctx.exit(_EXIT_DIFFERENT if differences else 0)
 
 
@@ -77,9 +85,10 @@ def backup(given: Path | None, folder: Path, as_json: bool) -> None:
     While the daemon serves, too: everything that was acknowledged before the start is in it. DIR is
     there when all of it is on disk and checked, and never half. The configuration is not copied.
 
-    Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
+    Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments; 143 told to end by
+    SIGTERM, nothing left.
     """
-    with _progress() as progress:
+    with _told_to_end(), _progress() as progress:
         copied = copies.backup(data_folder(given), folder, progress)
     _report("backed up to", copied, as_json)
 
@@ -99,7 +108,7 @@ def restore(given: Path | None, saved: Path, to: Path | None, as_json: bool) -> 
 
     Exit codes: 0 restored; 1 not restored; 2 wrong arguments.
     """
-    with _progress() as progress:
+    with _told_to_end(), _progress() as progress:
         copied = copies.restore(saved, data_folder(given) if to is None else to, progress)
     _report("restored to", copied, as_json)
 
@@ -115,10 +124,33 @@ def compact(given: Path | None, as_json: bool) -> None:
 
     Exit codes: 0 done; 1 not done, the store is as it was; 2 wrong arguments.
     """
-    with _progress() as progress:
+    with _told_to_end(), _progress() as progress:
         copied = copies.compact(data_folder(given), progress)
     saved = max(0, copied.bytes_before - copied.bytes)
     _report(f"{_size(saved)} saved in", copied, as_json)
+
+
+def _key_faults(folder: Path) -> Iterator[Difference]:
+    """Nobody would be let in by a key file that cannot be read."""
+    try:
+        read_keys(folder)
+    except MeterdError as fault:
+        yield Difference(KEY_FILE, "the file", f"what cannot be read ({fault})", "one with keys")
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """What was begun is taken away when the command is told to end, as it is on SIGINT."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(_EXIT_SIGNALLED + number)
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
@@ -146,6 +178,18 @@ def _report(done: str, copied: Copied, as_json: bool) -> None:
     else:
         counts = _counts(copied.checked)
         click.echo(f"{done} {copied.folder}: {_size(copied.bytes)}, checked: {counts}")
+        _note_format(copied.format)
+    for folder in copied.left:
+        click.echo(f"note: {folder} was left by a backup that was killed: remove it", err=True)
+
+
+def _note_format(found: int) -> None:
+    if found and found != FORMAT:
+        click.echo(
+            f"note: the store has format {found}, of which only pages and checksums are checked;"
+            f" the next start of meterd serve brings it to {FORMAT}",
+            err=True,
+        )
 
 
 def _counts(checked: dict[str, int]) -> str:

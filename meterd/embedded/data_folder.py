@@ -32,6 +32,36 @@ _RETRY_SECONDS: Final = 0.05
 
 # Instead of a process id: what has the folder takes no signals.
 _COMMAND: Final = b"a command\n"
+# What becomes of a data folder is made in there first; whoever holds the folder knows that nobody
+# else is at it.
+RESTORING: Final = "restore.new"
+COMPACTING: Final = "compact.new"
+
+
+def make(folder: Path) -> None:
+    """Makes it and what is missing above it, all of it closed to others."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Takes away what a killed command left there, which nobody needs. The folder is held.
+
+    Raises StoreError where a restore was cut short: an empty store would hide that.
+    """
+    shutil.rmtree(folder / COMPACTING, ignore_errors=True)
+    if (folder / "store").exists():
+        with suppress(OSError):  # it is empty when the store has come to its place
+            (folder / RESTORING).rmdir()
+    elif (folder / RESTORING).exists():
+        raise StoreError(
+            f"{folder} holds a restore that was cut short: run meterd restore again, or remove"
+            f" {folder / RESTORING} to begin with an empty store"
+        )
 
 
 def hold(folder: Path, *, takes_signals: bool = True) -> int:

@@ -57,10 +57,14 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checking(msgspec.Struct):
-    """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much."""
+    """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much.
+
+    ``store_format`` is that of the store, when its first pages were read.
+    """
 
     progress: Callable[[str, int, int], None] = lambda *_: None
     counts: Counter[str] = msgspec.field(default_factory=Counter)
+    store_format: int = 0
 
 
 def period_name(period: Period) -> str:

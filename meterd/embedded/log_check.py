@@ -59,6 +59,12 @@ class LogCheck:
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of the log."""
+        try:
+            yield from self._run()
+        finally:
+            self._recount.close()
+
+    def _run(self) -> Iterator[Difference]:
         counts, expected = self._checking.counts, log.count_events(self._txn)
         last = b""
         for number, (record_id, payload) in enumerate(self._txn.forward("events", b"", b"")):

@@ -91,11 +91,6 @@ class Transaction:
     def count(self, table: str) -> int:
         return int(self._txn.stat(self._tables[table])["entries"])
 
-    def pages(self, table: str) -> int:
-        """How many pages of the file the table takes."""
-        stat = self._txn.stat(self._tables[table])
-        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-
     def first_key(self, table: str, at_least: bytes) -> bytes | None:
         """The first key that is not less."""
         with self._txn.cursor(self._tables[table]) as cursor:
@@ -186,6 +181,7 @@ class Store:
                 # A write may have failed: whoever is next must know, until the disk was believed.
                 self._has_failed = not data_folder.is_let_go(folder)
                 undo.callback(self._let_go, data_folder.hold(folder))
+                data_folder.clear(folder)
                 place = folder / "store"
                 _create(place, map_size)
                 data_folder.sync_entries(place)

@@ -19,7 +19,7 @@ from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.pages import DamagedError
 from meterd.embedded.published_check import check_published
 from meterd.embedded.snapshot import LmdbError, open_snapshot
-from meterd.embedded.store import is_sealed
+from meterd.embedded.store import FORMAT, is_sealed
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class _Check(NamedTuple):
 def verify(folder: Path, checking: Checking | None = None) -> Iterator[Difference]:
     """Every difference in the data folder's store, as it is when the first is asked for.
 
-    Beside a daemon, or where none runs. Raises StoreError where there is no store, or not one of
-    this version.
+    Beside a daemon, or where none runs. Of an earlier format, which ``checking`` then says, only
+    pages and checksums are looked at. Raises StoreError where there is no store, or one of a later
+    version, and where the disk has no room for what is counted meanwhile.
     """
     try:
         with open_snapshot(folder) as snapshot:
@@ -57,15 +58,16 @@ def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Differen
     """See ``verify``; a snapshot is verified once."""
     damaged: set[str] = set()
     try:
-        parts = snapshot.meta().parts
+        meta = snapshot.meta()
+        checking.store_format = meta.format
         for difference in _check_pages(snapshot, checking):
             damaged.add(difference.table if difference.what != _STRUCTURE else _STRUCTURE)
             yield difference
     except DamagedError as fault:
         yield _structure("the file", fault)
         return
-    if damaged.isdisjoint({_STRUCTURE, "meta"}):
-        yield from _check_contents(snapshot.transaction(), parts, checking, damaged)
+    if meta.format == FORMAT and damaged.isdisjoint({_STRUCTURE, "meta"}):
+        yield from _check_contents(snapshot.transaction(), meta.parts, checking, damaged)
 
 
 def _check_contents(
@@ -86,7 +88,7 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
     """Pages and checksums. DamagedError where it cannot be told which pages are whose."""
     pages, counts = snapshot.pages, checking.counts
     is_whole = True
-    for table, tree in snapshot.tables().items():
+    for table, tree in snapshot.tables(checking.store_format).items():
         try:
             for number, leaf in enumerate(pages.leaves(tree)):
                 for key, record, _ in leaf:

@@ -80,6 +80,30 @@ def test_a_file_is_in_place_or_it_is_not(tmp_path: Path, monkeypatch: pytest.Mon
     stay()
 
 
+def test_folders_are_made_closed_to_others(tmp_path: Path) -> None:
+    """All that are missing; those that are there stay as they are."""
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        data_folder.make(tmp_path / "a" / "b")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".", "a", "a/b")]
+    assert modes == [0o755, 0o700, 0o700]
+    with pytest.raises(OSError, match="exists"):
+        (tmp_path / "file").touch()
+        data_folder.make(tmp_path / "file")
+
+
+def test_what_killed_commands_left_is_cleared(tmp_path: Path) -> None:
+    """But for a restore that was cut short, which a new store would hide."""
+    (tmp_path / data_folder.COMPACTING / "store").mkdir(parents=True)
+    data_folder.clear(tmp_path)
+    (tmp_path / data_folder.RESTORING).mkdir()
+    with pytest.raises(StoreError, match="cut short: run meterd restore again, or remove"):
+        data_folder.clear(tmp_path)
+    (tmp_path / "store").mkdir()
+    data_folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_a_broken_disk_does_not_hide_why_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
