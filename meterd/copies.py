@@ -67,6 +67,7 @@ def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> C
     """
     # Where a link leads; and "." has a name then.
     place = Path(os.path.realpath(to))
+    _require_store(data)
     _require_empty(place, _unfinished(place, _BACKING_UP), to)
     try:
         if place.is_dir():
@@ -125,8 +126,7 @@ def compact(data: Path, progress: Callable[[str, int, int], None]) -> Copied:
     Raises StoreError, with the store as it was.
     """
     place = data / "store"
-    if not (place / "data.mdb").exists():
-        raise StoreError(f"there is no store in {data}")
+    _require_store(data)
     try:
         with held(data):
             part = data / COMPACTING
@@ -188,13 +188,18 @@ def _left_beside(place: Path) -> Iterator[Path]:
 
 
 def _move(part: Path, to: Path) -> None:
-    """The store comes last: with it, the folder is whole."""
-    for name in (KEY_FILE, "store"):
-        if (part / name).exists():
-            (part / name).rename(to / name)
-            sync(to)
-    part.rmdir()
-    sync(to)
+    """The store comes last: with it, the folder is whole. Until then, a failure leaves nothing."""
+    try:
+        for name in (KEY_FILE, "store"):
+            if (part / name).exists():
+                (part / name).rename(to / name)
+                sync(to)
+        part.rmdir()
+        sync(to)
+    except BaseException:
+        if (part / "store").exists() and (to / KEY_FILE).exists():
+            (to / KEY_FILE).rename(part / KEY_FILE)
+        raise
 
 
 def _copy(
@@ -248,6 +253,12 @@ def _require_clean(folder: Path, checking: Checking, what: str) -> None:
         more = any(True for _ in found)
         lines = [f"{what}:", *shown, *(["and more: meterd verify lists them"] if more else [])]
         raise StoreError("\n".join(lines))
+
+
+def _require_store(data: Path) -> None:
+    """Before anything is made for its copy."""
+    if not (data / "store" / "data.mdb").exists():
+        raise StoreError(f"there is no store in {data}")
 
 
 def _require_restorable(data: Path) -> None:

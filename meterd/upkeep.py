@@ -82,8 +82,9 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
 def backup(given: Path | None, folder: Path, as_json: bool) -> None:
     """Copy store and API keys to DIR, which must be empty or not there, and check the copy.
 
-    While the daemon serves, too: everything that was acknowledged before the start is in it. DIR is
-    there when all of it is on disk and checked, and never half. The configuration is not copied.
+    While the daemon serves, too: everything that was acknowledged before the start is in it. Its
+    store is there when all of it is on disk and checked, and never half. The configuration is not
+    copied. DIR may be a mount point.
 
     Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments; 143 told to end by
     SIGTERM, nothing left.

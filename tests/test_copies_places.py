@@ -172,3 +172,40 @@ def test_an_empty_store_hides_no_restore(
         pass
     assert not {"restore.new", "compact.new"} & set(names(to))
     assert checked(to) == {**checked(saved), "pages": checked(to)["pages"]}
+
+
+@pytest.mark.parametrize("fails_at", [2, 3, 4])
+def test_a_copy_whose_last_steps_fail_is_made_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """Behind the rename of the keys nothing is left; behind the store's all is there."""
+    saved = tmp_path / "saved"
+    copies.backup(data, saved, ignore)
+    for name, work in (
+        ("b", lambda to: copies.backup(data, to, ignore)),
+        ("r", lambda to: copies.restore(saved, to, ignore)),
+    ):
+        to = tmp_path / name
+        to.mkdir()
+        calls: list[Path] = []
+
+        def fail(path: Path, calls: list[Path] = calls) -> None:
+            calls.append(path)
+            if len(calls) == fails_at:
+                raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(copies, "sync", fail)
+            with pytest.raises(StoreError, match="Input/output error"):
+                work(to)
+        if fails_at == 2:
+            assert set(names(to)) <= {"lock"}
+            work(to)
+        assert lines(to) == []
+
+
+def test_a_backup_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    """Not even the folders on the way."""
+    with pytest.raises(StoreError, match="there is no store in"):
+        copies.backup(tmp_path / "nowhere", tmp_path / "a" / "b", ignore)
+    assert names(tmp_path) == []
