@@ -8,6 +8,7 @@ import shutil
 import stat
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from meterd.keyfile import KEY_FILE
 from tests.embedded.sample_store import checked, copied_sample, lines
 from tests.embedded.test_upgrade import lay
 from tests.test_copies import cut_in_half, ignore, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -174,34 +178,32 @@ def test_an_empty_store_hides_no_restore(
     assert checked(to) == {**checked(saved), "pages": checked(to)["pages"]}
 
 
+@pytest.mark.parametrize("work", [copies.backup, copies.restore])
 @pytest.mark.parametrize("fails_at", [2, 3, 4])
 def test_a_copy_whose_last_steps_fail_is_made_again(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails_at: int,
+    work: Callable[[Path, Path, Callable[[str, int, int], None]], copies.Copied],
 ) -> None:
     """Behind the rename of the keys nothing is left; behind the store's all is there."""
-    saved = tmp_path / "saved"
-    copies.backup(data, saved, ignore)
-    for name, work in (
-        ("b", lambda to: copies.backup(data, to, ignore)),
-        ("r", lambda to: copies.restore(saved, to, ignore)),
-    ):
-        to = tmp_path / name
-        to.mkdir()
-        calls: list[Path] = []
+    to, calls = tmp_path / "to", list[Path]()
+    to.mkdir()
 
-        def fail(path: Path, calls: list[Path] = calls) -> None:
-            calls.append(path)
-            if len(calls) == fails_at:
-                raise OSError(5, "Input/output error")
+    def fail(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == fails_at:
+            raise OSError(5, "Input/output error")
 
-        with monkeypatch.context() as patched:
-            patched.setattr(copies, "sync", fail)
-            with pytest.raises(StoreError, match="Input/output error"):
-                work(to)
-        if fails_at == 2:
-            assert set(names(to)) <= {"lock"}
-            work(to)
-        assert lines(to) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(copies, "sync", fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            work(data, to, ignore)
+    if fails_at == 2:
+        assert set(names(to)) <= {"lock"}
+        work(data, to, ignore)
+    assert lines(to) == []
 
 
 def test_a_backup_of_nothing_makes_nothing(tmp_path: Path) -> None:
