@@ -30,6 +30,7 @@ def main() -> None:
 
     if not serves:
         _on_interrupts(_unwind)
+        _on(signal.SIGHUP, _unwind)  # the terminal is gone, and with it whoever waits
     try:
         run(prog_name="meterd")
     finally:
@@ -38,8 +39,12 @@ def main() -> None:
 
 def _on_interrupts(act: signal.Handlers | signal._HANDLER) -> None:
     for number in _INTERRUPTS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started it wants it so
-            signal.signal(number, act)
+        _on(number, act)
+
+
+def _on(number: signal.Signals, act: signal.Handlers | signal._HANDLER) -> None:
+    if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started it wants it so
+        signal.signal(number, act)
 
 
 def _stop_at_once(_number: int, _: FrameType | None) -> NoReturn:

@@ -5,7 +5,6 @@ What they did is one line on stdout, or one JSON object; how far they are is a b
 
 from __future__ import annotations
 
-import signal
 import time
 from contextlib import contextmanager
 from itertools import chain
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from meterd.copies import Copied
 
 _EXIT_DIFFERENT: Final = 1
-_EXIT_SIGNALLED: Final = 128  # and the signal's number, as shells do
 
 
 @click.command(epilog="Example: meterd verify && echo sound; meterd verify /backups/monday")
@@ -86,10 +84,9 @@ def backup(given: Path | None, folder: Path, as_json: bool) -> None:
     store is there when all of it is on disk and checked, and never half. The configuration is not
     copied. DIR may be a mount point.
 
-    Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments; 143 told to end by
-    SIGTERM, nothing left.
+    Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
     """
-    with _told_to_end(), _progress() as progress:
+    with _progress() as progress:
         copied = copies.backup(data_folder(given), folder, progress)
     _report("backed up to", copied, as_json)
 
@@ -109,7 +106,7 @@ def restore(given: Path | None, saved: Path, to: Path | None, as_json: bool) -> 
 
     Exit codes: 0 restored; 1 not restored; 2 wrong arguments.
     """
-    with _told_to_end(), _progress() as progress:
+    with _progress() as progress:
         copied = copies.restore(saved, data_folder(given) if to is None else to, progress)
     _report("restored to", copied, as_json)
 
@@ -125,7 +122,7 @@ def compact(given: Path | None, as_json: bool) -> None:
 
     Exit codes: 0 done; 1 not done, the store is as it was; 2 wrong arguments.
     """
-    with _told_to_end(), _progress() as progress:
+    with _progress() as progress:
         copied = copies.compact(data_folder(given), progress)
     saved = max(0, copied.bytes_before - copied.bytes)
     _report(f"{_size(saved)} saved in", copied, as_json)
@@ -137,21 +134,6 @@ def _key_faults(folder: Path) -> Iterator[Difference]:
         read_keys(folder)
     except MeterdError as fault:
         yield Difference(KEY_FILE, "the file", f"what cannot be read ({fault})", "one with keys")
-
-
-@contextmanager
-def _told_to_end() -> Iterator[None]:
-    """What was begun is taken away when the command is told to end, as it is on SIGINT."""
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(_EXIT_SIGNALLED + number)
-
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 @contextmanager
