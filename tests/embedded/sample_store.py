@@ -133,6 +133,15 @@ def spoil(data: Path, work: Callable[[Transaction], T]) -> T:
         return store.write(work)
 
 
+def damage(txn: Transaction, table: str) -> None:
+    """Flips a bit of each of the table's records, and leaves their checksums as they are."""
+    raw, place = txn._txn, txn._tables[table]
+    with raw.cursor(place) as cursor:
+        for key, record in list(cursor):
+            flipped = bytes(record[:-1]) + bytes([record[-1] ^ 1])
+            raw.put(bytes(key), flipped, db=place)
+
+
 def differences(data: Path) -> list[Difference]:
     return list(verify(data))
 

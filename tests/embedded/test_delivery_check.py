@@ -156,7 +156,7 @@ def a_delivery_of_nothing(txn: Transaction) -> None:
         (another_revision, {"aggregations", "deliveries"}),
         (running_is_closed, {"aggregations"}),
         (running_is_delivered, {"aggregations", "delivery_ids"}),
-        (an_aggregation_is_missing, {"customer_periods", "deliveries"}),
+        (an_aggregation_is_missing, {"aggregations", "customer_periods", "deliveries"}),
         (an_aggregation_in_the_place_of_another, {"aggregations"}),
         (a_place_is_missing, {"customer_periods"}),
         (a_place_too_many, {"customer_periods"}),
