@@ -76,7 +76,7 @@ def test_it_is_found(tmp_path: Path, work: Callable[[Transaction], Aggregation],
     """Though nothing else of it differs; sequences have gaps where deliveries are gone."""
     data = copied_sample(tmp_path)
     wrong = spoil(data, work)
-    (found,) = [one for one in differences(data) if one.what != "sequence"]
+    (found,) = [one for one in differences(data) if not one.what.startswith("sequence")]
     named = (found.table, found.what, found.customer_id, found.period)
     assert named == ("aggregations", what, wrong.customer_id, period_name(wrong.period))
 
@@ -94,4 +94,4 @@ def test_totals_of_before_are_not_judged(tmp_path: Path) -> None:
 
     data = copied_sample(tmp_path)
     spoil(data, work)
-    assert {one.what for one in differences(data)} == {"sequence"}
+    assert all(one.what.startswith("sequence") for one in differences(data))
