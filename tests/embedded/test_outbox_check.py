@@ -25,7 +25,11 @@ def some(txn: Transaction, status: DeliveryStatus, **state: Any) -> tuple[bytes,
         found = records.decode_delivery(payload)
         is_it = all(getattr(found, name) == value for name, value in state.items())
         waits = found.status is DeliveryStatus.PENDING and found.begun_ms is None
-        if found.status is status and is_it and (not waits or txn.get("outbox", due(found)) is not None):
+        if (
+            found.status is status
+            and is_it
+            and (not waits or txn.get("outbox", due(found)) is not None)
+        ):
             return key, found
     raise AssertionError("there is none")
 
