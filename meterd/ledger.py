@@ -121,13 +121,14 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
     """A delivery with the attempts that the log still has, the earliest first.
 
     ``endpoint`` is the state of its endpoint, ``behind`` the id of the delivery of its customer
-    that goes first, while it is another.
+    that goes first, while it is another, ``batch`` that of the batch that it is in.
     """
 
     delivery: Delivery
     attempts: tuple[Attempt, ...]
     endpoint: EndpointState
     behind: str | None = None
+    batch: str | None = None
 
 
 class EndpointSummary(msgspec.Struct, frozen=True):
@@ -247,6 +248,7 @@ class Ledger(Protocol):
 
         Those after a sequence by sequence, the least first: each is there once, and none is left
         out that stands before another. Within an endpoint the order of making is that of sequences.
+        Batches are not listed: the deliveries in them are.
         """
 
     async def deliveries_page_end(

@@ -3,6 +3,8 @@
 Within an endpoint, sequences are the order of making, so each endpoint is one range read backward,
 or the sequences that another table names, greatest first; the ranges are merged by when deliveries
 were made. Synchronous, inside one short transaction; a long answer is many pages.
+
+A batch is how deliveries go: they are listed, in the state that it gives them, and it is not.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus, delivery_id
+from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus, as_batch, delivery_id
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
 
     from meterd.embedded.transaction import Transaction
 
-_BEHIND_ALL: Final = BATCH
-# So many pending ones of an endpoint are put into order, in some ten milliseconds. Where there are
-# more, most that the endpoint got last are likely to be among them.
+# So many pending or parked ones of an endpoint are put into order, in some ten milliseconds. Where
+# there are more, most that the endpoint got last are likely to be among them.
 _PUT_INTO_ORDER_MAX: Final = 10_000
 
 
@@ -56,16 +57,28 @@ def read_history(txn: Transaction, delivery_id: str) -> DeliveryHistory | None:
     delivery = outbox.find(txn, delivery_id)
     if delivery is None:
         return None
-    batch = batches.batch_of(txn, delivery)
-    attempts = tuple(attempt_log.of_delivery(txn, delivery if batch is None else batch))
-    state = outbox.endpoint_state(txn, delivery.endpoint_id)
-    first = None
-    if delivery.status is DeliveryStatus.PENDING and not delivery.is_batch:
-        prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-        _, sequence = next(txn.forward("outbox_by_customer", prefix, prefix))
-        first = outbox.get(txn, delivery.endpoint_id, keys.sequence_in(sequence))
-    behind = None if first is None or first.id == delivery.id else first.id
-    return DeliveryHistory(delivery, attempts, state, behind)
+    batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
+    attempts = attempt_log.of_delivery(txn, delivery)
+    if batch is not None:
+        attempts = sorted(
+            [*attempts, *attempt_log.of_delivery(txn, batch)], key=lambda one: one.begun_ms
+        )
+    return DeliveryHistory(
+        delivery,
+        tuple(attempts),
+        outbox.endpoint_state(txn, delivery.endpoint_id),
+        _behind(txn, delivery),
+        None if batch is None else batch.id,
+    )
+
+
+def _behind(txn: Transaction, delivery: Delivery) -> str | None:
+    if delivery.is_batch or delivery.status is not DeliveryStatus.PENDING:
+        return None
+    prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
+    _, sequence = next(txn.forward("outbox_by_customer", prefix, prefix))
+    first = outbox.get(txn, delivery.endpoint_id, keys.sequence_in(sequence))
+    return None if first.id == delivery.id else first.id
 
 
 def read_endpoints(txn: Transaction) -> list[EndpointSummary]:
@@ -74,16 +87,15 @@ def read_endpoints(txn: Transaction) -> list[EndpointSummary]:
         EndpointSummary(
             endpoint_id,
             outbox.endpoint_state(txn, endpoint_id),
-            _count(txn, "outbox_by_customer", endpoint_id),
-            _count(txn, "parked", endpoint_id),
+            _count(_pending(txn, endpoint_id)),
+            _count(_parked(txn, endpoint_id)),
         )
         for endpoint_id in _known_endpoints(txn)
     ]
 
 
-def _count(txn: Transaction, table: str, endpoint_id: str) -> int:
-    prefix = keys.endpoint_prefix(endpoint_id)
-    return sum(1 for _ in islice(txn.keys_forward(table, prefix, prefix), COUNTED_MAX))
+def _count(sequences: Iterable[int]) -> int:
+    return sum(1 for _ in islice(sequences, COUNTED_MAX))
 
 
 def _known_endpoints(txn: Transaction) -> list[str]:
@@ -132,13 +144,40 @@ def _order(delivery: Delivery) -> tuple[int, str, int]:
     return -delivery.created_ms, delivery.endpoint_id, -delivery.sequence
 
 
-def _onward(txn: Transaction, endpoint_id: str, after: int) -> Iterator[Delivery]:
-    start = keys.delivery_key(endpoint_id, min(after + 1, _BEHIND_ALL))
-    for _, payload in txn.forward("deliveries", start, keys.endpoint_prefix(endpoint_id)):
+class _Shown:
+    """Deliveries in the state that they have; of neighbours in one batch, that is read once."""
+
+    def __init__(self, txn: Transaction, endpoint_id: str) -> None:
+        self._txn = txn
+        self._prefix = keys.endpoint_prefix(endpoint_id)
+        self._number = b""
+        self._batch: Delivery
+
+    def read(self, sequence: int) -> Delivery:
+        key = self._prefix + sequence.to_bytes(8, "big")
+        payload = self._txn.get("deliveries", key)
+        assert payload is not None, f"there is no such delivery: {key!r}"
+        return self.decode(key, payload)
+
+    def decode(self, key: bytes, payload: bytes) -> Delivery:
         delivery = records.decode_delivery(payload)
-        if delivery.is_batch:
+        number = self._txn.get("batched", key)
+        if number is None:
+            return delivery
+        if number != self._number:
+            found = self._txn.get("deliveries", self._prefix + number)
+            assert found is not None, f"a delivery is in a batch that is not there: {key!r}"
+            self._number, self._batch = number, records.decode_delivery(found)
+        return as_batch(delivery, self._batch)
+
+
+def _onward(txn: Transaction, endpoint_id: str, after: int) -> Iterator[Delivery]:
+    shown = _Shown(txn, endpoint_id)
+    start = keys.delivery_key(endpoint_id, min(after + 1, BATCH))
+    for key, payload in txn.forward("deliveries", start, keys.endpoint_prefix(endpoint_id)):
+        if keys.sequence_in(key) >= BATCH:
             return
-        yield outbox.shown(txn, delivery)
+        yield shown.decode(key, payload)
 
 
 def _backward(
@@ -149,30 +188,42 @@ def _backward(
     bound: int,
 ) -> Iterator[Delivery]:
     """The endpoint's deliveries before that sequence, the last first: at least those asked for."""
-    prefix, end = keys.endpoint_prefix(endpoint_id), keys.delivery_key(endpoint_id, bound)
-    sequences: Iterable[int] | None = None
+    shown = _Shown(txn, endpoint_id)
+    sequences: list[int] | None = None
     if of_customer is not None:
         sequences = sorted(of_customer.get(endpoint_id, ()), reverse=True)
     elif query.status is DeliveryStatus.PARKED:
-        sequences = (keys.sequence_in(key) for key, _ in txn.backward("parked", end, prefix))
+        sequences = _in_order(_parked(txn, endpoint_id))
     elif query.status is DeliveryStatus.PENDING:
-        sequences = _pending(txn, prefix)
+        sequences = _in_order(_pending(txn, endpoint_id))
     if sequences is not None:
         for sequence in sequences:
             if sequence < bound:
-                yield outbox.shown(txn, outbox.get(txn, endpoint_id, sequence))
+                yield shown.read(sequence)
         return
-    for _, payload in txn.backward("deliveries", end, prefix):
-        delivery = outbox.shown(txn, records.decode_delivery(payload))
+    end = keys.delivery_key(endpoint_id, bound)
+    for key, payload in txn.backward("deliveries", end, keys.endpoint_prefix(endpoint_id)):
+        delivery = shown.decode(key, payload)
         if _matches(delivery, query):
             yield delivery
 
 
-def _pending(txn: Transaction, prefix: bytes) -> list[int] | None:
-    """The sequences of what waits, greatest first; None where they are too many."""
-    waiting = txn.forward("outbox_by_customer", prefix, prefix)
-    found = [keys.sequence_in(payload) for _, payload in islice(waiting, _PUT_INTO_ORDER_MAX + 1)]
+def _in_order(sequences: Iterable[int]) -> list[int] | None:
+    """The greatest first; None where they are too many."""
+    found = list(islice(sequences, _PUT_INTO_ORDER_MAX + 1))
     return sorted(found, reverse=True) if len(found) <= _PUT_INTO_ORDER_MAX else None
+
+
+def _pending(txn: Transaction, endpoint_id: str) -> Iterator[int]:
+    prefix = keys.endpoint_prefix(endpoint_id)
+    for _, sequence in txn.forward("outbox_by_customer", prefix, prefix):
+        yield keys.sequence_in(sequence)
+
+
+def _parked(txn: Transaction, endpoint_id: str) -> Iterator[int]:
+    prefix = keys.endpoint_prefix(endpoint_id)
+    for key in txn.keys_forward("parked", prefix, prefix):
+        yield keys.sequence_in(key)
 
 
 def _of_customer(
@@ -221,7 +272,7 @@ def _delivery_keys(
 def _bound(txn: Transaction, endpoint_id: str, after: DeliveryPlace | None) -> int:
     """All that follows the place, of the endpoint, stands before this sequence."""
     if after is None:
-        return _BEHIND_ALL
+        return BATCH
     if endpoint_id == after.endpoint_id:
         return after.sequence
     later = endpoint_id > after.endpoint_id
@@ -230,7 +281,7 @@ def _bound(txn: Transaction, endpoint_id: str, after: DeliveryPlace | None) -> i
 
 def _first_made(txn: Transaction, endpoint_id: str, at_ms: int) -> int:
     """The sequence of the endpoint's first delivery that was made then or later."""
-    last = txn.last_key("deliveries", keys.delivery_key(endpoint_id, _BEHIND_ALL))
+    last = txn.last_key("deliveries", keys.delivery_key(endpoint_id, BATCH - 1))
     if last is None or not last.startswith(keys.endpoint_prefix(endpoint_id)):
         return 0
     low, high = 0, keys.sequence_in(last) + 1

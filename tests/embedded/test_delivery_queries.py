@@ -5,6 +5,7 @@ That the answers are right is the conformance suite's business.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,15 @@ import pytest
 
 from meterd.domain.account import Change
 from meterd.domain.aggregations import Aggregation
-from meterd.domain.deliveries import Delivery, DeliveryStatus, first_attempt, numbered
+from meterd.domain.deliveries import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    first_attempt,
+    numbered,
+    settle_attempt,
+)
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import delivery_queries, journal, keys, outbox
 from meterd.embedded.store import PARTS, Store
@@ -32,6 +41,7 @@ LIMIT: Final = 20
 WAITING, PARKED = 30, 30
 ENDPOINTS: Final = ("billing", "crm", "lake")
 MIDDLE_MS: Final = 1_000_000 * HOUR_MS
+END_MS: Final = 2 * MIDDLE_MS
 
 
 def state_of(number: int, count: int) -> DeliveryStatus:
@@ -197,3 +207,70 @@ def test_an_endpoints_deliveries_are_counted_so_far(
         monkeypatch.setattr(delivery_queries, "COUNTED_MAX", 7)
         counts = [(one.pending, one.parked) for one in delivery_queries.read_endpoints(txn)]
         assert counts == [(7, 7)] * 3
+
+
+def batched(store: Store, outcome: Outcome | None) -> Delivery:
+    """A batch of the first ten deliveries to billing: in the air, or settled without a retry."""
+
+    def claim(txn: Transaction) -> Delivery:
+        (batch,) = outbox.claim(txn, "billing", 1, END_MS, 10).deliveries
+        if outcome is not None:
+            attempt = Attempt("billing", batch.sequence, 1, END_MS, END_MS + 5, outcome)
+            settled = settle_attempt(batch, outcome, END_MS, Fraction(0), ())
+            outbox.settle(txn, [settled], [attempt])
+        return batch
+
+    return store.write(claim)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (None, DeliveryStatus.PENDING),
+        (Outcome(), DeliveryStatus.DELIVERED),
+        (Outcome("HTTP 500"), DeliveryStatus.PARKED),
+    ],
+)
+def test_what_is_in_a_batch_has_its_state(
+    tmp_path: Path, outcome: Outcome | None, status: DeliveryStatus
+) -> None:
+    """In every listing and by itself, with the attempts of the batch; the batch is not listed."""
+    store = Store(tmp_path / "data")
+    for number in range(12):
+        made = first_attempt(closed_hour(f"c{number:02}", MIDDLE_MS), "billing", b"{}", MIDDLE_MS)
+        store.write(partial(outbox.add, made=made))
+    batch = batched(store, outcome)
+    whole = DeliveryQuery("billing", after_sequence=0)
+    with store.read() as txn:
+        found = delivery_queries.read_deliveries(txn, PARTS, whole, LARGE, None)
+        newest = delivery_queries.read_deliveries(txn, PARTS, DeliveryQuery(), LARGE, None)
+        of_status = delivery_queries.read_deliveries(
+            txn, PARTS, DeliveryQuery(status=status), LARGE, None
+        )
+        history = delivery_queries.read_history(txn, found[3].id)
+        own = delivery_queries.read_history(txn, batch.id)
+        (summary,) = delivery_queries.read_endpoints(txn)
+    assert [one.sequence for one in found] == list(range(1, 13))
+    assert newest == found[::-1]
+    assert [one.attempts for one in found] == [1] * 10 + [0] * 2
+    assert {one.status for one in found[:10]} == {status}
+    assert of_status == [one for one in newest if one.status is status]
+    assert history is not None
+    assert own is not None
+    assert (history.delivery, history.batch) == (found[3], batch.id)
+    assert history.attempts == own.attempts
+    assert len(own.attempts) == (outcome is not None)
+    assert (own.batch, own.behind) == (None, None)
+    assert own.delivery.body == batch.body
+    waiting = 12 if outcome is None else 2
+    parked = 10 if status is DeliveryStatus.PARKED else 0
+    assert (summary.pending, summary.parked) == (waiting, parked)
+    if outcome is not None:
+        store.write(lambda txn: outbox.send_again(txn, found[3], END_MS))
+        with store.read() as txn:
+            (summary,) = delivery_queries.read_endpoints(txn)
+            history = delivery_queries.read_history(txn, found[3].id)
+        assert (summary.pending, summary.parked) == (3, max(parked - 1, 0))
+        assert history is not None
+        assert (history.delivery.status, history.batch) == (DeliveryStatus.PENDING, None)
+    store.close()
