@@ -21,7 +21,7 @@ from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
+from meterd.embedded import attempt_log, journal, keys, log, outbox, queries, records, recovery
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
 from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.committer import Committer
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
 # Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
 CLOSED_AT_ONCE: Final = 32
+# Attempts forgotten in one transaction.
+ATTEMPTS_AT_ONCE: Final = 500
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
@@ -283,6 +285,17 @@ class EmbeddedLedger(DeliveryDesk):
     ) -> None:
         """See ``Ledger.settle``."""
         await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
+
+    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
+        """See ``Ledger.prune_attempts``."""
+        with self._store.read() as txn:
+            if not attempt_log.has_to_forget(txn, before_ms=before_ms, bytes_max=bytes_max):
+                return 0
+        return await self._committer.execute(
+            lambda txn: attempt_log.prune(
+                txn, before_ms=before_ms, bytes_max=bytes_max, limit=ATTEMPTS_AT_ONCE
+            )
+        )
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """See ``Ledger.endpoint_state``."""
