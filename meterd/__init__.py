@@ -57,6 +57,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
       log_check        hours, indexes and keys against the log
+      published_check  aggregations against what was published of totals
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
@@ -66,6 +67,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       registry         who is awake
       used_keys        idempotency keys until they are in the index
       posting          when what is in the log reaches totals and indexes
+      ahead            says when the ledger's time is ahead of the clock
       delivery_desk    the part of the engine that looks into deliveries and has them sent again
       engine           the Ledger over all of these
     work/            what happens by itself

@@ -1,8 +1,63 @@
-"""``python -m meterd`` is the command ``meterd``."""
+"""The command ``meterd`` from its first moment on, and how it ends when it is interrupted.
+
+What it is made of takes half a second to import. Until that is done nothing has begun, and a signal
+ends it at once; from then on it unwinds what a command has begun, and ``serve`` has its own way to
+stop. Nothing that takes time may be imported here before the signals are seen to.
+"""
 
 from __future__ import annotations
 
-from meterd.cli import main
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> None:
+    """Ends with what the command ended with; interrupted, with 130 (SIGINT) or 143 (SIGTERM), as
+    shells count. ``serve`` was told to stop: 0, also where it had not begun.
+    """
+    serves = sys.argv[1:2] == ["serve"]
+    _on_interrupts(_stop_at_once if serves else _end_at_once)
+    if serves:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it is to read again it has not read yet
+    from meterd.cli import main as run  # noqa: PLC0415 -- takes half a second
+
+    if not serves:
+        _on_interrupts(_unwind)
+        _on(signal.SIGHUP, _unwind)  # the terminal is gone, and with it whoever waits
+    try:
+        run(prog_name="meterd")
+    finally:
+        _on_interrupts(signal.SIG_IGN)  # it has ended, and has said with what
+
+
+def _on_interrupts(act: signal.Handlers | signal._HANDLER) -> None:
+    for number in _INTERRUPTS:
+        _on(number, act)
+
+
+def _on(number: signal.Signals, act: signal.Handlers | signal._HANDLER) -> None:
+    if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started it wants it so
+        signal.signal(number, act)
+
+
+def _stop_at_once(_number: int, _: FrameType | None) -> NoReturn:
+    os._exit(0)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _unwind(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
 
 if __name__ == "__main__":
-    main(prog_name="meterd")
+    main()

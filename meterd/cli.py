@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +23,11 @@ from meterd.domain.credentials import (
 )
 from meterd.domain.durations import format_duration
 from meterd.domain.endpoints import masked_url
-from meterd.domain.errors import MeterdError
+from meterd.domain.errors import MeterdError, StoreError
 from meterd.domain.instants import format_instant
 from meterd.domain.sections import DESCRIPTION, Refused
 from meterd.edge.certificates import server_context, validity
+from meterd.embedded.data_folder import holder
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.options import OneLineErrors, config_option, config_source
 from meterd.upkeep import backup, compact, restore, verify
@@ -32,13 +36,25 @@ from meterd.work.clock import WallClock
 if TYPE_CHECKING:
     from meterd.domain.addresses import Server
 
-_RELOAD: Final = "A running meterd follows on SIGHUP: kill -HUP $(cat {}/lock)"
+_RELOAD: Final = "A running meterd follows on: meterd reload"
+# For the list of commands, which cuts longer ones.
+_SHORT_HELP: Final = {
+    "verify": "Count everything again, and report each difference.",
+    "backup": "Copy store and API keys, and check the copy.",
+    "restore": "Put a backup into an empty data folder.",
+    "compact": "Give the disk back what the store does not use.",
+}
 
 
 @click.group(cls=OneLineErrors, epilog="Example: meterd serve --config systemconfig.toml")
 @click.version_option(__version__, prog_name="meterd")
 def main() -> None:
-    """Self-hosted usage metering: events in, exact totals kept, signed webhooks out."""
+    """Self-hosted usage metering: events in, exact totals kept, signed webhooks out.
+
+    Every command reads a configuration (--config) and works on the data folder that it names as
+    storage.path, which is relative to the folder where the command is run. METERD_DATA_DIR names
+    another one, whatever the configuration says.
+    """
 
 
 @main.command(epilog="Example: meterd serve --config /etc/meterd/systemconfig.toml")
@@ -49,19 +65,20 @@ def serve(ctx: click.Context, given: Path | None) -> None:
 
     SIGHUP reads the configuration again. Exit codes: 0 stopped as told; 1 the configuration or the
     data folder cannot be used, also for want of room; 2 wrong arguments; 70 a write did not reach
-    the disk, start again.
+    the disk, start again; or a stored record is damaged, see meterd verify.
     """
     from meterd.daemon import serve as serve_until_told  # noqa: PLC0415 -- the whole HTTP stack
 
     ctx.exit(serve_until_told(config_source(given)))
 
 
-@main.command(
-    epilog="Example: meterd check --config systemconfig.toml && kill -HUP $(cat meterd-data/lock)"
-)
+@main.command(epilog="Example: meterd check && meterd reload")
 @config_option
 def check(given: Path | None) -> None:
     """Say whether a configuration is valid, and what would run.
+
+    A meterd that runs already takes it over on `meterd reload`, all but another address or data
+    folder: for these it must be started again.
 
     Exit codes: 0 valid; 1 not valid, with every fault on stderr; 2 wrong arguments.
     """
@@ -71,8 +88,15 @@ def check(given: Path | None) -> None:
     click.echo(f"{source.path} is valid")
     for name, value in summary:
         click.echo(f"  {name:<12}{value}")
-    for line in advice(config):
+    for line in (*advice(config), *_beside_a_daemon(config)):
         click.echo(f"note: {line}", err=True)
+
+
+def _beside_a_daemon(config: Config) -> list[str]:
+    with suppress(StoreError):
+        pid = holder(Path(config.storage.path))
+        return [f"process {pid} runs: it needs a restart, not a reload, for another server.bind"]
+    return []
 
 
 def _summary(config: Config) -> list[tuple[str, str]]:
@@ -101,6 +125,25 @@ def _tls(server: Server) -> str:
     until_ms, refusal = validity(context, server.tls_certificate)
     until = "" if until_ms is None else f"until {format_instant(until_ms)}"
     return f"{server.tls_certificate}, {until or f'which clients refuse: {refusal}'}"
+
+
+@main.command(epilog="Example: meterd check && meterd reload")
+@config_option
+def reload(given: Path | None) -> None:
+    """Have a running meterd read configuration and keys again.
+
+    It gets SIGHUP, if the configuration is valid, and says in its log what became of it. Nothing is
+    cut; what a reload cannot change waits for a restart.
+
+    Exit codes: 0 told; 1 not valid, or no meterd runs on the data folder; 2 wrong arguments.
+    """
+    folder = Path(config_source(given).read().storage.path)
+    pid = holder(folder)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as fault:
+        raise MeterdError(f"process {pid} cannot be told: {fault.strerror}") from fault
+    click.echo(f"process {pid} was told; its log says what became of it", err=True)
 
 
 @main.group(epilog="Example: meterd keys create --scope read --description dashboard")
@@ -134,16 +177,27 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
         description=description,
         created_ms=WallClock().now_ms(),
     )
-    add_key(config.storage.path, key)
-    reload = _RELOAD.format(config.storage.path)
+    folder = Path(config.storage.path)
+    is_new = not (folder / "store").exists()
+    add_key(folder, key)
     click.echo(text)
-    click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {reload}", err=True)
+    click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {_RELOAD}", err=True)
+    if is_new:
+        click.echo(
+            f"note: no meterd has run on {folder.absolute()} yet, and this key is for the one that"
+            " will: if yours has another data folder, run this where it was started, or with its"
+            " METERD_DATA_DIR",
+            err=True,
+        )
 
 
 @keys.command("list", epilog="Example: meterd keys list")
 @config_option
 def list_keys(given: Path | None) -> None:
-    """List every key: id, scopes, when it was made, where it stands, description."""
+    """List every key, with its id, scopes and description.
+
+    And with the moment when it was made and the file it stands in.
+    """
     source = config_source(given)
     config = source.configured()
     path = Path(config.storage.path) / KEY_FILE
@@ -173,7 +227,7 @@ def revoke(given: Path | None, key_id: str) -> None:
     source = config_source(given)
     config = source.configured()
     if remove_key(config.storage.path, key_id):
-        click.echo(f"{key_id} revoked. {_RELOAD.format(config.storage.path)}", err=True)
+        click.echo(f"{key_id} revoked. {_RELOAD}", err=True)
     elif key_id == ENVIRONMENT_KEY_ID and any(key.id == key_id for key in config.keys):
         raise MeterdError(f"{key_id} is in the environment: take it out there and restart")
     elif any(key.id == key_id for key in config.keys):
@@ -183,4 +237,5 @@ def revoke(given: Path | None, key_id: str) -> None:
 
 
 for command in (verify, backup, restore, compact):
+    command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -1,7 +1,8 @@
 """Data folders as copies of others: backups, what is restored from one, what was made compact.
 
-A copy is made beside its place, synced, checked as a whole, and only then renamed into it: what
-stands in a place is whole, whenever the machine goes off. Nobody but the owner may read it.
+A copy is made beside its place, or in a folder of its own within it, synced, checked as a whole,
+and only then renamed: a store that stands in its place is whole, whenever the machine goes off.
+Nobody but the owner may read it.
 """
 
 from __future__ import annotations
@@ -9,38 +10,54 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from meterd.domain.errors import StoreError
-from meterd.embedded.data_folder import give_to_owner, held, sync
+from meterd.embedded.data_folder import (
+    COMPACTING,
+    RESTORING,
+    give_to_owner,
+    held,
+    make,
+    sync,
+    sync_entries,
+)
 from meterd.embedded.differences import Checking
 from meterd.embedded.pages import DamagedError
-from meterd.embedded.snapshot import open_snapshot, size_bytes
+from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.verification import verify
 from meterd.keyfile import KEY_FILE, read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # For the key file and the folders.
 _ROOM_BYTES: Final = 1 << 20
 _SHOWN_MAX: Final = 5
-_RESTORING: Final = "restore.new"
-_COMPACTING: Final = "compact.new"
+_NEW: Final = ".new"
+_BACKING_UP: Final = "backup.new"
+_LOST_AND_FOUND: Final = "lost+found"  # is in every new ext4
+_DAMAGED_SOURCE: Final = "the store that was copied is damaged"
 
 
 class Copied(msgspec.Struct, frozen=True):
-    """A copy that was checked: its size, that of what it was made from, and what is in it."""
+    """A copy that was checked: its size, that of what it was made from, and what is in it.
+
+    ``format`` is that of the store: of an earlier one only pages and checksums were checked.
+    ``left`` are folders beside the copy that other, killed backups have left.
+    """
 
     folder: str
     bytes: int
     bytes_before: int
     checked: dict[str, int]
+    format: int
+    left: tuple[str, ...] = ()
 
 
 def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> Copied:
@@ -48,45 +65,58 @@ def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> C
 
     Raises StoreError, with nothing left in ``to``.
     """
-    _require_empty(to, ())
+    # Where a link leads; and "." has a name then.
+    place = Path(os.path.realpath(to))
+    _require_store(data)
+    _require_empty(place, _unfinished(place, _BACKING_UP), to)
     try:
-        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _beside(to) as part:
-            copied = _copy(data, part, progress, "the store that was copied is damaged")
-            part.rename(to)
-            sync(to.parent)
+        if place.is_dir():
+            # It may be a mount point, or of somebody whose folder above it is not: filled from
+            # within, which needs no right to put another one there.
+            with _filled(place / _BACKING_UP) as part:
+                copied = _copy(data, part, progress, _DAMAGED_SOURCE)
+                _move(part, place)
+        else:
+            make(place.parent)
+            with _filled(place.with_name(place.name + _NEW)) as part:
+                copied = _copy(data, part, progress, _DAMAGED_SOURCE)
+                part.rename(place)
+        sync_entries(place)
     except OSError as fault:
         raise StoreError(f"{to}: cannot be written: {fault.strerror}") from fault
-    return msgspec.structs.replace(copied, folder=str(to))
+    left = tuple(map(str, _left_beside(place)))
+    return msgspec.structs.replace(copied, folder=str(to), left=left)
 
 
 def restore(saved: Path, data: Path, progress: Callable[[str, int, int], None]) -> Copied:
     """Puts what a backup holds into the data folder, which is empty or not there.
 
-    Raises StoreError: where a daemon runs on it, something is in it, or the backup is damaged.
+    Raises StoreError: where a daemon runs on it, something is in it, or the backup is damaged; then
+    nothing was made.
     """
-    try:
-        if not data.is_dir():
-            data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync(data.parent)
-        with held(data):
-            part = data / _RESTORING
-            unfinished = (KEY_FILE, _RESTORING) if part.is_dir() else ()
-            _require_empty(data, ("lock", "keys.lock", *unfinished))
+    part = data / RESTORING
+    with ExitStack() as holding:
+        try:
+            was_there = (data / "lock").exists()
+            if was_there:  # else one would be made, which a refusal must not leave
+                holding.enter_context(held(data))
+            _require_restorable(data)
             _require_clean(saved, Checking(progress), f"{saved} is damaged")
+            read_keys(saved)  # raises where the file is damaged
+            if not was_there:
+                make(data)
+                holding.enter_context(held(data))
+                _require_restorable(data)
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o700)
+            holding.callback(shutil.rmtree, part, ignore_errors=True)
             copied = _copy(saved, part, progress, f"what was copied from {saved} is damaged")
-            # The store comes last: with it, the folder is restored.
-            for name in (KEY_FILE, "store"):
-                if (part / name).exists():
-                    give_to_owner(data, part / name, *(part / name).glob("*"))
-                    (part / name).rename(data / name)
-                    sync(data)
-            part.rmdir()
-            sync(data)
-    except OSError as fault:
-        raise StoreError(f"{data}: cannot be restored: {fault.strerror}") from fault
+            for path in part.rglob("*"):
+                give_to_owner(data, path)
+            _move(part, data)
+            sync_entries(data)
+        except OSError as fault:
+            raise StoreError(f"{data}: cannot be restored: {fault.strerror}") from fault
     return msgspec.structs.replace(copied, folder=str(data))
 
 
@@ -96,14 +126,12 @@ def compact(data: Path, progress: Callable[[str, int, int], None]) -> Copied:
     Raises StoreError, with the store as it was.
     """
     place = data / "store"
-    if not (place / "data.mdb").exists():
-        raise StoreError(f"there is no store in {data}")
+    _require_store(data)
     try:
         with held(data):
-            part = data / _COMPACTING
+            part = data / COMPACTING
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(mode=0o700)
-            try:
+            with _filled(part):
                 copied = _copy(data, part, progress, f"the store in {data} is damaged")
                 give_to_owner(data, part / "store" / "data.mdb")
                 # The lock file says which transaction was the last, and the copy counts from 1.
@@ -112,24 +140,19 @@ def compact(data: Path, progress: Callable[[str, int, int], None]) -> Copied:
                 (part / "store" / "data.mdb").rename(place / "data.mdb")
                 sync(place)
                 (place / "lock.mdb").unlink(missing_ok=True)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
     except OSError as fault:
         raise StoreError(f"{data}: cannot be made compact: {fault.strerror}") from fault
     return msgspec.structs.replace(copied, folder=str(data))
 
 
 @contextmanager
-def _beside(to: Path) -> Iterator[Path]:
-    """An empty folder beside the place, that nobody else fills; gone if it is left there."""
-    part = to.with_name(f"{to.name}.new")
+def _filled(part: Path) -> Iterator[Path]:
+    """An empty folder that nobody else fills; gone if it is left there."""
     part.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            raise StoreError(f"another backup to {to} is being made") from fault
+        if not _is_taken(descriptor):
+            raise StoreError(f"another meterd is making {part}")
         for path in part.iterdir():  # what a killed one left
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
@@ -141,17 +164,54 @@ def _beside(to: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def _is_taken(descriptor: int) -> bool:
+    """Whether nobody else had it: it is this process's until the descriptor is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _left_beside(place: Path) -> Iterator[Path]:
+    """Folders that look like those of killed backups; only people know whether they are."""
+    for path in sorted(place.parent.glob(f"*{_NEW}")):
+        names = {each.name for each in path.iterdir()} if path.is_dir() else set()
+        if "store" not in names or not names <= {"store", KEY_FILE}:
+            continue
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _is_taken(descriptor):
+                yield path
+        finally:
+            os.close(descriptor)
+
+
+def _move(part: Path, to: Path) -> None:
+    """The store comes last: with it, the folder is whole. Until then, a failure leaves nothing."""
+    try:
+        for name in (KEY_FILE, "store"):
+            if (part / name).exists():
+                (part / name).rename(to / name)
+                sync(to)
+        part.rmdir()
+        sync(to)
+    except BaseException:
+        if (part / "store").exists() and (to / KEY_FILE).exists():
+            (to / KEY_FILE).rename(part / KEY_FILE)
+        raise
+
+
 def _copy(
     data: Path, part: Path, progress: Callable[[str, int, int], None], damaged: str
 ) -> Copied:
     """Fills the folder, which is on disk and was checked when this returns."""
     place = part / "store"
     place.mkdir(mode=0o700)
-    before = (data / "store" / "data.mdb").stat().st_size if data.is_dir() else 0
+    _copy_keys(data, part)
     try:
         with open_snapshot(data) as snapshot:
-            snapshot.meta()
-            wanted = size_bytes(snapshot.transaction())
+            wanted = snapshot.check_pages()
             free = shutil.disk_usage(part).free
             if free < wanted + _ROOM_BYTES:
                 raise StoreError(
@@ -163,26 +223,27 @@ def _copy(
             )
     except DamagedError as fault:
         raise StoreError(f"{damaged}: {fault}") from fault
-    _copy_keys(data, part)
+    before = (data / "store" / "data.mdb").stat().st_size
     sync(part)
     checking = Checking(progress)
     _require_clean(part, checking, damaged)
     size = (place / "data.mdb").stat().st_size
-    return Copied("", size, before, dict(checking.counts))
+    return Copied("", size, before, dict(checking.counts), checking.store_format)
 
 
 def _copy_keys(data: Path, part: Path) -> None:
-    path = data / KEY_FILE
+    path, to = data / KEY_FILE, part / KEY_FILE
     if not path.exists():
         return
     read_keys(data)  # raises where it is damaged
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(part / KEY_FILE, flags, 0o600)
-    try:
-        os.write(descriptor, path.read_bytes())
+    content = path.read_bytes()
+    descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if to.read_bytes() != content:
+        raise StoreError(f"{to} is not what was written to it")
 
 
 def _require_clean(folder: Path, checking: Checking, what: str) -> None:
@@ -194,12 +255,31 @@ def _require_clean(folder: Path, checking: Checking, what: str) -> None:
         raise StoreError("\n".join(lines))
 
 
-def _require_empty(folder: Path, but: tuple[str, ...]) -> None:
+def _require_store(data: Path) -> None:
+    """Before anything is made for its copy."""
+    if not (data / "store" / "data.mdb").exists():
+        raise StoreError(f"there is no store in {data}")
+
+
+def _require_restorable(data: Path) -> None:
+    _require_empty(data, ("lock", "keys.lock", *_unfinished(data, RESTORING)), data)
+
+
+def _unfinished(folder: Path, part: str) -> tuple[str, ...]:
+    """What a killed command may have left of its copy."""
+    return (KEY_FILE, part) if (folder / part).is_dir() else ()
+
+
+def _require_empty(folder: Path, but: tuple[str, ...], name: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is not a folder")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if others := [name for name in names if name not in but]:
+        raise StoreError(f"{name} is not a folder")
+    try:
+        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as fault:
+        raise StoreError(f"{name}: cannot be read: {fault.strerror}") from fault
+    own = {*but, _LOST_AND_FOUND} if os.path.ismount(folder) else {*but}
+    if others := [each for each in found if each not in own]:
         raise StoreError(
-            f"{folder} is not empty, it has {', '.join(others[:_SHOWN_MAX])}:"
+            f"{name} is not empty, it has {', '.join(others[:_SHOWN_MAX])}:"
             " move that away, or name another folder"
         )

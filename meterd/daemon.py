@@ -23,7 +23,13 @@ import trio
 from meterd import __version__
 from meterd.domain.config import changes_needing_restart
 from meterd.domain.credentials import KEY_BYTES, Keyring
-from meterd.domain.errors import CommitFailedError, ConfigError, MeterdError
+from meterd.domain.errors import (
+    CommitFailedError,
+    ConfigError,
+    CorruptRecordError,
+    MeterdError,
+    StoreGoneError,
+)
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
@@ -53,8 +59,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# sysexits.h EX_SOFTWARE: memory may be ahead of the disk. A supervisor should start meterd again,
-# which recovers.
+# sysexits.h EX_SOFTWARE: memory may be ahead of the disk, or the disk is not what was written. A
+# supervisor should start meterd again, which recovers from what can be recovered from.
 EXIT_BROKEN: Final = 70
 # How long a thread waits for the interpreter where another has it. The committer's gives it away
 # and wants it back at each of some thousand calls of LMDB, and under overload the loop never rests:
@@ -156,7 +162,13 @@ async def listening(
             settings.keyring, WrongKeys(limits), trio.current_time, limits.wrong_keys_wait_s
         )
         bodies = BodyBudget(limits.bodies_bytes_max)
-        readiness = Readiness(ledger.started, closer.caught_up, lambda: ledger.is_full)
+        readiness = Readiness(
+            ledger.started,
+            closer.caught_up,
+            lambda: ledger.is_full,
+            lambda: ledger.ahead_ms,
+            clock.fault,
+        )
         ingest = Ingest(ledger, settings.config, readiness)
         app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
@@ -203,6 +215,14 @@ def serve(source: ConfigSource) -> int:
     tune_interpreter()
     try:
         trio.run(_serve_until_told, source, config)
+    except* StoreGoneError as failed:
+        _log.critical(
+            "the data folder was deleted, moved or replaced while meterd ran: put it back, or"
+            " restore a backup, and start meterd again",
+            error=str(next(_leaves(failed))),
+            data=config.storage.path,
+        )
+        exit_code = EXIT_BROKEN
     except* CommitFailedError as failed:
         _log.critical(
             "a write did not reach the disk: see to the disk and start meterd again",
@@ -211,13 +231,22 @@ def serve(source: ConfigSource) -> int:
             free_mb=shutil.disk_usage(config.storage.path).free >> 20,
         )
         exit_code = EXIT_BROKEN
+    except* CorruptRecordError as failed:
+        _log.critical(
+            "a stored record is damaged: run meterd verify, and restore a backup",
+            error=str(next(_leaves(failed))),
+            data=config.storage.path,
+        )
+        exit_code = EXIT_BROKEN
     except* MeterdError as failed:
         refused = list(_leaves(failed))
     except* Exception as failed:  # noqa: BLE001 - the last one to see it; it ends the process
         _log.critical("meterd is broken: start it again, and report this", exc_info=failed)
         exit_code = EXIT_BROKEN
-    if refused:
+    if refused and exit_code != EXIT_BROKEN:
         raise refused[0]
+    for fault in refused:
+        _log.error("beside that", error=str(fault))
     return exit_code
 
 

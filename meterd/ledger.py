@@ -282,6 +282,11 @@ class Ledger(Protocol):
         made. A dry run only counts. All of it becomes durable together.
         """
 
+    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
+        """Forgets some attempts begun before then, and of a log that is too large the earliest; how
+        many. 0 when there is nothing more to forget.
+        """
+
     def deliveries_made(self) -> int:
         """How many deliveries have been made, or are to be sent again, since the engine started."""
 

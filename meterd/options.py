@@ -17,7 +17,11 @@ from meterd.source import ConfigSource, locate
 
 
 class OneLineErrors(click.Group):
-    """Ends with exit code 1 and the failure's own lines."""
+    """Ends with exit code 1 and the failure's own lines.
+
+    2 is for what is wrong on the command line itself, whatever the machine has. What stands at a
+    path that is named there, a file instead of a folder say, is found out on the machine: 1.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -26,6 +30,13 @@ class OneLineErrors(click.Group):
             for line in str(error).splitlines():
                 click.echo(line, err=True)
             ctx.exit(1)
+        except click.MissingParameter:
+            raise
+        except click.BadParameter as error:
+            if error.param is None or not isinstance(error.param.type, click.Path):
+                raise
+            click.echo(error.message, err=True)
+            ctx.exit(1)
 
 
 config_option: Final = click.option(
@@ -33,7 +44,10 @@ config_option: Final = click.option(
     "given",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder.",
+    help=(
+        "Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder."
+        " METERD_DATA_DIR wins over its storage.path."
+    ),
 )
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, an object a line."

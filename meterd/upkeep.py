@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from meterd import copies
+from meterd.domain.errors import MeterdError
 from meterd.embedded import verification
-from meterd.embedded.differences import Checking
+from meterd.embedded.differences import Checking, Difference
+from meterd.embedded.store import FORMAT
+from meterd.keyfile import KEY_FILE, read_keys
 from meterd.options import config_option, data_folder, json_option
 
 if TYPE_CHECKING:
@@ -51,17 +55,19 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
     began_at, differences = time.monotonic(), 0
     with _progress() as progress:
         checking = Checking(progress)
-        for difference in verification.verify(place, checking):
+        for difference in chain(verification.verify(place, checking), _key_faults(place)):
             differences += 1
             click.echo(_json({"difference": difference}) if as_json else difference.line())
     seconds = round(time.monotonic() - began_at, 1)
     checked = dict(checking.counts)
     if as_json:
         summary = {"folder": str(place), "differences": differences}
+        summary["format"] = checking.store_format
         click.echo(_json({**summary, "checked": checked, "seconds": seconds}))
     else:
         found = f"{differences:,} differences" if differences else "no differences"
         click.echo(f"{place}: {found} in {_counts(checked)} ({seconds} s)")
+        _note_format(checking.store_format)
     ctx.exit(_EXIT_DIFFERENT if differences else 0)
 
 
@@ -74,8 +80,9 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
 def backup(given: Path | None, folder: Path, as_json: bool) -> None:
     """Copy store and API keys to DIR, which must be empty or not there, and check the copy.
 
-    While the daemon serves, too: everything that was acknowledged before the start is in it. DIR is
-    there when all of it is on disk and checked, and never half. The configuration is not copied.
+    While the daemon serves, too: everything that was acknowledged before the start is in it. Its
+    store is there when all of it is on disk and checked, and never half. The configuration is not
+    copied. DIR may be a mount point.
 
     Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
     """
@@ -121,6 +128,14 @@ def compact(given: Path | None, as_json: bool) -> None:
     _report(f"{_size(saved)} saved in", copied, as_json)
 
 
+def _key_faults(folder: Path) -> Iterator[Difference]:
+    """Nobody would be let in by a key file that cannot be read."""
+    try:
+        read_keys(folder)
+    except MeterdError as fault:
+        yield Difference(KEY_FILE, "the file", f"what cannot be read ({fault})", "one with keys")
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each stage, on stderr, where that is a terminal."""
@@ -146,6 +161,18 @@ def _report(done: str, copied: Copied, as_json: bool) -> None:
     else:
         counts = _counts(copied.checked)
         click.echo(f"{done} {copied.folder}: {_size(copied.bytes)}, checked: {counts}")
+        _note_format(copied.format)
+    for folder in copied.left:
+        click.echo(f"note: {folder} was left by a backup that was killed: remove it", err=True)
+
+
+def _note_format(found: int) -> None:
+    if found and found != FORMAT:
+        click.echo(
+            f"note: the store has format {found}, of which only pages and checksums are checked;"
+            f" the next start of meterd serve brings it to {FORMAT}",
+            err=True,
+        )
 
 
 def _counts(checked: dict[str, int]) -> str:

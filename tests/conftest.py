@@ -1,4 +1,6 @@
-"""Fixtures of many tests: a real daemon in a process of its own, over an empty folder."""
+"""Fixtures of many tests: a real daemon in a process of its own, over an empty folder; and what is
+said at the end of a run.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +43,27 @@ def daemon_without_event_types(tmp_path: Path) -> Iterator[DaemonProcess]:
     running = DaemonProcess(tmp_path, event_types="")
     yield running
     running.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how often meterd was tortured, what came of it, and what was not run, and why.
+
+    Here, and not in ``system``: where tests run in several processes, the one that speaks reads no
+    other conftest.
+    """
+    lines = [
+        str(value)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        for name, value in report.user_properties
+        if name == "torture"
+    ]
+    skipped = [
+        f"{report.nodeid}: {report.longrepr[2]}"
+        for report in terminalreporter.stats.get("skipped", [])
+    ]
+    for title, found in (("torture", lines), ("NOT RUN on this machine", skipped)):
+        if found:
+            terminalreporter.section(title)
+            for line in sorted(found):
+                terminalreporter.write_line(line)

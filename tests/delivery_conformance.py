@@ -11,7 +11,7 @@ import msgspec
 import trio
 import trio.testing
 
-from meterd.domain.deliveries import UNKNOWN, DeliveryStatus, settle_attempt
+from meterd.domain.deliveries import UNKNOWN, Attempt, DeliveryStatus, settle_attempt
 from meterd.domain.endpoint_states import EndpointState, disabled, enabled, paused
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
@@ -239,3 +239,19 @@ class DeliveryConformance:
         bench.clock.now_ms = START_MS + DAY_MS
         await close_ended(bench, rules(PeriodType.DAILY, endpoints=("billing", "crm")))
         assert len({delivery.id for delivery in await delivery_states(bench)}) == 4
+
+    async def test_attempts_are_kept_until_they_are_pruned(self, bench: Bench) -> None:
+        """Those begun before then, and no others."""
+        await close_hour(bench, "acme")
+        (begun,) = (await bench.ledger.claim("billing", limit=9)).deliveries
+        settled = settle_attempt(begun, Outcome(), CLOSE_MS, Fraction(0))
+        attempt = Attempt("billing", begun.sequence, 1, CLOSE_MS, CLOSE_MS + 5, Outcome(), "url")
+        await bench.ledger.settle([settled], [attempt])
+        history = await bench.ledger.delivery(begun.id)
+        assert history is not None
+        assert history.attempts == (attempt,)
+        assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS, bytes_max=1 << 40) == 0
+        assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS + 1, bytes_max=1 << 40) == 1
+        history = await bench.ledger.delivery(begun.id)
+        assert history is not None
+        assert history.attempts == ()

@@ -33,6 +33,9 @@ class FakeClock:
             await self._waiting.park()
         await trio.lowlevel.checkpoint()
 
+    def fault(self) -> None:
+        """It is as it should be."""
+
     def set(self, text: str) -> None:
         self._now_ms = ms(text)
         self._waiting.unpark_all()

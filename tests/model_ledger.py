@@ -215,6 +215,15 @@ class ModelLedger(ModelDeliveries):
             self._deliveries[delivery.id] = delivery
         self.attempts.extend(attempts)
 
+    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
+        """See ``Ledger.prune_attempts``; takes no room."""
+        await trio.lowlevel.checkpoint()
+        assert bytes_max > 0
+        kept = [one for one in self.attempts if one.begun_ms >= before_ms]
+        forgotten = len(self.attempts) - len(kept)
+        self.attempts[:] = kept
+        return forgotten
+
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """See ``Ledger.endpoint_state``."""
         await trio.lowlevel.checkpoint()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +21,7 @@ from meterd import __version__
 from meterd.cli import main
 from meterd.domain.credentials import Keyring, Scope
 from meterd.domain.instants import format_instant
+from meterd.embedded.store import Store
 from meterd.keyfile import KEY_FILE, read_keys
 from tests.edge.encrypted import certificate_in
 
@@ -33,6 +38,7 @@ secret = "whsec_long_enough"
 enabled = false
 """
 HASH = "0" * 64
+VALID = "systemconfig.toml is valid"
 
 
 @pytest.fixture(autouse=True)
@@ -143,8 +149,13 @@ def test_a_created_key_is_printed_once_and_lets_in(folder: Path) -> None:
     assert made.description == "shop"
     assert result.stderr == (
         f"{made.id} made (ingest,read); it is shown only now."
-        " A running meterd follows on SIGHUP: kill -HUP $(cat meterd-data/lock)\n"
+        " A running meterd follows on: meterd reload\n"
+        f"note: no meterd has run on {folder / 'meterd-data'} yet, and this key is for the one that"
+        " will: if yours has another data folder, run this where it was started, or with its"
+        " METERD_DATA_DIR\n"
     )
+    (folder / "meterd-data" / "store").mkdir()
+    assert "note:" not in run("keys", "create").stderr
     assert text not in (folder / "meterd-data" / KEY_FILE).read_text()
 
 
@@ -175,7 +186,7 @@ def test_a_revoked_key_is_gone(folder: Path) -> None:
     (made,) = read_keys(folder / "meterd-data")
     result = run("keys", "revoke", made.id)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "kill -HUP" in result.stderr
+    assert "meterd reload" in result.stderr
     assert read_keys(folder / "meterd-data") == ()
 
 
@@ -191,6 +202,49 @@ def test_a_key_that_cannot_be_revoked_here(folder: Path, monkeypatch: pytest.Mon
     }.items():
         result = run("keys", "revoke", key_id)
         assert (result.exit_code, result.stdout, result.stderr) == (1, "", message)
+
+
+def test_a_reload_is_for_the_daemon_that_has_the_folder(folder: Path) -> None:
+    """Valid configurations only, and nobody else: a killed one's id may be another process's."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: told.append(number))
+    data = folder / "meterd-data"
+    try:
+        data.mkdir()
+        for text in ("", f"{os.getpid()}\n", "a command\n"):
+            (data / "lock").write_text(text)
+            result = run("reload")
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr == f"no meterd runs on {data}, as far as can be seen from here\n"
+            assert run("check").stderr == ""
+        with closing(Store(data)):
+            result = run("reload")
+            assert (result.exit_code, result.stdout) == (0, "")
+            assert result.stderr.startswith(f"process {os.getpid()} was told; ")
+            assert told == [signal.SIGHUP]
+            noted = run("check")
+            assert (noted.exit_code, noted.stdout.splitlines()[0]) == (0, VALID)
+            assert "needs a restart, not a reload, for another server.bind" in noted.stderr
+            (folder / "systemconfig.toml").write_text("grace = 'soon'")
+            assert run("reload").exit_code == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert told == [signal.SIGHUP]
+
+
+def test_a_daemon_that_may_not_be_told_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, say."""
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    with closing(Store(folder / "meterd-data")):
+        result = run("reload")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"process {os.getpid()} cannot be told: Operation not permitted\n"
 
 
 def test_a_damaged_key_file_is_one_line(folder: Path) -> None:
@@ -236,7 +290,18 @@ def test_every_help_shows_an_example(path: tuple[str, ...]) -> None:
     assert "meterd" in result.stdout.split("Example:")[1]
 
 
-@pytest.mark.parametrize("path", [("serve",), ("check",), ("keys", "revoke")], ids=" ".join)
+@pytest.mark.parametrize("path", every_command(main), ids=" ".join)
+def test_help_can_be_read_and_copied(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal of 80 columns: no example is broken, no summary of a command is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*path, "--help").stdout.splitlines()
+    assert lines[-1].strip().startswith("Example: ")
+    assert not [line for line in lines[1:] if line.endswith("...")]
+
+
+@pytest.mark.parametrize("path", [("serve",), ("check",), ("reload",), ("keys", "revoke")])
 def test_exit_codes_are_documented(path: tuple[str, ...]) -> None:
     """Scripts rely on them."""
     assert "Exit codes: 0" in run(*path, "--help").stdout

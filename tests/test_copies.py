@@ -14,12 +14,14 @@ import pytest
 from meterd import copies
 from meterd.domain.errors import MeterdError, StoreError
 from meterd.embedded import snapshot
+from meterd.embedded.snapshot import Snapshot
 from meterd.embedded.store import Store
 from meterd.keyfile import KEY_FILE
 from tests.embedded.sample_store import checked, copied_sample, lines, spoil
 from tests.embedded.test_verification import damage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -62,12 +64,55 @@ def test_a_backup_holds_all_and_is_its_owners_alone(data: Path, tmp_path: Path) 
     assert made.checked["events"] == held["events"]
 
 
-def test_a_backup_may_take_an_empty_folder(data: Path, tmp_path: Path) -> None:
-    """One that was made for it."""
-    to = tmp_path / "there"
-    to.mkdir()
-    copies.backup(data, to, ignore)
-    assert lines(to) == []
+def cut_in_half(data: Path) -> None:
+    file = data / "store" / "data.mdb"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def a_page_is_gone(data: Path) -> None:
+    """A branch reads as zeros."""
+    with snapshot.open_snapshot(data) as opened:
+        number = opened.tables()["totals"].root
+    with (data / "store" / "data.mdb").open("r+b") as file:
+        file.seek(number * 4096)
+        file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, a_page_is_gone])
+def test_damaged_pages_are_not_given_to_lmdb(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+) -> None:
+    """Which would follow them wherever they lead: it dies of SIGBUS beyond the end of a file."""
+    damage(data)
+    asked: list[str] = []
+    monkeypatch.setattr(Snapshot, "copy_to", lambda *_: asked.append("to copy"))
+    monkeypatch.setattr(Snapshot, "transaction", lambda *_: asked.append("to read"))
+    with pytest.raises(StoreError, match="the store that was copied is damaged: "):
+        copies.backup(data, tmp_path / "to", ignore)
+    with pytest.raises(StoreError, match=r"the store in .* is damaged: "):
+        copies.compact(data, ignore)
+    assert asked == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    assert not (data / "compact.new").exists()
+
+
+def test_a_key_file_is_copied_whole(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the disk takes it in pieces; and it is read again."""
+    real = os.fdopen
+
+    def shortened(descriptor: int, mode: str) -> object:
+        file = real(descriptor, mode)
+        file.write(b"{")
+        return file
+
+    monkeypatch.setattr(os, "fdopen", shortened)
+    with pytest.raises(StoreError, match=r"keys\.json is not what was written to it"):
+        copies.backup(data, tmp_path / "to", ignore)
 
 
 def test_a_backup_takes_nobodys_place(data: Path, tmp_path: Path) -> None:
@@ -90,7 +135,7 @@ def test_what_a_killed_backup_left_is_no_hindrance(data: Path, tmp_path: Path) -
     (left / KEY_FILE).write_text("half")
     descriptor = os.open(left, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(StoreError, match=r"another backup to .*to is being made"):
+    with pytest.raises(StoreError, match=r"another meterd is making .*to\.new"):
         copies.backup(data, tmp_path / "to", ignore)
     os.close(descriptor)
     copies.backup(data, tmp_path / "to", ignore)
@@ -195,7 +240,7 @@ def test_a_damaged_backup_is_not_restored(data: Path, tmp_path: Path) -> None:
         file.write(bytes([byte ^ 255]))
     with pytest.raises(StoreError, match="saved is damaged:\n"):
         copies.restore(saved, tmp_path / "to", ignore)
-    assert names(tmp_path / "to") == ["lock"]
+    assert not (tmp_path / "to").exists()
     with pytest.raises(StoreError, match="there is no store in"):
         copies.restore(tmp_path / "nowhere", tmp_path / "to", ignore)
 

@@ -87,6 +87,22 @@ async def request_from_meterd(stream: Stream) -> None:
         data += await stream.receive_some()
 
 
+async def test_what_is_wrong_with_the_clock_is_asked_of_both_who_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger, whether it is behind; the clock, whether it can be right."""
+    now, faults = clock(), [None, "it stepped"]
+    monkeypatch.setattr(now, "fault", lambda: faults[0])
+    async with running(configured(tmp_path), now) as daemon, client_of(daemon) as http:
+        assert await post(http) == 201
+        now.advance(hours=-1)
+        ready = (await http.get("/readyz")).json()
+        assert ready["clock"].startswith("behind what is stored by 1h:")
+        del faults[0]
+        assert (await http.get("/readyz")).json()["clock"] == "it stepped"
+        assert await post(http) == 503
+
+
 # -- taking down ----------------------------------------------------------------------------------
 
 

@@ -21,7 +21,12 @@ from structlog.testing import capture_logs
 from meterd import daemon as daemon_module
 from meterd.daemon import EXIT_BROKEN, SWITCH_SECONDS, _reload, _url, listening, running, serve
 from meterd.domain.credentials import Keyring, new_key
-from meterd.domain.errors import MeterdError
+from meterd.domain.errors import (
+    CommitFailedError,
+    CorruptRecordError,
+    MeterdError,
+    StoreError,
+)
 from meterd.embedded import journal, outbox
 from meterd.keyfile import add_key
 from meterd.source import ConfigSource
@@ -38,6 +43,7 @@ from tests.daemon_bench import (
     source_in,
 )
 from tests.edge.encrypted import certificate_in, trusting
+from tests.embedded.sample_store import damage, spoil
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -102,6 +108,47 @@ def test_a_mistake_of_ours_ends_the_process_with_70(
     [entry] = [one for one in log_of(capsys) if one["level"] == "critical"]
     assert entry["event"] == "meterd is broken: start it again, and report this"
     assert "the closer is mistaken" in entry["exception"]
+
+
+def test_damaged_totals_end_the_process_with_70(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And say what to do; the store is not one that cannot be opened."""
+    trio.run(leave_an_event, tmp_path)
+    spoil(tmp_path / "data", lambda txn: damage(txn, "totals"))
+    assert serve(source_in(tmp_path)) == 70
+    [entry] = [one for one in log_of(capsys) if one["level"] == "critical"]
+    assert entry["event"].startswith("a stored record is damaged: run meterd verify, ")
+    assert entry["error"].startswith("a record of totals does not match its checksum")
+    assert entry["data"] == str(tmp_path / "data")
+
+
+def test_a_store_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
+    """As a folder that cannot be used; exit code 1."""
+    trio.run(leave_an_event, tmp_path)
+    spoil(tmp_path / "data", lambda txn: damage(txn, "meta"))
+    with pytest.raises(StoreError, match="cannot be opened: a record of meta does not match"):
+        serve(source_in(tmp_path))
+
+
+@pytest.mark.parametrize("broken", [CommitFailedError, CorruptRecordError, AssertionError])
+def test_what_fails_beside_it_does_not_overrule_70(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: type[Exception],
+) -> None:
+    """Whichever was first; both are in the log."""
+
+    async def broken_twice(_: object) -> None:
+        raise ExceptionGroup("both", [MeterdError("that too"), broken("this")])
+
+    monkeypatch.setattr(Closer, "run", broken_twice)
+    assert serve(source_in(tmp_path)) == 70
+    critical, error = log_of(capsys)
+    assert (critical["level"], error["level"]) == ("critical", "error")
+    assert "this" in json.dumps(critical)
+    assert error["error"] == "that too"
 
 
 # -- serving --------------------------------------------------------------------------------------

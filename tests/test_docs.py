@@ -138,7 +138,10 @@ def test_every_status_of_a_refused_event_is_in_the_table() -> None:
     """Whoever meets one finds it explained."""
     documented = {int(code) for codes, _ in table("code") for code in codes.split(", ")}
     assert {int(status) for status in STATUS_OF_REASON.values()} <= documented
-    assert {201, 202, 207, 401, 403} <= documented
+    others = {200, 201, 202, 207, 401, 403, 404, 405, 409, 429, 507}
+    assert others <= documented
+    told = (ROOT / "examples" / "README.md").read_text()
+    assert {code for code in others | documented if f"| {code} |" not in told} == set()
 
 
 def test_scopes_and_variables_are_those_that_there_are() -> None:

@@ -27,6 +27,32 @@ def test_a_failure_is_its_own_lines() -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "one\ntwo\n")
 
 
+def test_what_a_path_leads_to_is_no_wrong_argument(tmp_path: Path) -> None:
+    """1 for what is there and does not fit, 2 for what no machine would take; in groups, too."""
+
+    @click.group(cls=OneLineErrors)
+    def group() -> None:
+        pass
+
+    @group.group()
+    def within() -> None:
+        pass
+
+    @within.command()
+    @click.argument("folder", type=click.Path(file_okay=False))
+    @click.option("--count", type=int)
+    def look(folder: str, count: int) -> None:
+        pass
+
+    file = tmp_path / "file"
+    file.touch()
+    result = CliRunner().invoke(group, ["within", "look", str(file)])
+    said = f"Directory '{file}' is a file.\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", said)
+    for wrong in (["--count", "many", str(tmp_path)], [], ["--colour", str(tmp_path)]):
+        assert CliRunner().invoke(group, ["within", "look", *wrong]).exit_code == 2
+
+
 def test_the_data_folder_is_the_configured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ HEADER = re.compile(r'(?:# )?\[+(\w+)(?:\."[^"]+")?\]+')
 OPTIONS_OF_FIELDS = {
     "schedule_ms": ["schedule"],
     "deadline_ms": ["deadline"],
+    "attempts_kept_ms": ["attempts_kept"],
     "grace_ms": ["grace"],
     "secrets": ["secret", "secret_env"],
     "host": ["bind"],

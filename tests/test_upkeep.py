@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
+import signal
 import subprocess
 import sys
 from contextlib import closing
@@ -15,9 +17,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meterd.cli import main
-from meterd.embedded.store import Store
+from meterd.embedded.store import UPGRADED, Store
 from tests.embedded.sample_store import copied_sample, spoil
 from tests.embedded.test_log_check import HOUR, a_total_is_missing
+from tests.embedded.test_upgrade import lay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,18 +122,88 @@ def test_refusals_are_one_line(data: Path) -> None:
         assert message in result.stderr
 
 
+def test_a_key_file_that_cannot_be_read_is_a_difference(data: Path) -> None:
+    """Nobody would be let in; everything else is looked at all the same."""
+    (data / "keys.json").write_text("{")
+    result = run("verify")
+    assert result.exit_code == 1
+    line, last = result.stdout.splitlines()
+    assert line.startswith("keys.json: the file: stands what cannot be read (data/keys.json: is")
+    assert last.startswith("data: 1 differences in ")
+
+
+def test_an_earlier_version_is_told(data: Path) -> None:
+    """Of its folders only pages and checksums are checked, whatever is done with them."""
+    shutil.rmtree(data / "store")
+    lay(data.parent, UPGRADED[-1])
+    for arguments in (["verify"], ["backup", "to"], ["restore", "to", "--to", "new"], ["compact"]):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+        assert f"note: the store has format {UPGRADED[-1]}, of which only pages" in result.stderr
+    *_, summary = objects(run("verify", "--json"))
+    assert summary["format"] == UPGRADED[-1]
+    assert objects(run("backup", "two", "--json"))[0]["format"] == UPGRADED[-1]
+
+
+def test_what_killed_backups_left_is_told() -> None:
+    """Beside the copy that was made."""
+    Path("monday.new/store").mkdir(parents=True)
+    result = run("backup", "tuesday")
+    assert result.exit_code == 0
+    assert (
+        result.stderr
+        == f"note: {Path.cwd()}/monday.new was left by a backup that was killed: remove it\n"
+    )
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "arguments", [["backup", "to"], ["restore", "saved", "--to", "new"], ["compact"]], ids=" ".join
+)
+def test_a_command_that_is_told_to_end_leaves_nothing(
+    data: Path, arguments: list[str], told: signal.Signals
+) -> None:
+    """Amid its copy."""
+    run("backup", "saved")
+    before = sorted(Path().rglob("*"))
+    program = (
+        "import os, signal, sys;"
+        f" signal.signal({int(told)}, signal.SIG_DFL);"
+        " from meterd.__main__ import main;"
+        " from meterd.embedded.snapshot import Snapshot;"
+        f" sys.argv = ['meterd', *{arguments!r}];"
+        f" Snapshot.copy_to = lambda *_: os.kill(os.getpid(), {int(told)}); main()"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (finished.returncode, finished.stderr) == (128 + told, "")
+    left = {str(path) for path in set(Path().rglob("*")) - set(before)}
+    assert left <= {"data/lock", "new", "new/lock"}
+
+
 def test_a_wrong_argument_is_exit_code_2() -> None:
     """As everywhere on the command line."""
     for arguments in (
         ["backup"],
         ["backup", "a", "b"],
         ["restore"],
-        ["restore", "systemconfig.toml"],
         ["verify", "--jsn"],
-        ["verify", "systemconfig.toml"],
         ["compact", "data"],
     ):
         assert run(*arguments).exit_code == 2, arguments
+
+
+@pytest.mark.parametrize("command", ["backup", "restore", "verify"])
+def test_a_file_in_place_of_a_folder_is_exit_code_1(command: str) -> None:
+    """The same for each: one line, that names it."""
+    result = run(command, "systemconfig.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "systemconfig.toml" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.domain.aggregations import Aggregation, ClosingRules, aggregate, completed_body
+from meterd.domain.aggregations import (
+    Aggregation,
+    ClosingRules,
+    aggregate,
+    completed_body,
+    figures_digest,
+)
 from meterd.domain.deliveries import Delivery, first_attempt
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
@@ -155,8 +161,9 @@ class Account(msgspec.Struct, eq=False, gc=False):
             assert not before.closed, f"{self.customer_id}: {taker.key} closed before {period.key}"
             by_type = merge_types(before.by_type, totals.by_type)
             self._put(taker, PeriodTotals(closed=False, by_type=by_type))
-        self._put(period, msgspec.structs.replace(totals, closed=True))
         closed = self._aggregate(period, totals, rules, stored, closed=True, now_ms=now_ms)
+        published = b"" if closed is None else figures_digest(closed)
+        self._put(period, msgspec.structs.replace(totals, closed=True, published=published))
         if closed is None and self._aggregations.get(period, stored) is not None:
             change = self._changing()
             change.aggregations.pop(period, None)

@@ -6,6 +6,7 @@ makes the same one. A closed aggregation never changes; what comes later is anot
 
 from __future__ import annotations
 
+import hashlib
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from meterd.domain.totals import PeriodTotals
 
 FIRST_REVISION: Final = 1
+_DIGEST_BYTES: Final = 8
 _GREATEST_DOUBLE: Final = Decimal(2**1024 - 2**971)
 
 
@@ -100,6 +102,19 @@ def aggregate(
         figures,
         rules.endpoints if closed else (),
     )
+
+
+def figures_digest(aggregation: Aggregation) -> bytes:
+    """What its figures are known again by: types in their order, operations, values, counts.
+
+    Not who gets it delivered, nor when it was made: that may come to be otherwise.
+    """
+    figures = [
+        (name, figure.operation, str(figure.value), figure.count)
+        for name, figure in aggregation.figures.items()
+    ]
+    encoded = msgspec.json.encode(figures)
+    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
 
 
 def as_number(value: Decimal) -> Decimal:

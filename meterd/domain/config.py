@@ -39,6 +39,7 @@ from meterd.domain.sections import (
     quoted,
     shown,
     string,
+    whole_number,
 )
 from meterd.domain.source_text import Form, line_of, parse
 
@@ -53,6 +54,8 @@ EVENT_TYPE_NAME_MAX: Final = 100
 UNIT_MAX: Final = 64
 PATH_MAX: Final = 4096  # Linux's PATH_MAX
 GRACE_MAX_MS: Final = 35 * DAY_MS  # as far back as events are accepted; later ones make revisions
+ATTEMPTS_KEPT_MAX_MS: Final = 3650 * DAY_MS
+ATTEMPTS_MIB_MAX: Final = 1 << 20
 
 # The options of each kind of table; "" is the top level. An unknown one is refused.
 OPTIONS: Final = {
@@ -83,7 +86,7 @@ OPTIONS: Final = {
     ),
     "keys": ("id", "hash", "scopes", "description"),
     "server": ("bind", "tls_certificate", "tls_key"),
-    "storage": ("path",),
+    "storage": ("path", "attempts_kept", "attempts_mib"),
 }
 # Variables that win over the text. An empty one counts as not set, as compose files leave them.
 ENVIRONMENT: Final = {"": ("METERD_BIND", "METERD_DATA_DIR", "METERD_API_KEY", "DRY_RUN")}
@@ -105,9 +108,14 @@ class EventType(msgspec.Struct, frozen=True):
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """``path`` of the data folder; a relative one starts at the working directory."""
+    """``path`` of the data folder; a relative one starts at the working directory.
+
+    The log of attempts to deliver is kept for so long, and takes no more than so much.
+    """
 
     path: str = "meterd-data"
+    attempts_kept_ms: int = 30 * DAY_MS
+    attempts_mib: int = 256
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -177,7 +185,19 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
         webhooks=webhooks,
         keys=configured_keys(root) + ((environment_holds,) if environment_holds else ()),
         server=_with_tls(server, environment.option("METERD_BIND", bind_address, bind)),
-        storage=Storage(environment.option("METERD_DATA_DIR", string(at_most=PATH_MAX), path)),
+        storage=Storage(
+            environment.option("METERD_DATA_DIR", string(at_most=PATH_MAX), path),
+            storage.option(
+                "attempts_kept",
+                duration(at_most_ms=ATTEMPTS_KEPT_MAX_MS),
+                _DEFAULT.storage.attempts_kept_ms,
+            ),
+            storage.option(
+                "attempts_mib",
+                whole_number(at_least=1, at_most=ATTEMPTS_MIB_MAX),
+                _DEFAULT.storage.attempts_mib,
+            ),
+        ),
     )
 
 

@@ -26,6 +26,10 @@ class CommitFailedError(MeterdError):
     """
 
 
+class StoreGoneError(CommitFailedError):
+    """The store's folder was deleted, moved or replaced: what is written has no place any more."""
+
+
 class DiskFullError(MeterdError):
     """The disk has no room for more, and nothing of it was stored; the caller may come again."""
 

@@ -11,8 +11,10 @@ Checks are made in the contract's order and the first that fails answers. Nothin
 
 from __future__ import annotations
 
+from collections import defaultdict
 from decimal import Decimal, InvalidOperation
 from enum import Enum, auto
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -30,7 +32,7 @@ from meterd.domain.event_fields import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
 BATCH_MAX: Final = 1000  # events in a batch, the old system's limit
 
@@ -178,7 +180,9 @@ def _accept_all(
         if not customer_id or customer_id_fault(customer_id) is not None:
             return None
     events = []
-    for index, item in enumerate(items):
+    places: defaultdict[str, Iterator[int]] = defaultdict(count)
+    for item in items:
+        place = next(places[item.customerId]) if header_key else 0
         number = bounded_value(item.value)
         metadata = _TEXT.encode(item.metadata)
         if (
@@ -189,16 +193,21 @@ def _accept_all(
             return None
         key = item.idempotencyKey
         if key is msgspec.UNSET:
-            key = item_key(header_key, index) if header_key else ""
+            key = item_key(header_key, place) if header_key else ""
         elif idempotency_key_fault(key) is not None:
             return None
         events.append(UsageEvent(item.customerId, item.eventType, number, metadata, key))
     return events
 
 
-def item_key(header_key: str, index: int) -> str:
-    """The key of a batch's item that has none of its own."""
-    return f"{header_key}#{index}"
+def item_key(header_key: str, place: int) -> str:
+    """The key of a batch's item that has none of its own; ``place`` is that among its customer's.
+
+    So a batch whose customers stand in another order is the same, and one of whose customer's items
+    stand in another order conflicts. No client's own key is the same, whatever it is: those contain
+    no control characters.
+    """
+    return f"{header_key}\x1f{place}"
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -265,8 +274,11 @@ def _decode_batch_slowly(
         return NO_EVENT_TYPES
     events: list[UsageEvent] = []
     failures: list[dict[str, Any]] = []
+    places: defaultdict[str, Iterator[int]] = defaultdict(count)
     for index, item in enumerate(items):
-        default_key = item_key(header_key, index) if header_key else ""
+        customer_id = item.get("customerId") if isinstance(item, dict) else None
+        place = next(places[customer_id]) if isinstance(customer_id, str) else 0
+        default_key = item_key(header_key, place) if header_key else ""
         judged = _judge_item(item, event_types, default_key)
         if isinstance(judged, UsageEvent):
             events.append(judged)

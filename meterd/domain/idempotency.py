@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from decimal import Context
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from meterd.domain.event_fields import DIGITS_MAX, idempotency_key_fault
+from meterd.domain.event_fields import DIGITS_MAX, METADATA_MAX_BYTES, idempotency_key_fault
 from meterd.domain.events import Reason, Refusal, UsageEvent
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 # Tells a mistake, not an attack: other content passes for the same once in 2**64.
 FINGERPRINT_BYTES: Final = 8
 _CONTEXT: Final = Context(prec=DIGITS_MAX)
+# No number in metadata is cut; whole ones beyond the doubles stay as they are, or 1e999999 would
+# be written out.
+_ALL_DIGITS: Final = Context(prec=METADATA_MAX_BYTES, Emax=MAX_EMAX, Emin=MIN_EMIN)
+_WHOLE_DIGITS: Final = 400
 # A string of RFC 8941 (3.3.3), which the IETF's draft of the header asks for.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED: Final = re.compile(r"\\(.)")
@@ -100,7 +104,9 @@ def judge(
 
 
 def fingerprint(event: UsageEvent) -> bytes:
-    """Equal for equal content: type, value as a number, metadata as JSON, in whatever order."""
+    """Equal for equal content: type, value as a number, metadata as JSON, in whatever order, and
+    with its numbers as numbers.
+    """
     value = event.value.normalize(_CONTEXT) if event.value else 0  # -0 is 0
     content = f"{event.event_type}\0{value}\0".encode() + _in_order(event.metadata)
     return hashlib.blake2b(content, digest_size=FINGERPRINT_BYTES).digest()
@@ -110,9 +116,21 @@ def _in_order(metadata: bytes) -> bytes:
     if metadata == b"{}":
         return metadata
     try:
-        return msgspec.json.encode(msgspec.json.decode(metadata), order="sorted")
-    except (msgspec.DecodeError, RecursionError):
-        return metadata  # JSON that only JavaScript reads: equal when it is sent alike
+        return _SORTED.encode(_EXACT.decode(metadata))
+    except (msgspec.DecodeError, RecursionError, ArithmeticError):
+        # JSON that only JavaScript reads, numbers of thousands of digits: equal when sent alike.
+        return metadata
+
+
+def _as_number(text: str) -> int | Decimal:
+    """Of a number with point or exponent, the same whichever way it is written."""
+    number = Decimal(text).normalize(_ALL_DIGITS)
+    is_whole = number == number.to_integral_value()
+    return int(number) if is_whole and number.adjusted() < _WHOLE_DIGITS else number
+
+
+_EXACT: Final = msgspec.json.Decoder(float_hook=_as_number)
+_SORTED: Final = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 
 def read_header(values: Sequence[str]) -> str | Refusal:
@@ -122,6 +140,10 @@ def read_header(values: Sequence[str]) -> str | Refusal:
     if len(values) > 1:
         return _refused("must be sent once")
     text = values[0].strip()
+    # RFC 9110 (5.5): nobody says what its bytes beyond ASCII mean; read as Latin-1, as they are,
+    # they are another key than the same letters in a body.
+    if not text.isascii():
+        return _refused("must be ASCII: send others in the body, as idempotencyKey")
     quoted = _QUOTED.fullmatch(text)
     key = _ESCAPED.sub(r"\1", quoted[1]) if quoted else text
     fault = idempotency_key_fault(key)

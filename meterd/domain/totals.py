@@ -131,12 +131,15 @@ class PeriodTotals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     An hour holds its events up to and with the one whose id is ``through``; those that come later
     are not in it yet. A longer period holds what its closed parts have handed up: a day its closed
     hours, a week, month or year its closed days (see ``account``). ``closed`` is set when the
-    period's aggregation is made, and never taken back.
+    period's aggregation is made, and never taken back. ``published`` is then a digest of its
+    figures (see ``aggregations``), and empty where nothing was published, or by a meterd that
+    wrote none.
     """
 
     closed: bool
     by_type: dict[str, Totals]
     through: bytes = b""
+    published: bytes = b""
 
 
 NOTHING: Final = PeriodTotals(closed=False, by_type={})

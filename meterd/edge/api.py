@@ -20,7 +20,12 @@ from werkzeug.exceptions import HTTPException
 from meterd import __version__
 from meterd.domain.config import public_config
 from meterd.domain.credentials import Scope
-from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
+from meterd.domain.errors import (
+    CorruptRecordError,
+    DiskFullError,
+    OverloadedError,
+    UnavailableError,
+)
 from meterd.edge import problems
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
@@ -96,6 +101,11 @@ def make_app(
     async def refuse_for_want_of_room(_: DiskFullError) -> Response:
         return _response(problems.DISK_FULL)
 
+    @app.errorhandler(CorruptRecordError)
+    async def say_damaged(damage: CorruptRecordError) -> Response:
+        _log.error(problems.DAMAGE, error=str(damage))
+        return _response(problems.DAMAGED)
+
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:
         return _response(problems.UNKNOWN_OUTCOME)
@@ -142,13 +152,13 @@ def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
     return guard
 
 
-def _when_started(readiness: Readiness) -> Callable[[Route], Route]:
+def _unless(refusal: Callable[[], Answer | None]) -> Callable[[Route], Route]:
     """Lets a request through to a route that asks the ledger when that may be asked."""
 
     def guard(route: Route) -> Route:
         @wraps(route)
         async def guarded(**values: Any) -> Response:
-            refused = readiness.refusal()
+            refused = refusal()
             return await route(**values) if refused is None else _response(refused)
 
         return guarded
@@ -226,7 +236,7 @@ def _add_read_routes(
 
     @app.get("/events")
     @_needs(Scope.READ, access)
-    @_when_started(readiness)
+    @_unless(readiness.refusal_to_read)
     async def events() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Events(ledger, events_asked(asked)), turn)
@@ -235,7 +245,7 @@ def _add_read_routes(
 
     @app.get("/aggregations")
     @_needs(Scope.READ, access)
-    @_when_started(readiness)
+    @_unless(readiness.refusal_to_read)
     async def aggregations() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Aggregations(ledger, aggregations_asked(asked)), turn)
@@ -296,7 +306,7 @@ def _add_admin_routes(
 ) -> None:
     @app.post("/aggregations/trigger")
     @_needs(Scope.ADMIN, access)
-    @_when_started(readiness)
+    @_unless(readiness.refusal)
     async def trigger() -> Response:
         periods = len(config().periods)
         if not periods:

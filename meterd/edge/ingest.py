@@ -12,8 +12,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
 
-from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
+from meterd.domain.errors import (
+    CorruptRecordError,
+    DiskFullError,
+    OverloadedError,
+    UnavailableError,
+)
 from meterd.domain.events import Batch, Refusal, decode_batch, decode_event, some_invalid
 from meterd.domain.idempotency import Recorded, read_header
 from meterd.edge import problems
@@ -36,6 +42,7 @@ class _EventCaptured(msgspec.Struct, rename="camel", gc=False):
     customer_id: str
 
 
+_log: Final = structlog.get_logger("api")
 _encode: Final = msgspec.json.Encoder().encode
 _CREATED: Final = HTTPStatus.CREATED  # looked up once: an enumeration's members are slow to find
 
@@ -95,7 +102,7 @@ class Ingest:
             return problems.overloaded(str(full))
         except DiskFullError:
             return problems.DISK_FULL
-        return self._readiness.refusal()
+        return self._readiness.refusal_of_events()
 
     async def _append(
         self, events: Sequence[UsageEvent], *, partial: bool = False
@@ -108,6 +115,10 @@ class Ingest:
             return problems.DISK_FULL
         except UnavailableError:
             return problems.UNKNOWN_OUTCOME
+        except CorruptRecordError as damage:
+            # Of an idempotency key: nothing was stored, and it concerns nobody else.
+            _log.error(problems.DAMAGE, error=str(damage))
+            return problems.DAMAGED
 
 
 def _repeated(event_type: str, customer_id: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import trio
 
 from meterd.domain.credentials import Scope
 from meterd.edge.ingest import is_lenient
-from meterd.edge.limits import PIECE_BYTES, BodyBudget, Limits, Pace
+from meterd.edge.limits import PIECE_BYTES, SENT_AHEAD_BYTES, BodyBudget, Limits, Pace
 from meterd.edge.plain_request import (
     BEGINNING,
     END_OF_HEAD,
@@ -148,9 +148,29 @@ class PlainLane:
     async def _turn_away(self, wire: Wire, buffer: bytes) -> bytes:
         """Refuses the plain requests that have come whole, and returns what is behind them.
 
+        Those too that the kernel holds, and what comes of those that the client's kernel holds:
+        else what is sent ahead would be served a second for each piece that is read of it, long
+        after its client has ended.
+        """
+        left = SENT_AHEAD_BYTES
+        while True:
+            refused, buffer = self._without_whole(buffer)
+            if not refused:
+                return buffer
+            await wire.send_all(self._rendered(_WAITED_TOO_LONG) * refused)
+            # At an end nothing comes, and whoever reads next learns of it.
+            more = wire.transport.read_now() if left > 0 else None
+            if not more:
+                return buffer
+            buffer += more
+            left -= len(more)
+
+    def _without_whole(self, buffer: bytes) -> tuple[int, bytes]:
+        """How many plain requests have come whole, and what is behind them.
+
         All in one go, because a client that sends faster than it is served has hundreds of them.
         """
-        place = refused = 0
+        place = whole = 0
         body_bytes: dict[bytes, int] = {}  # by head: a client repeats a few
         while buffer.startswith(BEGINNING, place):
             head_end = buffer.find(END_OF_HEAD, place, place + HEAD_MAX)
@@ -167,10 +187,8 @@ class PlainLane:
             end = head_end + _END_BYTES + body_bytes[raw]
             if end > len(buffer):
                 break
-            place, refused = end, refused + 1
-        if refused:
-            await wire.send_all(self._rendered(_WAITED_TOO_LONG) * refused)
-        return buffer[place:]
+            place, whole = end, whole + 1
+        return whole, buffer[place:]
 
     async def _wait(self, wire: Wire, transport: Transport) -> bytes:
         """The next bytes; when told to end, those that are here already."""

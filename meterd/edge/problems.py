@@ -30,8 +30,10 @@ ON_EVERY_ANSWER: Final = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )
-# Somebody has to see to a full disk.
+# Somebody has to see to a full disk, or to a wrong clock.
 ROOM_AFTER_SECONDS: Final = "30"
+# For the log, where a request met it.
+DAMAGE: Final = "a stored record is damaged: run meterd verify, and restore a backup"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -72,6 +74,15 @@ def starting(waits_for: str) -> Answer:
     )
 
 
+def wrong_clock(why: str) -> Answer:
+    """Nothing was stored: it would be dated wrong."""
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"No event is taken: {why}",
+        ("Retry-After", ROOM_AFTER_SECONDS),
+    )
+
+
 def too_many_wrong_keys(wait_s: float) -> Answer:
     return problem(
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -91,6 +102,9 @@ CONFLICT: Final = problem(
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
 FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
+DAMAGED: Final = problem(
+    HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error: a stored record is damaged"
+)
 NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
 UNKNOWN_OUTCOME: Final = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,

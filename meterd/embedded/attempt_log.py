@@ -29,16 +29,32 @@ def of_delivery(txn: Transaction, delivery: Delivery) -> list[Attempt]:
     ]
 
 
+def has_to_forget(txn: Transaction, *, before_ms: int, bytes_max: int) -> bool:
+    """Whether ``prune`` would find any."""
+    first = txn.first_key("attempts_by_time", b"")
+    if first is None:
+        return False
+    return _begun_ms(first) < before_ms or _size_bytes(txn) > bytes_max
+
+
 def prune(txn: Transaction, *, before_ms: int, bytes_max: int, limit: int) -> int:
     """Forgets up to ``limit`` attempts begun before then, and of a log that is too large the
     earliest; how many.
     """
-    is_too_large = (txn.pages("attempts") + txn.pages("attempts_by_time")) * _PAGE_BYTES > bytes_max
+    is_too_large = _size_bytes(txn) > bytes_max
     forgotten = 0
     for key in list(islice(txn.keys_forward("attempts_by_time", b"", b""), limit)):
-        if not is_too_large and int.from_bytes(key[:8], "big") >= before_ms:
+        if not is_too_large and _begun_ms(key) >= before_ms:
             break
         txn.delete("attempts_by_time", key)
         txn.delete("attempts", key[8:])
         forgotten += 1
     return forgotten
+
+
+def _begun_ms(by_time: bytes) -> int:
+    return int.from_bytes(by_time[:8], "big")
+
+
+def _size_bytes(txn: Transaction) -> int:
+    return (txn.pages("attempts") + txn.pages("attempts_by_time")) * _PAGE_BYTES

@@ -15,17 +15,56 @@ import resource
 import shutil
 import stat
 import sys
+import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from meterd.domain.errors import StoreError
+from meterd.domain.errors import StoreError, StoreGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+# How long a start waits for who reads the store beside it: a supervisor repeats it.
+READERS_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 0.05
 
 
-def hold(folder: Path) -> int:
+# Instead of a process id: what has the folder takes no signals.
+_COMMAND: Final = b"a command\n"
+# What becomes of a data folder is made in there first; whoever holds the folder knows that nobody
+# else is at it.
+RESTORING: Final = "restore.new"
+COMPACTING: Final = "compact.new"
+
+
+def make(folder: Path) -> None:
+    """Makes it and what is missing above it, all of it closed to others."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Takes away what a killed command left there, which nobody needs. The folder is held.
+
+    Raises StoreError where a restore was cut short: an empty store would hide that.
+    """
+    shutil.rmtree(folder / COMPACTING, ignore_errors=True)
+    if (folder / "store").exists():
+        with suppress(OSError):  # it is empty when the store has come to its place
+            (folder / RESTORING).rmdir()
+    elif (folder / RESTORING).exists():
+        raise StoreError(
+            f"{folder} holds a restore that was cut short: run meterd restore again, or remove"
+            f" {folder / RESTORING} to begin with an empty store"
+        )
+
+
+def hold(folder: Path, *, takes_signals: bool = True) -> int:
     """Makes the folder where it is missing, and takes it: until the descriptor is let go of.
 
     Raises StoreError where another process holds it.
@@ -37,7 +76,7 @@ def hold(folder: Path) -> int:
         give_to_owner(folder, folder / "lock")
         # For people: kill -HUP $(cat meterd-data/lock)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+        os.write(descriptor, b"%d\n" % os.getpid() if takes_signals else _COMMAND)
     except BlockingIOError as fault:
         os.close(descriptor)
         raise StoreError(
@@ -47,6 +86,43 @@ def hold(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def holder(folder: Path) -> int:
+    """The process id of the daemon that has the folder, and of no other process that came to have
+    the same. Raises StoreError where there is none, or where it cannot be told.
+    """
+    lock = folder / "lock"
+    try:
+        text = lock.read_text()
+        if text.strip().isdecimal() and _has_open(int(text), lock):
+            return int(text)
+    except FileNotFoundError:
+        pass
+    except PermissionError as fault:
+        raise StoreError(
+            f"who has {folder} cannot be told: run this as the user that meterd runs as"
+        ) from fault
+    raise StoreError(f"no meterd runs on {folder.absolute()}, as far as can be seen from here")
+
+
+def _has_open(pid: int, lock: Path) -> bool:
+    if sys.platform != "linux":
+        return _is_locked(lock)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile, or is no file
+            if entry.samefile(lock):
+                return True
+    return False
+
+
+def _is_locked(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def is_let_go(folder: Path) -> bool:
@@ -83,7 +159,7 @@ def held(folder: Path) -> Iterator[None]:
     How the last process that wrote to it ended can be seen afterwards too.
     """
     was_let_go = is_let_go(folder)
-    descriptor = hold(folder)
+    descriptor = hold(folder, takes_signals=False)
     try:
         yield
     finally:
@@ -101,9 +177,36 @@ def give_to_owner(folder: Path, *paths: Path) -> None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
+def share(descriptor: int) -> None:
+    """Until it is closed, the store's data file may be mapped by this process."""
+    with suppress(OSError):  # where there are no locks, no daemon has its folder
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def identity(file: Path) -> tuple[int, int]:
+    """What tells this file from every other that may come to stand in its place."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def in_place(file: Path, opened: tuple[int, int]) -> Iterator[None]:
+    """Raises StoreGoneError unless the file that was opened stands there at the end of this."""
+    yield
+    try:
+        found: tuple[int, int] | None = identity(file)
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    except OSError:  # nobody can tell, and what is open is written to
+        found = opened
+    if found != opened:
+        what = "is gone" if found is None else "is another file than meterd has open"
+        raise StoreGoneError(f"{file} {what}")
+
+
 def believe_disk(path: Path) -> None:
     """Makes the kernel forget what it has of the file in memory: what is read from now on is on
-    the disk. Nobody may have the file mapped.
+    the disk. Raises StoreError where others go on reading it, of whom the kernel forgets nothing.
 
     Of a write that failed the kernel keeps the bytes, and takes them for written. Worse, ext4 takes
     the place where they were to go for one that was written to: later writes to it reach the disk,
@@ -111,12 +214,41 @@ def believe_disk(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
+        _wait_for_readers(descriptor, path)
         with suppress(OSError):  # what cannot be written is as if the power had been lost
             os.fsync(descriptor)
         if sys.platform != "darwin":
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
+
+
+def _wait_for_readers(descriptor: int, path: Path) -> None:
+    """Nobody shares the file from now on, until it is closed."""
+    until = time.monotonic() + READERS_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            if time.monotonic() >= until:
+                raise StoreError(
+                    f"{path} is still read by {_readers_of(descriptor)}, and behind a crash it must"
+                    " first be read from the disk anew: end that, or start meterd when it is done"
+                ) from fault
+        else:
+            return
+        time.sleep(_RETRY_SECONDS)
+
+
+def _readers_of(descriptor: int) -> str:
+    """For people, who want to know what to end: meterd verify or backup, and its process id."""
+    inode = f":{os.fstat(descriptor).st_ino} "
+    found = []
+    with suppress(OSError):  # there is no such file where there is no Linux
+        locks = Path("/proc/locks").read_text().splitlines()
+        found = [line.split()[4] for line in locks if " FLOCK " in line and inode in line]
+    who = f" (process {', '.join(found)})" if found else ""
+    return f"a meterd verify or backup{who}"
 
 
 def sync(path: Path) -> None:

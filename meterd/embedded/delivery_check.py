@@ -94,6 +94,11 @@ class DeliveryCheck:
             yield _of(aggregation, "delivery_ids", f"{name} to {endpoint_id}", NOTHING, "there")
             return
         self._found["delivery_ids"] += 1
+        prefix = keys.endpoint_prefix(endpoint_id)
+        if not key.startswith(prefix) or len(key) != len(keys.delivery_key(endpoint_id, 0)):
+            what, one = f"{name} to {endpoint_id}", f"a sequence of {endpoint_id}"
+            yield _of(aggregation, "delivery_ids", what, key.hex(), one)
+            return
         payload = self._txn.get("deliveries", key)
         if payload is None:
             yield _of(aggregation, "deliveries", f"{name} to {endpoint_id}", NOTHING, "there")

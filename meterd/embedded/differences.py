@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import PeriodType, period_at
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 NOTHING: Final = "nothing"
 # What a year beyond the calendar raises, and bytes that are no text.
-_NO_INSTANT: Final = (ValueError, OverflowError, OSError)
+NO_INSTANT: Final = (ValueError, OverflowError, OSError)
+# What a check meets where a record has the right checksum, and is not what its table holds.
+MISTAKES: Final = (
+    CorruptRecordError,
+    msgspec.MsgspecError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    *NO_INSTANT,
+)
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,10 +57,14 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Checking(msgspec.Struct):
-    """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much."""
+    """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much.
+
+    ``store_format`` is that of the store, when its first pages were read.
+    """
 
     progress: Callable[[str, int, int], None] = lambda *_: None
     counts: Counter[str] = msgspec.field(default_factory=Counter)
+    store_format: int = 0
 
 
 def period_name(period: Period) -> str:
@@ -61,7 +75,7 @@ def at_key(table: str, key: bytes, what: str, stands: str, should: str) -> Diffe
     """A difference in the record of that key, named as people know it; any key will do."""
     try:
         customer_id, period, event_type, name = _named(table, key)
-    except (IndexError, *_NO_INSTANT):  # a key that is no key of the table
+    except (IndexError, *NO_INSTANT):  # a key that is no key of the table
         customer_id, period, event_type, name = "", "", "", key.hex()
     about = f"{what} {name}" if name else what
     return Difference(table, about, stands, should, customer_id, period, event_type)
@@ -108,5 +122,5 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
 def _record_name(record_id: bytes) -> str:
     try:
         return f"{record_id.hex()} of {format_instant(stamp_of(record_id).received_ms)}"
-    except _NO_INSTANT:
+    except NO_INSTANT:
         return record_id.hex()

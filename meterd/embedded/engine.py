@@ -21,8 +21,9 @@ from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import journal, keys, log, outbox, queries, records, recovery
+from meterd.embedded import attempt_log, journal, keys, log, outbox, queries, records, recovery
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
+from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.committer import Committer
 from meterd.embedded.delivery_desk import DeliveryDesk
 from meterd.embedded.mailbox import InFlight, Reply
@@ -41,7 +42,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Attempt, Delivery
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
 # Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
 CLOSED_AT_ONCE: Final = 32
+# Attempts forgotten in one transaction.
+ATTEMPTS_AT_ONCE: Final = 500
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
@@ -72,6 +75,7 @@ class EmbeddedLedger(DeliveryDesk):
         self._used_keys = UsedKeys(self._committer, store.parts)
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._posting = Posting(self._committer, self._registry, self._used_keys)
+        self._ahead = Ahead()
         self._closing = trio.Lock()
         with store.read() as txn:
             self._floor_ms = journal.floor_ms(txn)
@@ -88,7 +92,8 @@ class EmbeddedLedger(DeliveryDesk):
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[Self]:
         """As ``running``, but entered at once: what a crash left unposted is posted within, and
-        nothing may be asked before ``started`` is set.
+        nothing may be asked before ``started`` is set but to read: of one customer's events those
+        that are not posted are missing then.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._committer.run)
@@ -103,6 +108,7 @@ class EmbeddedLedger(DeliveryDesk):
         await recovery.post_rest(self._committer.execute, self._store.parts, last.received_ms)
         await recovery.put_back_attempts(self._committer.execute, self._clock_ms)
         self._posting.begin(last.id())
+        self._ahead.look(self._clock_ms(), self.now_ms())
         for actor in (self._registry.run, self._used_keys.run, self._posting.run):
             nursery.start_soon(actor)
         self.started.set()
@@ -115,7 +121,17 @@ class EmbeddedLedger(DeliveryDesk):
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event or the end of a closed period."""
-        return max(self._clock_ms(), self._floor_ms, self._last.received_ms)
+        return self._dated(self._clock_ms())
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far that is ahead of a clock that is behind what is stored; 0 where it is hardly."""
+        clock_ms = self._clock_ms()
+        ahead_ms = self._dated(clock_ms) - clock_ms
+        return ahead_ms if ahead_ms > TOLERATED_MS else 0
+
+    def _dated(self, clock_ms: int) -> int:
+        return max(clock_ms, self._floor_ms, self._last.received_ms)
 
     async def append(
         self, events: Sequence[UsageEvent], *, partial: bool = False
@@ -129,14 +145,17 @@ class EmbeddedLedger(DeliveryDesk):
         reply = Reply(1, self._in_flight, len(events), may_go=True)
         try:
             judged = self._judge(events, partial=partial)
-            if judged.new:
-                self._send(judged, reply)
-            else:
-                # What they repeat may be on its way to the disk.
-                self._committer.follow(reply)
-        except OverloadedError:
+            by_customer = group_by_customer(judged.new) if judged.new else {}
+            self._registry.require_room(by_customer)
+        except BaseException:
+            # Of whatever kind: the reply, which gives it back, has not been handed over yet.
             self._in_flight.give_back(len(events))
             raise
+        if judged.new:
+            self._send(judged, by_customer, reply)
+        else:
+            # What they repeat may be on its way to the disk.
+            self._committer.follow(reply)
         await reply.wait()
         if reply.is_given_up:
             raise UnavailableError("the disk is full: the events may be stored when it has room")
@@ -267,6 +286,17 @@ class EmbeddedLedger(DeliveryDesk):
         """See ``Ledger.settle``."""
         await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
 
+    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
+        """See ``Ledger.prune_attempts``."""
+        with self._store.read() as txn:
+            if not attempt_log.has_to_forget(txn, before_ms=before_ms, bytes_max=bytes_max):
+                return 0
+        return await self._committer.execute(
+            lambda txn: attempt_log.prune(
+                txn, before_ms=before_ms, bytes_max=bytes_max, limit=ATTEMPTS_AT_ONCE
+            )
+        )
+
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """See ``Ledger.endpoint_state``."""
         return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
@@ -307,12 +337,13 @@ class EmbeddedLedger(DeliveryDesk):
         part = keys.part_of(event.customer_id, self._store.parts)
         return keys.idempotency_key(part, event.customer_id, event.idempotency_key)
 
-    def _send(self, judged: Judged, reply: Reply) -> None:
+    def _send(self, judged: Judged, by_customer: Mapping[str, Sequence[int]], reply: Reply) -> None:
         """Records the events and has their customers count them; in one go, so in one round."""
         events = judged.new
-        by_customer = group_by_customer(events)
-        self._registry.require_room(by_customer)
-        stamp = next_stamp(self._last, len(events), self.now_ms(), self._nonce)
+        clock_ms = self._clock_ms()
+        now_ms = self._dated(clock_ms)
+        self._ahead.look(clock_ms, now_ms)
+        stamp = next_stamp(self._last, len(events), now_ms, self._nonce)
         self._last = stamp.later(len(events) - 1)
         self._posting.sent(self._last.id())
         receipt = receive(stamp, events)

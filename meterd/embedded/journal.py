@@ -16,7 +16,7 @@ from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
@@ -51,9 +51,14 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
 
 
 def write_used_key(txn: Transaction, key: bytes, record: bytes) -> None:
-    """The key is used for one event only; writing it again changes nothing."""
+    """The key is used for one event only; writing it again changes nothing.
+
+    Its fingerprint is as it was first written: a start behind a crash, of a later meterd, may make
+    another of the same event.
+    """
     if not txn.put_new("idempotency_keys", key, record):
-        assert txn.get("idempotency_keys", key) == record, f"a key is used twice: {key!r}"
+        stored = txn.get("idempotency_keys", key) or b""
+        assert stored[:ID_BYTES] == record[:ID_BYTES], f"a key is used twice: {key!r}"
 
 
 def _write_aggregation(txn: Transaction, part: int, aggregation: Aggregation) -> None:
@@ -120,9 +125,14 @@ def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:
 
 def next_to_close(txn: Transaction, parts: int) -> Period | None:
     """The first period to close among those that may have open totals."""
+    return first_open(txn, parts, {kind: closed_until_ms(txn, kind) for kind in PeriodType})
+
+
+def first_open(txn: Transaction, parts: int, closed_ms: Mapping[PeriodType, int]) -> Period | None:
+    """The same, of the types for which it is given until when they are closed."""
     found = []
-    for kind in PeriodType:
-        closed_hour = keys.hour(closed_until_ms(txn, kind))
+    for kind, until_ms in closed_ms.items():
+        closed_hour = keys.hour(until_ms)
         for part in range(parts):
             prefix = keys.period_type_prefix(part, kind)
             key = txn.first_key("totals", prefix + closed_hour)

@@ -114,6 +114,12 @@ def aggregation_key(part: int, kind: PeriodType, start_ms: int, customer_id: str
     return period_type_prefix(part, kind) + newest_first(start_ms) + customer_id.encode()
 
 
+def aggregation_key_of(totals_key: bytes) -> bytes:
+    """Of the aggregation of that customer and period."""
+    start_ms = int.from_bytes(totals_key[2:6], "big") * HOUR_MS
+    return totals_key[:2] + newest_first(start_ms) + totals_key[6:]
+
+
 def customer_periods_prefix(part: int, customer_id: str, kind: PeriodType) -> bytes:
     return customer_prefix(part, customer_id) + bytes((RANK[kind],))
 

@@ -59,6 +59,12 @@ class LogCheck:
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of the log."""
+        try:
+            yield from self._run()
+        finally:
+            self._recount.close()
+
+    def _run(self) -> Iterator[Difference]:
         counts, expected = self._checking.counts, log.count_events(self._txn)
         last = b""
         for number, (record_id, payload) in enumerate(self._txn.forward("events", b"", b"")):
@@ -181,6 +187,9 @@ class LogCheck:
             if stands is None:
                 continue
             self._checking.counts["totals"] += 1
+            if not by_type:
+                name = period_name(hour)
+                yield Difference("totals", "record", "empty", NOTHING, customer_id, name)
             yield from check_closed(marks, hour, customer_id, closed=stands.closed)
             last = max((one.last_at[8:] for one in by_type.values()), default=b"")
             if not last <= stands.through <= marks.last_id:

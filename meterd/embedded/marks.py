@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.domain.event_ids import ID_BYTES
+from meterd.domain.errors import CorruptRecordError
+from meterd.domain.event_ids import ID_BYTES, Stamp, stamp_of
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.embedded import journal, keys, log
-from meterd.embedded.differences import Difference, at_key, period_name
+from meterd.embedded import journal, keys, log, records
+from meterd.embedded.differences import MISTAKES, NO_INSTANT, Difference, at_key, period_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,52 +31,122 @@ _NAMES: Final = {
     *map(keys.closed_key, PeriodType),
 }
 
+_ANY_ID: Final = b"\xff" * ID_BYTES
+
 
 class Marks(msgspec.Struct, frozen=True):
-    """``closing`` is the one period of which some customers may be closed, and others not yet."""
+    """``closing`` is the one period of which some customers may be closed, and others not yet.
+
+    A mark that cannot be read is among the ``faults``, and nothing is held against it.
+    """
 
     closed_until_ms: dict[PeriodType, int]
     closing: Period | None
-    floor_ms: int
+    floor_ms: int | None
     posted: bytes
     last_id: bytes
+    faults: tuple[Difference, ...] = ()
 
     def must_be_closed(self, period: Period) -> bool:
-        return period.end_ms <= self.closed_until_ms[period.type]
+        return period.end_ms <= self.closed_until_ms.get(period.type, 0)
 
     def may_be_closed(self, period: Period) -> bool:
-        return self.must_be_closed(period) or (
-            period == self.closing and period.end_ms <= self.floor_ms
-        )
+        if period.type not in self.closed_until_ms or self.must_be_closed(period):
+            return True
+        is_floor_before = self.floor_ms is not None and self.floor_ms < period.end_ms
+        return period == self.closing and not is_floor_before
 
 
 def read_marks(txn: Transaction, parts: int) -> Marks:
-    """As they stand."""
-    last = log.last_stamp(txn)
-    return Marks(
-        {kind: journal.closed_until_ms(txn, kind) for kind in PeriodType},
-        journal.next_to_close(txn, parts),
-        journal.floor_ms(txn),
-        journal.posted_through(txn),
-        b"" if last is None else last.id(),
-    )
+    """As they stand, each by itself."""
+    faults: list[Difference] = []
+
+    def instant(key: bytes) -> int | None:
+        payload = txn.get("meta", key)
+        if payload is None:
+            return 0
+        try:
+            return _instant(payload)
+        except NO_INSTANT:
+            faults.append(at_key("meta", key, "record", payload.hex(), "an instant"))
+            return None
+
+    closed = {kind: instant(keys.closed_key(kind)) for kind in PeriodType}
+    known = {kind: until_ms for kind, until_ms in closed.items() if until_ms is not None}
+    floor_ms = instant(keys.FLOOR)
+    posted = journal.posted_through(txn)
+    if len(posted) not in {0, ID_BYTES}:
+        faults.append(at_key("meta", keys.POSTED, "record", posted.hex(), "an id"))
+        posted = b""
+    last_id = _last_id(txn, faults)
+    try:
+        closing = journal.first_open(txn, parts, known)
+    except MISTAKES as fault:
+        faults.append(Difference("totals", "the first open period", str(fault), "a period"))
+        closing = None
+    return Marks(known, closing, floor_ms, posted, last_id, tuple(faults))
+
+
+def _instant(payload: bytes) -> int:
+    """Raises one of NO_INSTANT."""
+    found = records.read_number(payload)
+    if len(payload) != records.NUMBER_BYTES:
+        raise ValueError
+    for kind in PeriodType:
+        period_at(kind, found)
+    return found
+
+
+def _last_id(txn: Transaction, faults: list[Difference]) -> bytes:
+    """Of the last event; where that cannot be told, as great as any."""
+    try:
+        last = log.last_stamp(txn)
+        return b"" if last is None else last.id()
+    except CorruptRecordError:  # which was said of the record
+        return _ANY_ID
+    except MISTAKES as fault:
+        stands = f"what cannot be read ({fault})"
+        faults.append(Difference("events", "the last record", stands, "what belongs there"))
+        return _ANY_ID
 
 
 def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
     """What no store of any moment says."""
+    yield from marks.faults
     for name, _ in txn.forward("meta", b"", b""):
         if name not in _NAMES:
             yield at_key("meta", name, "record", "there", "nothing of that name")
     posted, last = marks.posted, marks.last_id
-    if posted > last or len(posted) not in {0, ID_BYTES}:
+    if posted > last:
         yield Difference("meta", "posted", posted.hex(), f"an id up to {last.hex() or 'none'}")
     for kind, until_ms in marks.closed_until_ms.items():
         if until_ms and period_at(kind, until_ms).start_ms != until_ms:
             should = f"the end of a {kind} period"
             yield Difference("meta", f"closed:{kind}", format_instant(until_ms), should)
-        if until_ms > marks.floor_ms:
+        if marks.floor_ms is not None and until_ms > marks.floor_ms:
             should = f"not before {format_instant(until_ms)}, when {kind} periods are closed"
             yield Difference("meta", "floor", format_instant(marks.floor_ms), should)
+
+
+def check_floor(txn: Transaction, marks: Marks) -> Iterator[Difference]:
+    """It is written when a period with events in it closes, and it is that period's end."""
+    if not marks.floor_ms:
+        return
+    last_ms = _last_before(txn, marks.floor_ms)
+    ends = set() if last_ms is None else {period_at(kind, last_ms).end_ms for kind in PeriodType}
+    if marks.floor_ms not in ends:
+        should = "the end of a period with events in it"
+        yield Difference("meta", "floor", format_instant(marks.floor_ms), should)
+
+
+def _last_before(txn: Transaction, instant_ms: int) -> int | None:
+    """When the last event before that moment came."""
+    record_id = txn.last_key("events", Stamp(instant_ms, 0, 0).id())
+    if record_id is None:
+        return None
+    first, payload = stamp_of(record_id), txn.get("events", record_id)
+    stamps = (block.stamp(first) for block in records.decode_record(payload or b""))
+    return max(one.received_ms for one in stamps if one.received_ms < instant_ms)
 
 
 def check_closed(

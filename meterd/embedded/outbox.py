@@ -284,11 +284,16 @@ def _put(txn: Transaction, delivery: Delivery) -> None:
     txn.put("deliveries", _key(delivery), records.encode(stored))
 
 
-def _enqueue(txn: Transaction, delivery: Delivery) -> None:
+def record_of(delivery: Delivery) -> tuple[bytes, bytes]:
+    """What stands in ``outbox`` of one that may be sent."""
     where = b""
     if not delivery.is_batch:
         where = keys.place_in_outbox(delivery.period, delivery.revision, delivery.customer_id)
-    txn.put("outbox", _outbox_key(delivery), where)
+    return _outbox_key(delivery), where
+
+
+def _enqueue(txn: Transaction, delivery: Delivery) -> None:
+    txn.put("outbox", *record_of(delivery))
 
 
 def _key(delivery: Delivery) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus
-from meterd.embedded import batches, keys, records
+from meterd.embedded import keys, outbox, records
 from meterd.embedded.differences import NOTHING, Difference, at_key
 
 if TYPE_CHECKING:
@@ -51,34 +51,41 @@ class OutboxCheck:
         yield from self._attempts()
 
     def _places(self, delivery: Delivery) -> Iterator[Difference]:
-        for table, key in self._keys_of(delivery).items():
-            if self._txn.get(table, key) is None:
+        for table, (key, payload) in self._places_of(delivery).items():
+            found = self._txn.get(table, key)
+            self._found[table] += found is not None
+            if found is None:
                 yield at_key(table, key, "delivery", NOTHING, f"{delivery.id}, {delivery.status}")
-            else:
-                self._found[table] += 1
+            elif found != payload:
+                yield at_key(table, key, "record", found.hex(), payload.hex() or "empty")
 
-    def _keys_of(self, delivery: Delivery) -> dict[str, bytes]:
-        """Where it must stand, and nowhere else."""
+    def _places_of(self, delivery: Delivery) -> dict[str, tuple[bytes, bytes]]:
+        """Where it must stand, with what there, and nowhere else."""
         key = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
-        batch = None if delivery.is_batch else batches.batch_of(self._txn, delivery)
+        batch = None if delivery.is_batch else self._batch_of(key)
         is_in_batch = batch is not None and delivery.sequence in batch.sequences
-        where = {"batched": key} if is_in_batch else {}
+        where: dict[str, tuple[bytes, bytes]] = {}
+        if batch is not None and is_in_batch:
+            where["batched"] = key, batch.sequence.to_bytes(8, "big")
         status = batch.status if batch is not None and is_in_batch else delivery.status
         if status is DeliveryStatus.DELIVERED:
             return where
         if status is DeliveryStatus.PARKED:
-            return where if delivery.is_batch else where | {"parked": key}
+            return where if delivery.is_batch else where | {"parked": (key, b"")}
         prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
         if not delivery.is_batch:
             place = keys.outbox_place(delivery.period, delivery.revision)
-            where["outbox_by_customer"] = prefix + place
+            where["outbox_by_customer"] = prefix + place, delivery.sequence.to_bytes(8, "big")
         if delivery.begun_ms is not None:
-            where["in_air"] = key
+            where["in_air"] = key, b""
         elif not is_in_batch and (delivery.is_batch or self._goes_first(delivery, prefix)):
-            where["outbox"] = keys.outbox_key(
-                delivery.endpoint_id, delivery.next_attempt_ms, delivery.sequence
-            )
+            where["outbox"] = outbox.record_of(delivery)
         return where
+
+    def _batch_of(self, key: bytes) -> Delivery | None:
+        number = self._txn.get("batched", key)
+        found = None if not number else self._txn.get("deliveries", key[:-8] + number)
+        return None if found is None else records.decode_delivery(found)
 
     def _goes_first(self, delivery: Delivery, prefix: bytes) -> bool:
         """Whether it may be sent: it is its customer's first, and none of them is in the air."""
@@ -110,7 +117,7 @@ class OutboxCheck:
             delivery = None if found is None else records.decode_delivery(found)
             if delivery is None:
                 should = "nothing: there is no such delivery"
-            elif self._keys_of(delivery).get(table) != key:
+            elif self._places_of(delivery).get(table, (b"", b""))[0] != key:
                 should = f"nothing: {delivery.id} is {delivery.status} and does not stand there"
             else:
                 continue

@@ -14,7 +14,7 @@ from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
 
-_NUMBER_BYTES: Final = 8
+NUMBER_BYTES: Final = 8
 
 
 class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
@@ -31,11 +31,21 @@ class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
         )
 
 
+class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
+    """A record of totals of which only the closing is of interest."""
+
+    closed: bool
+    by_type: msgspec.Raw
+    through: bytes = b""
+    published: bytes = b""
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 encode: Final = _ENCODER.encode
 decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
+decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 decode_attempt: Final = msgspec.msgpack.Decoder(Attempt).decode
@@ -59,7 +69,7 @@ def split_block_ids(payload: bytes) -> list[bytes]:
 
 
 def number(value: int) -> bytes:
-    return value.to_bytes(_NUMBER_BYTES, "big")
+    return value.to_bytes(NUMBER_BYTES, "big")
 
 
 def read_number(payload: bytes | None) -> int:

@@ -8,6 +8,7 @@ does not matter whether an hour has fifty million events, or a million customers
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from decimal import Decimal, localcontext
 from heapq import merge
 from itertools import groupby
@@ -16,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.domain.errors import StoreError
 from meterd.domain.event_ids import Stamp, position
 from meterd.domain.totals import EXACT, Totals, merge_types, totals_of
 from meterd.domain.totals import merge as merge_totals
@@ -32,6 +34,10 @@ _GROUPS_MAX: Final = 50_000
 # Put aside when totals of so many customers are held: some 100 MB.
 _CUSTOMERS_MAX: Final = 50_000
 _LENGTH_BYTES: Final = 4
+_WANTED: Final = (
+    "totals of many customers are counted in a temporary file: make room there, or name another"
+    " folder in TMPDIR"
+)
 _ZERO: Final = Decimal(0)
 
 ByType = dict[str, Totals]
@@ -137,14 +143,23 @@ class HourRecount:
     def close(self) -> None:
         """Frees what was put aside."""
         for file in self._aside:
-            file.close()
+            with suppress(OSError):  # what found no room finds none now
+                file.close()
 
     def _put_aside(self) -> None:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``close``
-        for item in sorted(self._totals.items(), key=itemgetter(0)):
-            encoded = _encode(item)
-            file.write(len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded)
+        try:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by ``close``
+        except OSError as fault:  # names the folders that it has tried, where there are more
+            raise StoreError(f"{fault}: {_WANTED}") from fault
         self._aside.append(file)
+        try:
+            for item in sorted(self._totals.items(), key=itemgetter(0)):
+                encoded = _encode(item)
+                file.write(len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded)
+            file.flush()
+        except OSError as fault:
+            folder = tempfile.gettempdir()
+            raise StoreError(f"{folder}: cannot be written: {fault.strerror}: {_WANTED}") from fault
         self._totals = {}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from meterd.domain.errors import StoreError
-from meterd.embedded.data_folder import sync
+from meterd.embedded.data_folder import share, sync
 from meterd.embedded.pages import DamagedError, Pages, decode_metas, older_root, read_metas
 from meterd.embedded.store import (
     FORMAT,
@@ -39,6 +39,9 @@ from meterd.embedded.pages import Tree
 _SETTLE_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 0.0005
 _PROGRESS_SECONDS: Final = 0.1
+
+# What LMDB raises where it is asked for a key that is none, too.
+LmdbError = lmdb.Error
 
 
 class Snapshot:
@@ -63,7 +66,7 @@ class Snapshot:
     def meta(self) -> Meta:
         """What the store says of itself, read without LMDB.
 
-        Raises DamagedError, and StoreError where it is of another version of meterd.
+        Raises DamagedError, and StoreError where it is of a version that this one knows nothing of.
         """
         pages = Pages(self._descriptor, self._found)
         tree = pages.tables().get("meta")
@@ -72,25 +75,36 @@ class Snapshot:
         if record is None or not is_sealed(b"meta", record):
             raise DamagedError("what the store says of itself is damaged")
         meta = decode_meta(unseal("meta", b"meta", record))
-        if meta.format in UPGRADED:
-            raise StoreError(
-                f"the store has format {meta.format}, and this meterd works on {FORMAT}:"
-                " start the daemon on it once, which brings it there"
-            )
-        if meta.format != FORMAT:
+        if meta.format not in {*UPGRADED, FORMAT}:
             raise unknown_format(meta.format)
         return meta
 
-    def tables(self) -> dict[str, Tree]:
-        """Each table's pages, by name. Raises DamagedError, also where they are not meterd's."""
+    def tables(self, store_format: int = FORMAT) -> dict[str, Tree]:
+        """Each table's pages, by name. Raises DamagedError, also where they are not meterd's.
+
+        Which tables those of earlier formats are is not known any more.
+        """
         found = self.pages.tables()
-        if found.keys() != set(TABLES):
+        if store_format == FORMAT and found.keys() != set(TABLES):
             raise DamagedError(f"the tables are not those of meterd: {', '.join(sorted(found))}")
         return found
 
     def check_free(self) -> None:
         """See ``Pages.check_free``."""
         self.pages.check_free(self._replaced)
+
+    def check_pages(self) -> int:
+        """Reads all pages, without LMDB, which would follow a damaged one wherever it leads, or
+        beyond the end of a file that was cut short; returns how many bytes are in use.
+
+        Raises DamagedError; StoreError as ``meta`` does.
+        """
+        for tree in self.tables(self.meta().format).values():
+            for _ in self.pages.leaves(tree):
+                pass
+        in_use = self.pages.reached
+        self.check_free()
+        return in_use * self._found.page_bytes
 
     def transaction(self) -> Transaction:
         """What it holds. Raises StoreError where that is not of this version of meterd."""
@@ -116,16 +130,19 @@ class Snapshot:
             except (lmdb.Error, OSError) as fault:
                 failed.append(fault)
 
+        copying = threading.Thread(target=copy)
         try:
-            copying = threading.Thread(target=copy)
             copying.start()
-            while copying.is_alive():
+            is_copying = True
+            while is_copying:
                 copying.join(_PROGRESS_SECONDS)
+                is_copying = copying.is_alive()
                 progress(os.fstat(descriptor).st_size)
             if failed:
                 raise StoreError(f"the store cannot be copied to {path}: {failed[0]}")
             os.fsync(descriptor)
         finally:
+            _end(copying, descriptor)
             os.close(descriptor)
         sync(path.parent)
 
@@ -147,6 +164,7 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
     except OSError as fault:
         raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
     try:
+        share(descriptor)
         read_metas(descriptor)
         env = lmdb.open(
             str(place),
@@ -170,9 +188,17 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
         os.close(descriptor)
 
 
-def size_bytes(txn: Transaction) -> int:
-    """About what a copy will take: the pages of all tables."""
-    return sum(txn.pages(table) for table in TABLES) * os.sysconf("SC_PAGE_SIZE")
+def _end(copying: threading.Thread, descriptor: int) -> None:
+    """Makes the next write of a copy that is not waited for any more fail, and waits for that.
+
+    LMDB cannot be told to stop. Were the descriptor closed, it might write to whatever is opened
+    next; were the environment closed, it would read what is not mapped any more.
+    """
+    if copying.is_alive():
+        nowhere = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
+        copying.join()
 
 
 def _begin(env: lmdb.Environment, descriptor: int) -> Snapshot:

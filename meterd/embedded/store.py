@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import lmdb
 import msgspec
 
-from meterd.domain.errors import CommitFailedError, DiskFullError, StoreError
+from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
 from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
@@ -49,6 +49,9 @@ _LOCK_BYTES: Final = 10 << 12  # 64 for each reader and what they share
 _ROOM_MIN: Final = 64 << 20
 _MEBIBYTE: Final = 1 << 20
 _FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What LMDB calls pages that are not where they should be, or not what they should be.
+_DAMAGED: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError)
+_UNUSABLE: Final = (lmdb.Error, OSError, CommitFailedError, CorruptRecordError, DiskFullError)
 _SAFE_FLAGS: Final = {"sync": True, "metasync": True, "map_async": False, "writemap": False}
 
 T = TypeVar("T")
@@ -83,22 +86,26 @@ class Store:
         with ExitStack() as undo:
             try:
                 require_local(folder)
-                was_let_go = data_folder.is_let_go(folder)
+                # A write may have failed: whoever is next must know, until the disk was believed.
+                self._has_failed = not data_folder.is_let_go(folder)
                 undo.callback(self._let_go, data_folder.hold(folder))
+                data_folder.clear(folder)
                 place = folder / "store"
                 _create(place, map_size)
                 data_folder.sync_entries(place)
                 data_folder.close_to_others(place)
                 self._file = place / "data.mdb"
-                if not was_let_go:  # a write may have failed
+                if self._has_failed:
                     data_folder.believe_disk(self._file)
+                    self._has_failed = False
                 self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
+                self._opened = data_folder.identity(self._file)
                 undo.callback(self._env.close)
                 _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
-            except (lmdb.Error, OSError, CommitFailedError, DiskFullError) as fault:
+            except _UNUSABLE as fault:
                 raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
             self._open = undo.pop_all()
 
@@ -111,14 +118,15 @@ class Store:
 
         A full map is grown and the whole work run again, so it must not change anything but the
         transaction. Raises DiskFullError where there is no room: nothing is stored then, and the
-        same work may be run again. Raises CommitFailedError for every other failure: what a failed
-        commit left on disk is unknown while this process lives.
+        same work may be run again. Raises CommitFailedError for every other failure, StoreGoneError
+        among them: what a failed commit left on disk is unknown while this process lives.
         """
         self._require_own_process()
         while True:
             try:
                 _errno().value = 0
-                with self._env.begin(write=True) as txn:
+                in_place = data_folder.in_place(self._file, self._opened)
+                with in_place, self._env.begin(write=True) as txn:
                     return work(Transaction(txn, self._tables))
             except lmdb.MapFullError:
                 self._grow()
@@ -126,6 +134,8 @@ class Store:
                 if self._is_for_want_of_room(fault, _errno().value):
                     raise DiskFullError(self._room_wanted(fault)) from fault
                 self._has_failed = True
+                if isinstance(fault, _DAMAGED):
+                    raise CorruptRecordError(f"the store is damaged: {fault}") from fault
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
     @contextmanager

@@ -175,7 +175,10 @@ def check_customers(
             for kind in (PeriodType.HOURLY, PeriodType.DAILY, PeriodType.YEARLY)
             # What is closed is in the year.
             for period in starts(
-                txn, part, kind, 0 if kind is PeriodType.YEARLY else marks.closed_until_ms[kind]
+                txn,
+                part,
+                kind,
+                0 if kind is PeriodType.YEARLY else marks.closed_until_ms.get(kind, 0),
             )
         ]
         seen = _first_seen(merge(*ranges, key=itemgetter(0)))
@@ -195,8 +198,9 @@ def check_customers(
 
 def _first_seen(totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
     for customer, found in groupby(totals, key=itemgetter(0)):
-        first_at = min(one.first_at for _, each in found for one in each.by_type.values())
-        yield customer, int.from_bytes(first_at[:8], "big")
+        firsts = [one.first_at for _, each in found for one in each.by_type.values()]
+        if firsts:  # nothing but empty ones, which is said of them, is nobody's
+            yield customer, int.from_bytes(min(firsts)[:8], "big")
 
 
 def is_known_key(key: bytes, parts: int) -> bool:

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
-from meterd.domain.errors import StoreError
 from meterd.embedded.delivery_check import DeliveryCheck
-from meterd.embedded.differences import Checking, Difference, at_key
+from meterd.embedded.differences import MISTAKES, Checking, Difference, at_key
 from meterd.embedded.log_check import LogCheck
-from meterd.embedded.marks import check_marks, read_marks
+from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.pages import DamagedError
-from meterd.embedded.snapshot import open_snapshot
+from meterd.embedded.published_check import check_published
+from meterd.embedded.snapshot import LmdbError, open_snapshot
+from meterd.embedded.store import FORMAT
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
 from meterd.embedded.transaction import is_sealed
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_LEAVES: Final = 200
 _STRUCTURE: Final = "structure"
-# What decoding raises where a record is sealed and is not what its table holds.
-_MISTAKES: Final = (StoreError, msgspec.MsgspecError, ValueError, IndexError, OverflowError)
 
 
 class _Check(NamedTuple):
@@ -48,8 +45,9 @@ class _Check(NamedTuple):
 def verify(folder: Path, checking: Checking | None = None) -> Iterator[Difference]:
     """Every difference in the data folder's store, as it is when the first is asked for.
 
-    Beside a daemon, or where none runs. Raises StoreError where there is no store, or not one of
-    this version.
+    Beside a daemon, or where none runs. Of an earlier format, which ``checking`` then says, only
+    pages and checksums are looked at. Raises StoreError where there is no store, or one of a later
+    version, and where the disk has no room for what is counted meanwhile.
     """
     try:
         with open_snapshot(folder) as snapshot:
@@ -62,15 +60,16 @@ def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Differen
     """See ``verify``; a snapshot is verified once."""
     damaged: set[str] = set()
     try:
-        parts = snapshot.meta().parts
+        meta = snapshot.meta()
+        checking.store_format = meta.format
         for difference in _check_pages(snapshot, checking):
             damaged.add(difference.table if difference.what != _STRUCTURE else _STRUCTURE)
             yield difference
     except DamagedError as fault:
         yield _structure("the file", fault)
         return
-    if damaged.isdisjoint({_STRUCTURE, "meta"}):
-        yield from _check_contents(snapshot.transaction(), parts, checking, damaged)
+    if meta.format == FORMAT and damaged.isdisjoint({_STRUCTURE, "meta"}):
+        yield from _check_contents(snapshot.transaction(), meta.parts, checking, damaged)
 
 
 def _check_contents(
@@ -81,16 +80,17 @@ def _check_contents(
         if damaged.isdisjoint(check.tables):
             try:
                 yield from check.run()
-            except _MISTAKES as fault:
+            except (*MISTAKES, LmdbError) as fault:
                 tables = ", ".join(check.tables)
-                yield Difference(tables, "a record", str(fault), "one that can be read")
+                stands = f"what cannot be read ({type(fault).__name__}: {fault})"
+                yield Difference(tables, "a record", stands, "what belongs there")
 
 
 def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
     """Pages and checksums. DamagedError where it cannot be told which pages are whose."""
     pages, counts = snapshot.pages, checking.counts
     is_whole = True
-    for table, tree in snapshot.tables().items():
+    for table, tree in snapshot.tables(checking.store_format).items():
         try:
             for number, leaf in enumerate(pages.leaves(tree)):
                 for key, record, _ in leaf:
@@ -113,30 +113,11 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
 
 
 def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
-    deliveries = _Check(
-        ("aggregations", "totals", "customer_periods", "deliveries", "delivery_ids"),
-        DeliveryCheck(txn, parts, checking).run,
-    )
-    outbox = _Check(
-        (
-            "deliveries",
-            "outbox",
-            "outbox_by_customer",
-            "in_air",
-            "parked",
-            "endpoints",
-            "attempts",
-            "attempts_by_time",
-        ),
-        OutboxCheck(txn, checking).run,
-    )
-    try:
-        marks = read_marks(txn, parts)
-    except _MISTAKES:  # the last record of the log is damaged, which was said
-        return [deliveries, outbox]
+    marks = read_marks(txn, parts)
     index = ("records_by_type", "blocks_by_customer")
     return [
         _Check(("meta",), lambda: check_marks(txn, marks)),
+        _Check(("meta", "events"), lambda: check_floor(txn, marks)),
         _Check(
             ("events", *index, "totals", "idempotency_keys"),
             LogCheck(txn, parts, marks, checking).run,
@@ -144,8 +125,25 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check(("totals",), lambda: check_totals(txn, parts, marks, checking)),
         _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
-        deliveries,
-        outbox,
+        _Check(("totals", "aggregations"), lambda: check_published(txn)),
+        _Check(
+            ("aggregations", "totals", "customer_periods", "deliveries", "delivery_ids"),
+            DeliveryCheck(txn, parts, checking).run,
+        ),
+        _Check(
+            (
+                "deliveries",
+                "outbox",
+                "outbox_by_customer",
+                "in_air",
+                "parked",
+                "batched",
+                "endpoints",
+                "attempts",
+                "attempts_by_time",
+            ),
+            OutboxCheck(txn, checking).run,
+        ),
     ]
 
 

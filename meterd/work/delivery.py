@@ -8,7 +8,7 @@ last process stopped.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from meterd.ledger import Ledger
     from meterd.work.clock import Clock
     from meterd.work.endpoint_worker import OpenSender
+
+
+# How often the log of attempts is held against its limits.
+_FORGET_SECONDS: Final = 60.0
 
 
 class DeliveryActor:
@@ -41,6 +45,7 @@ class DeliveryActor:
         self._workers: dict[str, EndpointWorker] = {}
         self._nursery: trio.Nursery | None = None
         self._shutting_down = trio.Event()
+        self._forgetting = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until ``begin_shutdown``, and then until the attempts in the air are settled.
@@ -50,10 +55,25 @@ class DeliveryActor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.reconfigure()
+            nursery.start_soon(self._forget_attempts)
             task_status.started()
             await self._shutting_down.wait()
+            self._forgetting.cancel()
             for worker in self._workers.values():
                 worker.retire()
+
+    async def _forget_attempts(self) -> None:
+        """Keeps the log of attempts within its limits."""
+        ledger, clock = self._around.ledger, self._around.clock
+        with self._forgetting:
+            while True:
+                storage = self._around.config().storage
+                while await ledger.prune_attempts(
+                    before_ms=clock.now_ms() - storage.attempts_kept_ms,
+                    bytes_max=storage.attempts_mib << 20,
+                ):
+                    pass
+                await trio.sleep(_FORGET_SECONDS)
 
     def begin_shutdown(self) -> None:
         """Begins no more attempts."""

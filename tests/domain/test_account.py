@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from meterd.domain.account import Change, Snapshot, parts_of, takers
-from meterd.domain.aggregations import completed_body
+from meterd.domain.aggregations import completed_body, figures_digest
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.operations import Operation
@@ -130,6 +130,21 @@ def test_closing_says_what_it_published_and_only_the_first_time() -> None:
     change = change_of(desk)
     assert change.aggregations == {HOUR: closed}
     assert (change.customer_id, closed.customer_id) == ("acme", "acme")
+
+
+def test_closed_totals_know_what_was_published() -> None:
+    """In the same change; open ones, and what nobody publishes, have no digest."""
+    desk = after(FIVE)
+    closed = desk.close(HOUR, HOUR.end_ms)
+    assert closed is not None
+    totals = change_of(desk).totals
+    assert totals[HOUR].published == figures_digest(closed)
+    assert totals[DAY].published == b""
+    desk = after(FIVE)
+    desk.rules = msgspec.structs.replace(desk.rules, published=frozenset())
+    assert desk.close(HOUR, HOUR.end_ms) is None
+    totals = change_of(desk).totals
+    assert (totals[HOUR].closed, totals[HOUR].published) == (True, b"")
 
 
 def test_a_delivery_carries_the_frozen_body_under_its_id() -> None:

@@ -16,6 +16,7 @@ from meterd.domain.aggregations import (
     as_number,
     completed_body,
     exact_figures,
+    figures_digest,
 )
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
@@ -95,6 +96,27 @@ def test_there_is_no_aggregation_of_nothing() -> None:
     assert day_of_acme(totals(api="5"), kind=PeriodType.HOURLY) is None
     unpublished = msgspec.structs.replace(RULES, published=frozenset())
     assert day_of_acme(totals(api="5"), unpublished) is None
+
+
+def test_figures_are_known_again_by_their_digest() -> None:
+    """By these bytes in every version; who gets it, and when it was made, is no matter."""
+    made = day_of_acme(totals(api="1 2.50", disk="5"))
+    assert made is not None
+    digest = figures_digest(made)
+    assert digest.hex() == "616cd1ba1b6511bb"
+    for changes in ({"endpoints": ()}, {"created_ms": 1}, {"computed_ms": 1}):
+        assert figures_digest(msgspec.structs.replace(made, **changes)) == digest
+    figure = made.figures["api"]
+    disk = {"disk": made.figures["disk"]}
+    for figures in (
+        disk,
+        {"api": figure, **disk},
+        {**disk, "apj": figure},
+        {**disk, "api": Figure(Operation.AVG, figure.value, figure.count)},
+        {**disk, "api": Figure(figure.operation, figure.value, 3)},
+        {**disk, "api": Figure(figure.operation, figure.value + 1, figure.count)},
+    ):
+        assert figures_digest(msgspec.structs.replace(made, figures=figures)) != digest
 
 
 def test_a_snapshot_is_delivered_to_nobody_and_hands_on_its_creation() -> None:

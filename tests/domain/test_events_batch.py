@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from meterd.domain.events import (
     Refusal,
     _decode_batch_slowly,
     decode_batch,
+    item_key,
 )
 from tests.domain.usage_bodies import (
     EVENT_TYPE_FAULTS,
@@ -130,3 +132,36 @@ def test_a_lenient_batch_keeps_what_is_valid(decode: Any) -> None:
     assert decode(sent, TYPES, lenient=True) == Batch([event("2"), event("4")], failures)
     refused = invalid_items({0: ["Event must be an object"], 1: ["value is required"]}, valid=0)
     assert decode(batch("null", item(value="null")), TYPES, lenient=True) == refused
+
+
+@both_ways
+def test_a_header_gives_each_customers_items_keys_of_their_own(decode: Any) -> None:
+    """By their order among its own: other customers may stand in between, or in another order."""
+
+    def keys_of(*customers: str) -> dict[str, list[str]]:
+        sent = batch(*(item(customerId=json.dumps(customer)) for customer in customers))
+        decoded = decode(sent, TYPES, lenient=False, header_key="h")
+        found: dict[str, list[str]] = {}
+        for one in decoded.events:
+            found.setdefault(one.customer_id, []).append(one.idempotency_key)
+        return found
+
+    first, second = item_key("h", 0), item_key("h", 1)
+    assert keys_of("a", "b", "a") == {"a": [first, second], "b": [first]}
+    assert keys_of("b", "a", "a") == keys_of("a", "b", "a")
+
+
+@both_ways
+def test_no_key_of_a_client_is_one_that_a_header_makes(decode: Any) -> None:
+    """Or one of two events would be swallowed as the repeat of the other."""
+    made = item_key("h", 0)
+    decoded = decode(
+        batch(item(), item(idempotencyKey='"h#0"')), TYPES, lenient=False, header_key="h"
+    )
+    assert isinstance(decoded, Batch)
+    assert [one.idempotency_key for one in decoded.events] == [made, "h#0"]
+    refused = decode(
+        batch(item(idempotencyKey=json.dumps(made))), TYPES, lenient=False, header_key=""
+    )
+    assert isinstance(refused, Refusal)
+    assert "idempotencyKey must not contain control characters" in str(refused.answer)

@@ -79,6 +79,9 @@ SAME = [
     ("100", b"{}", "1E+2", b"{}"),
     ("1", b'{"a":1,"b":[1]}', "1", b'{ "b": [ 1 ], "a": 1 }'),
     ("1", b'{"a":"\xc3\xa9"}', "1", b'{"a":"\\u00e9"}'),
+    ("1", b'{"a":[1,100,-0,0.1]}', "1", b'{"a":[1.0,1e2,-0.0,0.10]}'),
+    ("1", b'{"a":100000000000000000000}', "1", b'{"a":1E+20}'),
+    ("1", b'{"a":1e999999}', "1", b'{"a":10e999998}'),
 ]
 OTHER = [
     ("1", b"{}", "1.0000000000000000000000000000000000000000000000000000000000001", b"{}"),
@@ -86,6 +89,10 @@ OTHER = [
     ("1", b'{"a":1}', "1", b'{"a":2}'),
     ("1", b'{"a":[1,2]}', "1", b'{"a":[2,1]}'),
     ("1", b"{}", "1", b'{"a":null}'),
+    ("1", b'{"a":1}', "1", b'{"a":"1"}'),
+    ("1", b'{"a":9007199254740993}', "1", b'{"a":9007199254740992.0}'),
+    ("1", b'{"a":0.1}', "1", b'{"a":0.1000000000000000000000000000000000001}'),
+    ("1", b'{"a":1e400}', "1", b'{"a":1e401}'),
 ]
 
 
@@ -109,8 +116,13 @@ def test_other_content_is_told_apart(
 
 
 def test_metadata_that_only_javascript_reads_is_compared_as_sent() -> None:
-    """A lone surrogate in an escape, or brackets by the thousand, are no failure."""
-    for metadata in (b'{"a":"\\ud800"}', b'{"a":' + b"[" * 8000 + b"]" * 8000 + b"}"):
+    """A lone surrogate in an escape, brackets or digits by the thousand, are no failure."""
+    for metadata in (
+        b'{"a":"\\ud800"}',
+        b'{"a":' + b"[" * 8000 + b"]" * 8000 + b"}",
+        b'{"a":' + b"1" * 5000 + b"}",
+        b'{"a":1e9999999999999999999}',
+    ):
         assert fingerprint(keyed(metadata=metadata)) == fingerprint(keyed(metadata=metadata))
         assert fingerprint(keyed(metadata=metadata)) != fingerprint(keyed())
 
@@ -141,6 +153,11 @@ def test_a_header_names_a_key_bare_or_quoted(values: list[str], key: str) -> Non
         (['""'], "Idempotency-Key must be a string of 1 to 255 characters"),
         (["k" * 256], "Idempotency-Key must be a string of 1 to 255 characters"),
         (["a\tb"], "Idempotency-Key must not contain control characters"),
+        # As h11 and hypercorn give its UTF-8, which would be another key than in the body.
+        (
+            ["caf\xc3\xa9"],
+            "Idempotency-Key must be ASCII: send others in the body, as idempotencyKey",
+        ),
     ],
 )
 def test_an_unfit_header_is_refused_by_name(values: list[str], error: str) -> None:

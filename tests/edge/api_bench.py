@@ -60,7 +60,15 @@ class Api:
         self.closer = Closer(self.ledger, self.clock, lambda: self.config)
         self.started = trio.Event()
         self.is_full = False
-        self.readiness = Readiness(self.started, self.closer.caught_up, lambda: self.is_full)
+        self.ahead_ms = 0
+        self.clock_fault: str | None = None
+        self.readiness = Readiness(
+            self.started,
+            self.closer.caught_up,
+            lambda: self.is_full,
+            lambda: self.ahead_ms,
+            lambda: self.clock_fault,
+        )
         self.http: httpx.AsyncClient
         self.door: Door
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from meterd import __version__
 from meterd.domain.config import Config
+from meterd.domain.errors import CorruptRecordError
 from meterd.ledger import EventQuery
 from tests.edge.api_bench import BODY_BYTES_MAX, CONFIG, KEYS, Api, catch_up, serving
 from tests.fake_clock import FakeClock
@@ -360,12 +361,12 @@ async def test_a_trigger_without_periods() -> None:
 
 
 class BrokenLedger(ModelLedger):
-    async def events(
-        self, query: EventQuery, *, limit: int, before: bytes | None = None
-    ) -> list[StoredEvent]:
-        raise AssertionError("a secret of the house")
+    fault: Exception = AssertionError("a secret of the house")
 
-    page_end = events  # type: ignore[assignment]
+    async def events(self, *_: object, **__: object) -> list[StoredEvent]:
+        raise self.fault
+
+    append = page_end = events  # type: ignore[assignment]
 
 
 async def test_a_fault_costs_its_request_only() -> None:
@@ -378,6 +379,12 @@ async def test_a_fault_costs_its_request_only() -> None:
         assert (entry["method"], entry["path"]) == ("GET", "/events")
         assert "a secret of the house" in repr(entry["exc_info"])
         assert (await api.ask("GET", "/ping")).status_code == 200
+        api.ledger.fault = CorruptRecordError("which")  # type: ignore[attr-defined]
+        for method, path in (("GET", "/events"), ("POST", "/usage/api.calls")):
+            with capture_logs() as logged:
+                answer = await api.ask(method, path, json=EVENT)
+            assert error_of(answer) == (500, "Internal server error: a stored record is damaged")
+            assert [entry["error"] for entry in logged] == ["which"]
 
 
 async def test_an_api_is_served_by_the_configuration_of_the_moment() -> None:

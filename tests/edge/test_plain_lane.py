@@ -167,6 +167,7 @@ LEFT: Final = {
     "another method": request(EVENT, line=b"PUT /usage/api.calls HTTP/1.1"),
     "two idempotency keys": request(EVENT, b"Idempotency-Key: a", b"Idempotency-Key: a"),
     "no idempotency key": request(EVENT, b"Idempotency-Key:"),
+    "an idempotency key beyond ASCII": request(EVENT, "Idempotency-Key: café".encode()),
     "a read": GET,
     "chunked": b"POST /usage/api.calls HTTP/1.1\r\nHost: a\r\nx-apikey: k\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n1c\r\n" + EVENT + b"\r\n0\r\n\r\n",

@@ -6,8 +6,9 @@ import tracemalloc
 from typing import TYPE_CHECKING, Final
 
 import pytest
+import trio
 
-from meterd.edge.limits import Limits
+from meterd.edge.limits import PIECE_BYTES, Limits
 from tests.edge.loopback import GET
 from tests.edge.test_plain_lane import BATCH, EVENT, ITEM, lane, request
 
@@ -35,6 +36,24 @@ async def test_who_waited_too_long_behind_others_is_refused() -> None:
         assert (await client.ask(request(EVENT))).status == 201
         assert len(await fast.stored()) == 3
         assert fast.by_hypercorn == []
+
+
+async def test_what_the_kernel_holds_has_waited_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused with the rest, or a piece of it would be served each second."""
+    count = 3 * PIECE_BYTES // len(request(EVENT))
+    async with lane(fast=True, limits=AT_ONCE) as fast, await fast.door.connect() as client:
+        append, has_all_come = fast.ledger.append, trio.Event()
+
+        async def waits(events: Sequence[UsageEvent], *, partial: bool = False) -> list[Recorded]:
+            await has_all_come.wait()
+            return await append(events, partial=partial)
+
+        monkeypatch.setattr(fast.ledger, "append", waits)
+        await client.send(request(EVENT) * count)
+        has_all_come.set()
+        statuses = [(await client.answer()).status for _ in range(count)]
+        assert statuses == [201] + [503] * (count - 1)
+        assert (await client.ask(request(EVENT))).status == 201
 
 
 @pytest.mark.parametrize("other", [GET])

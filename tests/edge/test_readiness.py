@@ -41,11 +41,64 @@ async def test_a_full_disk_is_named_and_does_not_count() -> None:
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
         assert ready.json()["disk"].startswith("full: events are refused")
         assert (await api.ask("GET", "/events")).status_code == 200
+
+
+async def test_a_start_that_waits_for_room_is_read_and_not_ready() -> None:
+    """It may wait for long; and what it says of itself is what it does."""
     async with serving(started=False) as api:
+        await api.store("c")
         api.is_full = True
         waiting = await api.ask("GET", "/readyz")
-        assert waiting.status_code == 503
-        assert waiting.json()["disk"].startswith("full")
+        assert (waiting.status_code, waiting.json()["status"]) == (503, "starting")
+        assert waiting.json()["reason"].startswith("counting the events")
+        assert waiting.json()["disk"].startswith("full: the start waits, and events are refused")
+        assert "what is stored is read" in waiting.json()["disk"]
+        [found] = (await api.ask("GET", "/events")).json()
+        assert found["customerId"] == "c"
+        assert (await api.ask("GET", "/aggregations")).json() == []
+        event = b'{"customerId":"c","value":1}'
+        for refused in (
+            await api.ask("POST", "/aggregations/trigger"),
+            await api.ask("POST", "/usage/api.calls", content=event),
+            await api.ask("POST", "/usagebatch", content=b"["),
+        ):
+            assert (refused.status_code, refused.headers["Retry-After"]) == (507, "30")
+        api.is_full = False
+        assert (await api.ask("GET", "/events")).status_code == 503
+
+
+async def test_a_clock_that_is_behind_is_named_and_does_not_count() -> None:
+    """By how much; events are taken all the same."""
+    async with serving() as api:
+        api.closer.caught_up.set()
+        api.ahead_ms = 90_000
+        ready = await api.ask("GET", "/readyz")
+        assert (ready.status_code, ready.json()["clock"].split(":")[0]) == (
+            200,
+            "behind what is stored by 1m30s",
+        )
+        event = {"customerId": "c", "value": 1}
+        assert (await api.ask("POST", "/usage/api.calls", json=event)).status_code == 201
+
+
+async def test_no_event_is_taken_by_a_clock_that_cannot_be_right() -> None:
+    """503 that says why; what is stored is read."""
+    async with serving() as api:
+        api.closer.caught_up.set()
+        api.clock_fault = "it stepped"
+        ready = await api.ask("GET", "/readyz")
+        assert (ready.status_code, ready.json()) == (
+            200,
+            {"status": "ready", "clock": "it stepped"},
+        )
+        event = {"eventType": "api.calls", "customerId": "c", "value": 1}
+        for path, body in (("/usage/api.calls", event), ("/usagebatch", [event])):
+            refused = await api.ask("POST", path, json=body)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
+            assert refused.json() == {"error": "No event is taken: it stepped"}
+        assert (await api.ask("GET", "/events")).json() == []
+        api.clock_fault = None
+        assert (await api.ask("POST", "/usagebatch", json=[event])).status_code == 201
 
 
 async def test_while_it_recovers_it_lives_and_is_not_ready() -> None:

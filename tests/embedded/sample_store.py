@@ -104,17 +104,20 @@ def _events(first: int, count: int) -> list[UsageEvent]:
 async def _attempt(bench: EngineBench) -> None:
     """Some deliveries arrive, some fail, some are parked, some in the air, and most wait."""
     outcomes = [Outcome(), Outcome("503"), Outcome(dry_run=True), Outcome()]
+    now_ms = bench.clock.now_ms
     for number in range(12):
-        bench.clock.now_ms += 5_000
-        now_ms = bench.clock.now_ms
+        now_ms = bench.clock.now_ms = bench.clock.now_ms + 5_000
         for begun in (await bench.ledger.claim("billing", limit=9)).deliveries:
             outcome = outcomes[(number + begun.sequence) % 4]
             waits_ms = () if number == 3 else SCHEDULE_MS
             settled = settle_attempt(begun, outcome, now_ms, Fraction(1, 3), waits_ms)
             attempt = Attempt("billing", begun.sequence, begun.attempts, now_ms, now_ms, outcome)
             await bench.ledger.settle([settled], [attempt])
-    in_air = (await bench.ledger.claim("crm", limit=3)).deliveries
-    assert len(in_air) == 3
+    arrived, in_air = (await bench.ledger.claim("crm", limit=2, batch=3)).deliveries
+    assert arrived.is_batch
+    assert in_air.is_batch
+    await bench.ledger.settle([settle_attempt(arrived, Outcome(), now_ms, Fraction(0))])
+    assert len((await bench.ledger.claim("billing", limit=2)).deliveries) == 2
 
 
 async def _post_one(bench: EngineBench) -> None:
@@ -131,6 +134,15 @@ def spoil(data: Path, work: Callable[[Transaction], T]) -> T:
     """Writes to the store as nothing in meterd does, with right checksums."""
     with closing(Store(data)) as store:
         return store.write(work)
+
+
+def damage(txn: Transaction, table: str) -> None:
+    """Flips a bit of each of the table's records, and leaves their checksums as they are."""
+    raw, place = txn._txn, txn._tables[table]
+    with raw.cursor(place) as cursor:
+        for key, record in list(cursor):
+            flipped = bytes(record[:-1]) + bytes([record[-1] ^ 1])
+            raw.put(bytes(key), flipped, db=place)
 
 
 def differences(data: Path) -> list[Difference]:

@@ -41,6 +41,14 @@ def write(store: Store, *attempts: Attempt) -> None:
 
 
 def prune(store: Store, before_ms: int, bytes_max: int = LARGE, limit: int = 100) -> int:
+    with store.read() as txn:
+        is_due = attempt_log.has_to_forget(txn, before_ms=before_ms, bytes_max=bytes_max)
+    forgotten = _prune(store, before_ms, bytes_max, limit)
+    assert is_due == (forgotten > 0)
+    return forgotten
+
+
+def _prune(store: Store, before_ms: int, bytes_max: int, limit: int) -> int:
     return store.write(
         lambda txn: attempt_log.prune(txn, before_ms=before_ms, bytes_max=bytes_max, limit=limit)
     )

@@ -6,14 +6,20 @@ import errno
 import os
 import resource
 import stat
-from contextlib import closing, nullcontext
+import threading
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.domain.errors import CommitFailedError, StoreError
+from meterd.domain.errors import CommitFailedError, StoreError, StoreGoneError
 from meterd.embedded import data_folder
+from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -41,6 +47,61 @@ def test_a_folder_is_held_once_and_named_by_its_process(tmp_path: Path) -> None:
     data_folder.let_go(held)
     assert lock.read_text() == ""
     data_folder.let_go(data_folder.hold(lock.parent))
+
+
+def test_a_file_is_in_place_or_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted, replaced, or with its folder elsewhere; where nobody can tell it is believed."""
+    file = tmp_path / "store" / "data.mdb"
+    file.parent.mkdir()
+    file.touch()
+    opened = data_folder.identity(file)
+
+    def stay() -> None:
+        with data_folder.in_place(file, opened):
+            pass
+
+    stay()
+    with file.open(), pytest.raises(StoreGoneError, match="is another file than"):
+        file.rename(tmp_path / "before")
+        file.touch()
+        stay()
+    file.unlink()
+    with pytest.raises(StoreGoneError, match=f"^{file} is gone$"):
+        stay()
+    file.parent.rmdir()
+    file.parent.touch()
+    with pytest.raises(StoreGoneError):
+        stay()
+
+    def untold(file: Path) -> tuple[int, int]:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr(data_folder, "identity", untold)
+    stay()
+
+
+def test_folders_are_made_closed_to_others(tmp_path: Path) -> None:
+    """All that are missing; those that are there stay as they are."""
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        data_folder.make(tmp_path / "a" / "b")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (".", "a", "a/b")]
+    assert modes == [0o755, 0o700, 0o700]
+    with pytest.raises(OSError, match="exists"):
+        (tmp_path / "file").touch()
+        data_folder.make(tmp_path / "file")
+
+
+def test_what_killed_commands_left_is_cleared(tmp_path: Path) -> None:
+    """But for a restore that was cut short, which a new store would hide."""
+    (tmp_path / data_folder.COMPACTING / "store").mkdir(parents=True)
+    data_folder.clear(tmp_path)
+    (tmp_path / data_folder.RESTORING).mkdir()
+    with pytest.raises(StoreError, match="cut short: run meterd restore again, or remove"):
+        data_folder.clear(tmp_path)
+    (tmp_path / "store").mkdir()
+    data_folder.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_a_broken_disk_does_not_hide_why_it_ends(
@@ -197,6 +258,34 @@ def test_behind_a_failed_write_the_disk_is_believed(tmp_path: Path, believed: li
     assert believed == ["data.mdb"]
 
 
+def test_who_holds_a_folder_is_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that came to have a killed one's id, nor a command, which takes no signals."""
+    with pytest.raises(StoreError, match=f"no meterd runs on {tmp_path}"):
+        data_folder.holder(tmp_path)
+    held = data_folder.hold(tmp_path)
+    assert data_folder.holder(tmp_path) == os.getpid()
+    assert data_folder._is_locked(tmp_path / "lock")
+    os.close(held)  # as a kill does
+    assert not data_folder._is_locked(tmp_path / "lock")
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+    for text in (f"{os.getpid()}\n", "999999999\n", "", "a command\n"):
+        (tmp_path / "lock").write_text(text)
+        with pytest.raises(StoreError, match="no meterd runs on"):
+            data_folder.holder(tmp_path)
+    with data_folder.held(tmp_path), pytest.raises(StoreError, match="no meterd runs on"):
+        data_folder.holder(tmp_path)
+
+    def refuse(pid: int, lock: Path) -> bool:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    (tmp_path / "lock").write_text("1\n")
+    monkeypatch.setattr(data_folder, "_has_open", refuse)
+    with pytest.raises(StoreError, match="run this as the user that meterd runs as"):
+        data_folder.holder(tmp_path)
+
+
 def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
     """What works on the folder in between leaves to see how the last process ended."""
     Store(tmp_path).close()
@@ -208,3 +297,47 @@ def test_a_tool_hides_no_crash(tmp_path: Path, believed: list[str]) -> None:
         pass
     Store(tmp_path).close()
     assert believed == ["data.mdb"]
+
+
+def test_a_start_that_believes_the_disk_waits_for_who_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, believed: list[str]
+) -> None:
+    """The kernel forgets no page that another process has mapped. The next start is told too."""
+    Store(tmp_path).close()
+    (tmp_path / "lock").write_text("4711\n")
+    monkeypatch.setattr(data_folder, "READERS_SECONDS", 0.1)
+    with open_snapshot(tmp_path):
+        for _ in range(2):
+            with pytest.raises(StoreError, match=rf"read by .* \(process {os.getpid()}\)"):
+                Store(tmp_path)
+        assert believed == []
+    Store(tmp_path).close()
+    assert believed == ["data.mdb"]
+
+
+@contextmanager
+def shared(data: Path) -> Iterator[None]:
+    """As by ``open_snapshot``, which LMDB does not allow in the process of a store."""
+    with (data / "store" / "data.mdb").open("rb") as file:
+        data_folder.share(file.fileno())
+        yield
+
+
+def test_it_starts_when_the_reader_is_done(tmp_path: Path, believed: list[str]) -> None:
+    """And does not make a reader wait that comes later."""
+    Store(tmp_path).close()
+    (tmp_path / "lock").write_text("4711\n")
+    with ExitStack() as reading:
+        reading.enter_context(shared(tmp_path))
+        done = threading.Timer(0.2, reading.close)
+        done.start()
+        with closing(Store(tmp_path)), shared(tmp_path):
+            assert believed == ["data.mdb"]
+        done.join()
+
+
+def test_behind_an_orderly_end_nobody_is_waited_for(tmp_path: Path) -> None:
+    """A backup may take longer than a restart."""
+    Store(tmp_path).close()
+    with shared(tmp_path), closing(Store(tmp_path)):
+        pass

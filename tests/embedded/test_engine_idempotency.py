@@ -8,10 +8,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.errors import OverloadedError
+from meterd.domain.errors import CorruptRecordError, OverloadedError
 from meterd.domain.idempotency import Recorded
 from meterd.embedded.engine import EVENTS_IN_FLIGHT_MAX
 from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.sample_store import damage
 from tests.idempotency_conformance import keyed, values
 from tests.ledger_bench import event, stored
 
@@ -78,3 +79,15 @@ async def test_repeats_leave_nothing_in_flight(bench: EngineBench) -> None:
     with pytest.raises(OverloadedError):
         await bench.ledger.append([keyed("k")] * (EVENTS_IN_FLIGHT_MAX + 1))
     assert len(await stored(bench)) == EVENTS_IN_FLIGHT_MAX + 1
+
+
+async def test_a_damaged_key_costs_who_uses_it_and_nobody_else(bench: EngineBench) -> None:
+    """However often it is used: nothing of it is stored, or stays in flight."""
+    await bench.ledger.append([keyed("k")])
+    await bench.ledger._used_keys.post_all()
+    bench.store.write(lambda txn: damage(txn, "idempotency_keys"))
+    for _ in range(2):
+        with pytest.raises(CorruptRecordError, match="idempotency_keys"):
+            await bench.ledger.append([event()] * (EVENTS_IN_FLIGHT_MAX - 1) + [keyed("k")])
+    assert len(await bench.ledger.append([event()] * EVENTS_IN_FLIGHT_MAX)) == EVENTS_IN_FLIGHT_MAX
+    assert len(await stored(bench)) == 1 + EVENTS_IN_FLIGHT_MAX

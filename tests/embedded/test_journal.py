@@ -106,6 +106,20 @@ def test_how_far_is_posted(store: Store) -> None:
             assert journal.posted_through(txn) == mark
 
 
+def test_a_key_keeps_the_fingerprint_that_it_was_written_with(store: Store) -> None:
+    """A later meterd may make another of the same event; another event is a mistake of ours."""
+    used, again, other = (
+        records.used_key(Stamp(START_MS, number, 0).id(), fingerprint)
+        for number, fingerprint in ((0, b"1"), (0, b"2"), (1, b"1"))
+    )
+    for record in (used, again):
+        store.write(partial(journal.write_used_key, key=b"k", record=record))
+    with store.read() as txn:
+        assert txn.get("idempotency_keys", b"k") == used
+    with pytest.raises(AssertionError, match="a key is used twice"):
+        store.write(partial(journal.write_used_key, key=b"k", record=other))
+
+
 def test_a_closed_change_writes_aggregation_and_deliveries(store: Store) -> None:
     """The aggregation by period and by customer, and each delivery with its place in the queue."""
     account = Account("acme")

@@ -127,3 +127,11 @@ def test_the_longest_names_fit_into_a_key() -> None:
         bytes(8) + keys.attempt_key("o" * ENDPOINT_ID_MAX, 1, 1),
     ]
     assert max(map(len, longest)) <= LMDB_KEY_MAX
+
+
+def test_an_aggregation_is_found_from_its_totals() -> None:
+    """Whatever the period."""
+    for kind in PeriodType:
+        period = period_at(kind, START_MS)
+        key = keys.aggregation_key(5, kind, period.start_ms, "Ærø")
+        assert keys.aggregation_key_of(keys.totals_key(5, period, "Ærø")) == key

@@ -9,6 +9,7 @@ import pytest
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
+from meterd.domain.totals import PeriodTotals
 from meterd.embedded import journal, keys, log, records, recount
 from meterd.embedded.store import PARTS
 from tests.embedded.sample_store import (
@@ -85,6 +86,10 @@ def a_total_of_an_hour_without_events(txn: Transaction) -> None:
     put_totals(txn, period_at(PeriodType.HOURLY, 5 * HOUR_MS), "acme", totals_of(txn, HOUR, "acme"))
 
 
+def an_empty_total(txn: Transaction) -> None:
+    put_totals(txn, HOUR, "zoe", PeriodTotals(closed=True, by_type={}))
+
+
 def a_type_is_missing(txn: Transaction) -> None:
     totals = totals_of(txn, HOUR, "acme")
     by_type = dict(list(totals.by_type.items())[1:])
@@ -153,6 +158,7 @@ def a_record_of_another_time(txn: Transaction) -> None:
     [
         (a_total_is_missing, "totals", "acme", f"hourly {HOUR.key}"),
         (a_total_of_nobody, "totals", "zoe", f"hourly {HOUR.key}"),
+        (an_empty_total, "totals", "zoe", f"hourly {HOUR.key}"),
         (a_total_of_an_hour_without_events, "totals", "acme", "hourly 1970010105"),
         (a_type_is_missing, "totals", "acme", f"hourly {HOUR.key}"),
         (counted_through_the_future, "totals", "acme", f"hourly {HOUR.key}"),

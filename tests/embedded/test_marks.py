@@ -14,7 +14,7 @@ from meterd.embedded import journal, keys, records
 from meterd.embedded.store import Store
 from tests.embedded.engine_bench import running
 from tests.embedded.sample_store import copied_sample, lines, put_totals, spoil, totals_of
-from tests.ledger_bench import START_MS, event, rules
+from tests.ledger_bench import START_MS, at, event, rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,18 @@ def closed_within_a_period(txn: Transaction) -> None:
 def closed_beyond_the_floor(txn: Transaction) -> None:
     until_ms = journal.closed_until_ms(txn, PeriodType.HOURLY)
     journal.write_floor(txn, until_ms - HOUR_MS)
+
+
+def a_floor_within_an_hour(txn: Transaction) -> None:
+    journal.write_floor(txn, journal.floor_ms(txn) + 1)
+
+
+def a_floor_far_ahead(txn: Transaction) -> None:
+    journal.write_floor(txn, at("2100-01-01T00:00"))
+
+
+def a_floor_before_all_events(txn: Transaction) -> None:
+    journal.write_floor(txn, at("2001-01-01T00:00"))
 
 
 def a_mark_of_nothing(txn: Transaction) -> None:
@@ -64,6 +76,9 @@ def an_hour_that_is_closed_too_early(txn: Transaction) -> None:
         (posted_beyond_the_log, "meta: posted: stands ffff"),
         (closed_within_a_period, "should be the end of a daily period"),
         (closed_beyond_the_floor, "meta: floor: stands "),
+        (a_floor_within_an_hour, "should be the end of a period with events in it"),
+        (a_floor_far_ahead, "meta: floor: stands 2100-01-01T00:00:00.000Z, should be the end of"),
+        (a_floor_before_all_events, "should be the end of a period with events in it"),
         (a_mark_of_nothing, "meta: record mark: stands there, should be nothing"),
         (
             an_hour_that_is_open_again,

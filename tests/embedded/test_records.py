@@ -64,10 +64,21 @@ def test_totals_keep_all_digits() -> None:
     values = [Decimal(value) for value in VALUES]
     totals = totals_of(values, b"\x01" * 24, b"\x02" * 24)
     through = Stamp(START_MS, 9, 7).id()
-    kept = PeriodTotals(closed=True, by_type={"Größe": totals}, through=through)
+    kept = PeriodTotals(
+        closed=True, by_type={"Größe": totals}, through=through, published=b"\x03" * 8
+    )
     found = records.decode_totals(records.encode(kept))
     assert found == kept
     assert str(found.by_type["Größe"].sum) == str(totals.sum)
+
+
+def test_totals_without_a_digest_can_be_read() -> None:
+    """As they were written before there was one; and it is read without the rest."""
+    kept = PeriodTotals(closed=True, by_type={}, through=b"\1" * 16, published=b"\3" * 8)
+    assert records.decode_closed(records.encode(kept)).published == kept.published
+    old = records.encode([True, {}, b"\1" * 16])
+    assert records.decode_totals(old) == msgspec.structs.replace(kept, published=b"")
+    assert records.decode_closed(old).published == b""
 
 
 def test_an_aggregation_and_a_delivery_keep_every_field() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from meterd.domain.errors import StoreError
 from meterd.domain.event_ids import Stamp, position
 from meterd.domain.receipts import receive
 from meterd.domain.totals import totals_of
@@ -78,3 +81,34 @@ def test_it_is_folded_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> 
     assert hour.is_full
     hour.fold()
     assert not hour.is_full
+
+
+def two_customers(monkeypatch: pytest.MonkeyPatch) -> HourRecount:
+    """Of which one is to be put aside."""
+    monkeypatch.setattr(recount, "_CUSTOMERS_MAX", 1)
+    counting = HourRecount(PARTS)
+    counting.count(Stamp(START_MS, 0, 7), b"", enumerate([event("a"), event("b")]))
+    return counting
+
+
+def test_a_full_disk_of_temporary_files_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And how to name another."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = Path("/dev/full").open("w+b")  # noqa: SIM115 - closed with what it is part of
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: full)
+    counting = two_customers(monkeypatch)
+    with pytest.raises(StoreError, match=rf"^{tmp_path}: cannot be written: No space .* TMPDIR"):
+        counting.fold()
+    counting.close()
+    assert full.closed
+
+
+def test_a_machine_without_room_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A container that may write nowhere but to its data, say."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StoreError, match=r"nowhere.*another folder in TMPDIR"):
+        two_customers(monkeypatch).fold()

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from functools import partial
 from math import inf
@@ -19,8 +20,8 @@ import pytest
 from meterd.domain.errors import StoreError
 from meterd.embedded import snapshot
 from meterd.embedded.pages import DamagedError
-from meterd.embedded.snapshot import open_snapshot, size_bytes
-from meterd.embedded.store import FORMAT, UPGRADED, Meta, Store
+from meterd.embedded.snapshot import open_snapshot
+from meterd.embedded.store import FORMAT, Meta, Store
 from tests.embedded.sample_store import copied_sample, lines, spoil
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def test_a_copy_is_whole_and_its_owners_alone(tmp_path: Path) -> None:
         with open_snapshot(data) as snapshot:
             seen: list[int] = []
             snapshot.copy_to(to / "data.mdb", seen.append)
-            wanted = size_bytes(snapshot.transaction())
+            wanted = snapshot.check_pages()
             with pytest.raises(FileExistsError):
                 snapshot.copy_to(to / "data.mdb")
     finally:
@@ -132,16 +133,31 @@ def test_a_copy_is_whole_and_its_owners_alone(tmp_path: Path) -> None:
     assert lines(to.parent) == []
 
 
-@pytest.mark.parametrize(
-    ("found", "message"),
-    [(UPGRADED[-1], "start the daemon on it once"), (FORMAT + 1, "use the version of meterd")],
-)
-def test_another_format_is_refused(tmp_path: Path, found: int, message: str) -> None:
-    """Earlier ones say how they are brought to this one, later ones who can read them."""
+def test_a_copy_that_is_not_waited_for_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its file and the store are closed: LMDB would write to whatever is opened next."""
+    with closing(Store(tmp_path / "data")) as large:
+        large.write(lambda txn: txn.put("events", b"key", bytes(80 << 20)))
+    monkeypatch.setattr(snapshot, "_PROGRESS_SECONDS", 0.0001)
+
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with open_snapshot(tmp_path / "data") as opened:
+        with pytest.raises(KeyboardInterrupt):
+            opened.copy_to(tmp_path / "data.mdb", interrupt)
+        assert threading.active_count() == threads
+    assert (tmp_path / "data.mdb").stat().st_size < 80 << 20
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    """And who can read it is said."""
     data = copied_sample(tmp_path)
-    meta = msgspec.msgpack.encode(Meta(found, 16, 1))
+    meta = msgspec.msgpack.encode(Meta(FORMAT + 1, 16, 1))
     spoil(data, partial(put_meta, meta))
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreError, match="use the version of meterd"):
         lines(data)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import count
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+import msgspec
 import trio
 
+from meterd.domain.events import item_key
 from meterd.domain.periods import HOUR_MS
 from tests.simulation.books import BrokenPromiseError, Sent
 from tests.simulation.exchange import Answer, Conversation, GoneError, request
@@ -132,7 +135,11 @@ class Clients:
             post = Post(tuple(events), is_batch=True)
         else:
             name = f"h{self._numbers}"
-            events = (self._event(key=f"{name}#{place}") for place in range(5))
+            places: defaultdict[str, Iterator[int]] = defaultdict(count)
+            events = (
+                msgspec.structs.replace(one, key=item_key(name, next(places[one.customer_id])))
+                for one in (self._event() for _ in range(5))
+            )
             post = Post(tuple(events), is_batch=True, header_key=name)
         if random.random() < 0.3:  # two at once
             async with trio.open_nursery() as nursery:

@@ -49,6 +49,9 @@ class VirtualClock:
                     break
         await trio.lowlevel.checkpoint()
 
+    def fault(self) -> None:
+        """It steps by days, and not by months."""
+
     async def step(self, ms: int) -> None:
         """Sets it forward, or back."""
         self._before_step_ms = self.latest_ms

@@ -54,6 +54,9 @@ class Oracle:
         self.accepted: Counter[str] = Counter()
         self.closed: dict[tuple[str, Period], Aggregation] = {}
         self.deliveries: dict[str, Delivery] = {}
+        # By endpoint and customer, what is still to arrive.
+        self.waiting: defaultdict[tuple[str, str], set[tuple[Period, int]]] = defaultdict(set)
+        self._sequences: Counter[str] = Counter()
         self.pending: set[str] = set()
         self.closed_until: dict[PeriodType, int] = dict.fromkeys(PeriodType, 0)
         self._triggers = 0
@@ -124,7 +127,7 @@ class Oracle:
         for table, key in written.deletes:
             if table == "aggregations":
                 self._withdrawn(key)
-        for delivery in deliveries.values():
+        for delivery in sorted(deliveries.values(), key=lambda one: one.sequence):
             self._delivery(delivery)
         for kind, until_ms in closed_kinds:
             self._period_closed(kind, until_ms)
@@ -136,8 +139,11 @@ class Oracle:
             raise BrokenPromiseError("wrong", f"{name} is sent and was never stored")
         if body != delivery.body:
             raise BrokenPromiseError("wrong", f"{name} is sent with another body")
-        if delivery.attempts == 0:
+        if delivery.begun_ms is None:
             raise BrokenPromiseError("wrong", f"{name} is sent before its attempt is on disk")
+        waiting = self.waiting[delivery.endpoint_id, delivery.customer_id]
+        if min(waiting) != _closing_order(delivery):
+            raise BrokenPromiseError("wrong", f"{name} overtakes {min(waiting)}")
 
     # What it checks
 
@@ -236,6 +242,11 @@ class Oracle:
         if (key[6:].decode(), period_at(kind, start_ms)) in self.closed:
             raise BrokenPromiseError("lost", f"a closed aggregation is deleted: {key!r}")
 
+    def _ended(self, delivery: Delivery) -> None:
+        self.pending.remove(delivery.id)
+        waiting = self.waiting[delivery.endpoint_id, delivery.customer_id]
+        waiting.remove(_closing_order(delivery))
+
     def _delivery(self, delivery: Delivery) -> None:
         before = self.deliveries.get(delivery.id)
         self.deliveries[delivery.id] = delivery
@@ -244,6 +255,10 @@ class Oracle:
             if place not in self.closed:
                 raise BrokenPromiseError("wrong", f"{delivery.id} is of nothing that was closed")
             self.pending.add(delivery.id)
+            self.waiting[delivery.endpoint_id, delivery.customer_id].add(_closing_order(delivery))
+            self._sequences[delivery.endpoint_id] += 1
+            if delivery.sequence != self._sequences[delivery.endpoint_id]:
+                raise BrokenPromiseError("wrong", f"{delivery.id} has sequence {delivery.sequence}")
             return
         if before.status is not DeliveryStatus.PENDING or delivery.body != before.body:
             raise BrokenPromiseError("wrong", f"{delivery.id} changes: {before}, {delivery}")
@@ -252,12 +267,12 @@ class Oracle:
                 if not self.accepted[delivery.id]:
                     raise BrokenPromiseError("lost", f"{delivery.id} counts as sent, and was not")
                 self._trace.seen["delivered"] += 1
-                self.pending.remove(delivery.id)
+                self._ended(delivery)
             case DeliveryStatus.PARKED:
                 if delivery.attempts < _ATTEMPTS_MAX:
                     raise BrokenPromiseError("lost", f"{delivery.id} is given up too early")
                 self._trace.seen["parked"] += 1
-                self.pending.remove(delivery.id)
+                self._ended(delivery)
             case DeliveryStatus.PENDING if delivery.attempts < before.attempts:
                 raise BrokenPromiseError("wrong", f"{delivery.id} forgets an attempt")
 
@@ -286,6 +301,10 @@ class Oracle:
                 if period.end_ms + grace_ms + by_ms <= self._clock.now_ms():
                     return period
         return None
+
+
+def _closing_order(delivery: Delivery) -> tuple[Period, int]:
+    return period_at(delivery.period_type, delivery.start_ms), delivery.revision
 
 
 def _require_body(body: bytes, made: Aggregation, figures: dict[str, Figure]) -> None:

@@ -9,13 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
-import pytest
 
 from tests.daemon_process import DaemonProcess
 from tests.system.torture.disks import mounts
 from tests.system.torture.disks.children import in_child
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4
 from tests.system.torture.harness import Tally
+from tests.system.torture.hindered import skip_if
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,7 @@ EVENTS = 20
 
 def test_a_failed_sync_ends_the_daemon_with_exit_code_70(tmp_path: Path) -> None:
     """Nobody is told what is not known; what was acknowledged is there after the next start."""
-    if hindrance := mounts.hindrance(MKFS):
-        pytest.skip(hindrance)
+    skip_if(mounts.hindrance(MKFS))
     tally = in_child(partial(fail_once, tmp_path))
     assert not tally.broken, tally.first
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import resource
+import signal
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.daemon_process import DaemonProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GROWTH = 1 << 20
+BATCHES = 3
 BATCH = [
     {"eventType": "api.calls", "customerId": f"customer_{n % 7}", "value": 1, "metadata": {"n": n}}
     for n in range(1000)
@@ -44,6 +48,52 @@ def test_a_full_disk_costs_nothing_but_time(tmp_path: Path) -> None:
         assert len(stored) == 1000 * (acknowledged + 2), (
             "the unanswered one was stored as well, once"
         )
+        assert daemon.stop() == 0
+    finally:
+        daemon.stop()
+
+
+@contextmanager
+def no_larger(daemon: DaemonProcess) -> Iterator[None]:
+    """What is started meanwhile finds no room for its store to grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (daemon.data / "store" / "data.mdb").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_start_on_a_full_disk_is_read(tmp_path: Path) -> None:
+    """Behind a kill it has much to count and no room for it: what is stored is read, and says so;
+    with room it starts, and nothing was lost or counted twice.
+    """
+    daemon = DaemonProcess(tmp_path)
+    try:
+        for number in range(BATCHES):  # each event is of another customer, so of another total
+            batch = [{**event, "customerId": f"{number}-{n}"} for n, event in enumerate(BATCH)]
+            assert daemon.request("POST", "/usagebatch", json=batch).status_code == 201
+        daemon.stop(signal.SIGKILL)
+        with no_larger(daemon):
+            daemon.start(until="listening")
+        ends_at = time.monotonic() + 20
+        while "disk" not in (waiting := daemon.request("GET", "/readyz")).json():
+            assert time.monotonic() < ends_at, waiting.text
+        assert (waiting.status_code, waiting.json()["status"]) == (503, "starting")
+        assert "what is stored is read" in waiting.json()["disk"]
+        stored = daemon.request("GET", "/events?limit=100000").json()
+        assert len(stored) == BATCHES * len(BATCH)
+        assert daemon.request("GET", "/events?customerId=0-0").status_code == 200
+        assert daemon.request("GET", "/aggregations").json() == []
+        refused = daemon.request("POST", "/usage/api.calls", json={"customerId": "c", "value": 1})
+        assert refused.status_code == 507
+        _, most = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        daemon.wait_for("serving")
+        daemon.trigger()
+        found = daemon.request("GET", "/aggregations?period=monthly&limit=100000").json()
+        assert [one["exact"] for one in found] == [{"api.calls": "1"}] * (BATCHES * len(BATCH))
         assert daemon.stop() == 0
     finally:
         daemon.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CLIENTS = 8
+EVENT = {"customerId": "c", "value": 1}
 
 
 def post(url: str, client: httpx.Client, customer: str) -> int | None:
@@ -105,6 +107,36 @@ def test_a_kill_loses_nothing_that_was_acknowledged(daemon: DaemonProcess) -> No
         acknowledged = load.acknowledged[client]
         sent = acknowledged + load.unanswered[client]
         assert acknowledged <= stored[f"customer_{client}"] <= sent
+
+
+def taken_away(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def moved(data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+
+
+def replaced(data: Path) -> None:
+    moved(data)
+    shutil.copytree(data.with_name("elsewhere"), data)
+
+
+@pytest.mark.parametrize("happens", [taken_away, moved, replaced])
+def test_nothing_is_acknowledged_without_its_folder(
+    daemon: DaemonProcess, happens: Callable[[Path], None]
+) -> None:
+    """Deleted, moved or replaced under a running meterd: the next event ends it with 70."""
+    assert daemon.request("POST", "/usage/api.calls", json=EVENT).status_code == 201
+    happens(daemon.data)
+    with httpx.Client() as client:
+        assert post(daemon.url, client, "c") in {None, 503}
+    assert daemon.process.wait(timeout=15) == 70
+    assert daemon.stop() == 70
+    [said] = [entry for entry in daemon.log if entry.get("level") == "critical"]
+    assert said["event"].startswith("the data folder was deleted, moved or replaced")
+    assert said["data"] == str(daemon.data)
+    assert str(daemon.data / "store" / "data.mdb") in said["error"]
 
 
 def test_a_reload_under_load_drops_no_request(daemon: DaemonProcess) -> None:

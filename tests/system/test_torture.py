@@ -8,6 +8,7 @@ import pytest
 
 from tests.system.torture.catalogue import empty_folder, harnesses, new_seed
 from tests.system.torture.harness import Run
+from tests.system.torture.hindered import skip_if
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,16 +22,11 @@ MUTANTS = [
 ]
 
 
-def skip_if_hindered(harness: Harness) -> None:
-    if hindrance := harness.hindrance():
-        pytest.skip(hindrance)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("harness", harnesses(), ids=lambda harness: harness.name)
 def test_it_does_no_harm(harness: Harness, record_property: Callable[[str, object], None]) -> None:
     """Nothing acknowledged is lost, nothing counts twice, nothing wrong goes undetected."""
-    skip_if_hindered(harness)
+    skip_if(harness.hindrance())
     seed = new_seed()
     with empty_folder() as folder:
         tally = harness.run(Run(harness.short, seed, folder))
@@ -45,7 +41,7 @@ def test_its_harness_notices(
     harness: Harness, mutant: str, record_property: Callable[[str, object], None]
 ) -> None:
     """A meterd without that promise is found broken: the harness can fail."""
-    skip_if_hindered(harness)
+    skip_if(harness.hindrance())
     seed = new_seed()
     with empty_folder() as folder:
         count = harness.mutant_count or 10 * harness.short

@@ -45,6 +45,9 @@ class TrioTime:
     async def wait_until(self, instant_ms: int) -> None:
         await trio.sleep(max(0, instant_ms - self.now_ms()) / 1000)
 
+    def fault(self) -> None:
+        """It is as it should be."""
+
 
 class Attempt(NamedTuple):
     at_ms: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import assert_checkpoints
 
 from meterd.work.clock import NAP_SECONDS, WallClock
@@ -44,6 +45,59 @@ def test_now_is_whole_milliseconds_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """An instant never moves into the future by being read."""
     monkeypatch.setattr(time, "time_ns", lambda: 1_773_136_680_123_999_999)
     assert WallClock().now_ms() == 1_773_136_680_123
+
+
+class Booted:
+    """A machine that has been running for some time, and its clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.running_s = 1000
+        self.clock_s = START_MS // 1000
+        monkeypatch.setattr(time, "clock_gettime_ns", lambda _: self.running_s * 1_000_000_000)
+        monkeypatch.setattr(time, "time_ns", lambda: self.clock_s * 1_000_000_000)
+
+
+DAY_S = 24 * HOUR_S
+
+
+def test_a_step_of_more_than_a_month_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on as before and says so, until it is set right; a new process believes it."""
+    machine = Booted(monkeypatch)
+    clock = WallClock()
+    with capture_logs() as logged:
+        machine.clock_s += 365 * DAY_S
+        assert clock.fault() == (
+            "the clock of this machine stepped forward by 365d: set it right, or restart meterd"
+            " if it is right"
+        )
+        machine.clock_s += 60
+        machine.running_s += 60
+        assert clock.now_ms() == START_MS + 60_000
+        assert WallClock().now_ms() == START_MS + 60_000 + 365 * DAY_S * 1000
+        machine.clock_s -= 365 * DAY_S - 1
+        assert clock.fault() is None
+        assert clock.now_ms() == START_MS + 61_000
+        clock.now_ms()
+    assert [entry["log_level"] for entry in logged] == ["critical", "warning"]
+
+
+@pytest.mark.parametrize("step_s", [35 * DAY_S, -365 * DAY_S, 1, -1])
+def test_other_steps_are_followed(monkeypatch: pytest.MonkeyPatch, step_s: int) -> None:
+    """One after another, and by a machine that was suspended too."""
+    machine = Booted(monkeypatch)
+    clock = WallClock()
+    for times in (1, 2, 3):
+        machine.clock_s += step_s
+        assert (clock.now_ms(), clock.fault()) == (START_MS + times * step_s * 1000, None)
+
+
+def test_what_passes_while_nobody_looks_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a machine that sleeps: it counts that as running."""
+    machine = Booted(monkeypatch)
+    clock = WallClock()
+    machine.clock_s += 400 * DAY_S
+    machine.running_s += 400 * DAY_S
+    assert (clock.now_ms(), clock.fault()) == (START_MS + 400 * DAY_S * 1000, None)
 
 
 async def test_it_waits_to_the_millisecond(

@@ -14,6 +14,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.config import Storage
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
@@ -327,3 +328,23 @@ async def test_what_became_of_an_attempt_is_logged(autojump_clock: MockClock) ->
     assert {entry["error"] for entry in told} == {"HTTP 500: Internal Server Error"}
     [success] = [entry for entry in logged if entry.get("endpoint") == "crm"]
     assert (success["event"], success["log_level"]) == ("delivered", "info")
+
+
+# -- the log of attempts --------------------------------------------------------------------------
+
+
+async def test_attempts_are_forgotten_when_they_are_too_old(autojump_clock: MockClock) -> None:
+    """Within a minute, as the configuration says at that moment."""
+    bench = OutboxBench()
+    await bench.close_hour("c")
+    async with bench.running():
+        await trio.sleep(29 * 86400)
+        assert len(bench.ledger.attempts) == 1
+        await trio.sleep(86400 + 61)
+        assert bench.ledger.attempts == []
+        await bench.close_hour("c")
+        await trio.sleep(3600)
+        assert len(bench.ledger.attempts) == 1
+        bench.reload(BILLING, storage=Storage(attempts_kept_ms=60_000))
+        await trio.sleep(61)
+        assert bench.ledger.attempts == []

@@ -22,6 +22,7 @@ class SteppedClock(WallClock):
     """The machine's clock and an offset."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._offset_ms = 0
         self._stepped = trio.Event()
 

@@ -47,8 +47,8 @@ _HOURS: Final = 14
 _PAGE: Final = 4096
 _ALL: Final = 100_000
 # What a child ends with.
-_FOUND, _HARMLESS, _UNREADABLE, _WRONG = range(4)
-_NAMES: Final = ("found by verify", "harmless", "found by reading", "undetected")
+_FOUND, _HARMLESS, _WRONG = range(3)
+_RIGHT: Final = {_FOUND: "found by verify", _HARMLESS: "harmless"}
 # One of so many aims; of so many harmless ones, one is worked on.
 _AIMED: Final = 4
 _WORKED_ON: Final = 20
@@ -71,11 +71,10 @@ def torture(run: Run) -> Tally:
             os.pwrite(store.fileno(), flipped, at)
             ended = fork(partial(_look, data, before, run.mutant))
             where = f"bit {bit} of byte {at % _PAGE} of page {at // _PAGE}"
-            if ended.killed:
-                tally.seen[f"died of signal {ended.killed}"] += 1
-            elif ended.exit_code < len(_NAMES):
-                tally.seen[_NAMES[ended.exit_code]] += 1
-            if ended.exit_code == _WRONG or (not ended.killed and ended.exit_code >= len(_NAMES)):
+            # Whoever looks after a store must be told, not killed, by verify and by what it passed.
+            is_right = not ended.killed and ended.exit_code in _RIGHT
+            tally.seen[_RIGHT[ended.exit_code] if is_right else "wrong"] += 1
+            if not is_right:
                 tally.find(f"{where}: {ended.said.decode() or ended}", wrong=1)
             harmless += ended.exit_code == _HARMLESS
             if ended.exit_code == _HARMLESS and harmless % _WORKED_ON == 0:
@@ -113,8 +112,9 @@ def _look(data: Path, before: str, mutant: str | None, voice: Voice) -> int:
         return _FOUND
     try:
         after = _everything(data)
-    except (StoreError, DamagedError, lmdb.Error):
-        return _UNREADABLE
+    except (StoreError, DamagedError, lmdb.Error) as fault:
+        voice.say(f"cannot be read, and verify finds nothing: {fault}")
+        return _WRONG
     if after == before:
         return _HARMLESS
     voice.say("reads as something else, and verify finds nothing")

@@ -4,28 +4,33 @@ start, also where the kernel takes for written what never reached the disk.
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
-from contextlib import closing
+import signal
+from collections import Counter
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
-from meterd.domain.errors import MeterdError
+from meterd.domain.errors import MeterdError, StoreError
+from meterd.embedded import data_folder
 from meterd.embedded.store import Store
 from tests.system.torture import mutants
 from tests.system.torture.disks import mounts
 from tests.system.torture.disks.children import in_child, in_parts
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4
 from tests.system.torture.disks.life import Mark, Step, live, make_steps
-from tests.system.torture.disks.mounts import own_namespace
+from tests.system.torture.disks.mounts import die_with_parent, own_namespace
 from tests.system.torture.disks.recorder import Kind
 from tests.system.torture.disks.witness import Witness, read_all
 from tests.system.torture.harness import Harness, Run, Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from meterd.ledger import StoredEvent
@@ -46,6 +51,8 @@ class Fault(msgspec.Struct, frozen=True):
     requests: int
     # Or else the next engine reads what the kernel still has in memory.
     remounts: bool
+    # The next engine comes while a backup, say, has the store in its memory too.
+    is_read: bool
 
 
 def run(run: Run) -> Tally:
@@ -67,6 +74,7 @@ def _one_life(run: Run, number: int, cases: int, tell: Tell) -> Tally:
             after=rng.choice((0, 0, 1, 2, 5)),
             requests=rng.choice((1, 1, 2, 4)),
             remounts=rng.random() < 0.25,
+            is_read=rng.random() < 0.5,
         )
         found = in_child(partial(_one_case, run.folder, steps, log, fault))
         found.first = found.first and f"life {number}, {fault}: {found.first}"
@@ -89,6 +97,9 @@ def _one_case(
             witness = _heard(Witness(steps, log), ext4.recorder.operations(folder))
             tally.acknowledged = len(witness.acknowledged)
             stays = not fault.remounts and _is_writable(ext4.place)
+            if stays and fault.is_read:
+                with _read(data / "store" / "data.mdb"):
+                    tally.add(in_child(partial(_look_beside, witness, data)))
             if stays:
                 tally.add(in_child(partial(_look, witness, data)))
                 tally.add(in_child(partial(_note_content, data, folder / "content")))
@@ -137,6 +148,42 @@ def _look(witness: Witness, data: Path, _: Tell) -> Tally:
     return witness.look(data)
 
 
+def _look_beside(witness: Witness, data: Path, tell: Tell) -> Tally:
+    """A start beside a reader is refused, or need not believe the disk."""
+    data_folder.READERS_SECONDS = 0.0  # type: ignore[misc]
+    try:
+        Store(data).close()
+    except StoreError as fault:
+        if "is still read by" in str(fault):
+            return Tally(seen=Counter({"refused beside a reader": 1}))
+    return _look(witness, data, tell)
+
+
+@contextmanager
+def _read(file: Path) -> Iterator[None]:
+    """Another process has all of the file mapped, as who reads it with LMDB."""
+    reading, writing = os.pipe()
+    reader = os.fork()
+    if not reader:
+        die_with_parent()
+        if file.exists():
+            with file.open("rb") as opened:
+                data_folder.share(opened.fileno())
+                with mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+                    sum(mapped[place] for place in range(0, len(mapped), mmap.PAGESIZE))
+                    os.write(writing, b".")
+                    signal.pause()
+        os._exit(0)
+    os.close(writing)
+    os.read(reading, 1)  # or its end
+    try:
+        yield
+    finally:
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+        os.close(reading)
+
+
 def _is_writable(place: Path) -> bool:
     """ext4 takes nothing more when its own journal has failed."""
     try:
@@ -179,7 +226,7 @@ HARNESS: Final = Harness(
     short=30,
     long=1_500,
     run=run,
-    mutants=("failed_commit_counts", "cache_is_believed"),
+    mutants=("failed_commit_counts", "cache_is_believed", "readers_are_passed_over"),
     mutant_count=200,
     hindrance=lambda: mounts.hindrance(MKFS),
 )

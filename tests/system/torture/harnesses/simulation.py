@@ -82,7 +82,6 @@ HARNESS = Harness(
         "recovery_counts_again",
         "lost_event_at_midnight",
         "clock_step_back_reopens",
-        "mark_overtakes_keys",
         "closed_twice",
         "floor_forgotten",
         "closes_before_grace",

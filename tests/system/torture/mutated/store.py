@@ -73,3 +73,9 @@ def failed_commit_counts() -> None:
 def cache_is_believed() -> None:
     """A start behind a failed write reads what the kernel has in memory, disk or not."""
     module("embedded.data_folder").believe_disk = lambda path: None
+
+
+@mutant
+def readers_are_passed_over() -> None:
+    """A start behind a failed write does not wait for who has the file mapped."""
+    module("embedded.data_folder")._wait_for_readers = lambda descriptor, path: None
