@@ -26,6 +26,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       aggregations     a period's totals as they are published
       outcomes         what came of an attempt to send
       deliveries       what becomes of an aggregation on its way to an endpoint
+      probes           the message that tries an endpoint
+      statistics       what came of an endpoint's attempts
       breaker          when an endpoint that fails is let alone
       endpoint_states  what is known of an endpoint beside its configuration
       account          what an event or a period's end changes for one customer

@@ -94,3 +94,12 @@ class DeliveryActor:
             else:
                 worker = self._workers[endpoint_id] = EndpointWorker(endpoint, self._around)
                 self._nursery.start_soon(worker.run, self._open_sender)
+
+    def reconsider(self, endpoint_id: str) -> None:
+        """The endpoint's state was changed in the ledger."""
+        if (worker := self.worker(endpoint_id)) is not None:
+            worker.reconsider()
+
+    def worker(self, endpoint_id: str) -> EndpointWorker | None:
+        """Who sends to the endpoint now; None where nobody does."""
+        return self._workers.get(endpoint_id)

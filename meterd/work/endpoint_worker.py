@@ -28,7 +28,9 @@ from meterd.domain.endpoint_states import disabled, paused
 from meterd.domain.endpoints import masked_url
 from meterd.domain.instants import format_instant
 from meterd.domain.outcomes import Outcome
+from meterd.domain.probes import ID_LIMIT, probe
 from meterd.domain.signatures import sign
+from meterd.domain.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +47,8 @@ _log = structlog.get_logger("delivery")
 
 # So many are begun for each slot: one is sent, one comes from the disk, one goes to it.
 _BEGUN_FOR_EACH_SLOT: Final = 4
+# A test is not to wait behind deliveries to a receiver that hangs.
+_FOR_PROBES: Final = 1
 # A jitter's steps; only its spread matters.
 _JITTER_STEPS: Final = 1000
 
@@ -105,10 +109,36 @@ class EndpointWorker:
         self._is_retired = False
         self._pause = trio.CancelScope()
         self._waiting: set[trio.CancelScope] = set()
+        self._sender: Sender | None = None
+        self._opened = trio.Event()
+        self._probing = trio.Lock()
+        self.statistics = Statistics()
 
     @property
     def endpoint(self) -> Endpoint:
         return self._endpoint
+
+    @property
+    def in_air(self) -> int:
+        """Attempts that are being made."""
+        return self._slots.borrowed_tokens
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the endpoint gets one attempt at a time, and pauses between them."""
+        return self._breaker.is_open
+
+    async def probe(self) -> tuple[Delivery, Attempt]:
+        """Sends a test message at once, whatever else waits or keeps the endpoint from getting any.
+
+        What comes of it changes nothing.
+        """
+        async with self._probing:  # there is a connection for one
+            await self._opened.wait()
+            assert self._sender is not None
+            message = probe(self._endpoint.id, self._around.below(ID_LIMIT), self._clock.now_ms())
+            _, attempt = await self._send(self._sender, message)
+            return message, attempt
 
     def reconfigure(self, endpoint: Endpoint) -> None:
         """From now on it is this one; attempts in the air end in peace."""
@@ -130,9 +160,13 @@ class EndpointWorker:
 
     async def run(self, open_sender: OpenSender) -> None:
         async with (
-            open_sender(self._endpoint, connections_max=self._endpoint.slots) as sender,
+            open_sender(
+                self._endpoint, connections_max=self._endpoint.slots + _FOR_PROBES
+            ) as sender,
             trio.open_nursery() as nursery,
         ):
+            self._sender = sender
+            self._opened.set()
             while not self._is_retired:
                 await self._turn(sender, nursery)
 
@@ -230,6 +264,7 @@ class EndpointWorker:
     def _note(self, outcome: Outcome) -> None:
         """At once, so that nothing more is sent where nothing more is to be."""
         now_ms = self._clock.now_ms()
+        self.statistics = self.statistics.after(outcome, now_ms)
         pause_ms = pause_asked(outcome, now_ms)
         if pause_ms is None:
             self._trip(failed=outcome.error is not None)

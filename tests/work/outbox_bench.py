@@ -72,7 +72,7 @@ class Receivers:
     async def open_sender(
         self, endpoint: Endpoint, *, connections_max: int
     ) -> AsyncIterator[_Sender]:
-        assert connections_max == endpoint.slots
+        assert connections_max == endpoint.slots + 1, "one is for a test"
         self.open.append(endpoint.id)
         self.ever_opened.append(endpoint.id)
         try:
@@ -168,6 +168,11 @@ class OutboxBench:
     def begin_shutdown(self) -> None:
         assert self._actor is not None
         self._actor.begin_shutdown()
+
+    @property
+    def actor(self) -> DeliveryActor:
+        assert self._actor is not None
+        return self._actor
 
     async def close_hour(self, *customers: str) -> None:
         """An hour with an event of each customer closes: a delivery of each to each endpoint."""
