@@ -32,7 +32,7 @@ from tests.benchmarks.attacks import siege
 from tests.benchmarks.attacks.weapons import ATTACKS
 from tests.benchmarks.contestants import CACHE, CONTESTANTS, make_passable, open_cache
 from tests.benchmarks.report import table
-from tests.benchmarks.states import closing, memory, overload, restart, sending, stored
+from tests.benchmarks.states import closing, delivering, memory, overload, restart, sending, stored
 from tests.daemon_process import ROOT
 from tests.system.torture.catalogue import empty_folder
 
@@ -100,7 +100,7 @@ def main(
     )
     if context.invoked_subcommand is None:
         parts = (run_loads, run_memory, run_restart, run_closing, run_stored, run_overload)
-        for part in (*parts, run_sending):
+        for part in (*parts, run_sending, run_delivering):
             context.invoke(part)
 
 
@@ -199,6 +199,15 @@ def run_sending(run: Run) -> None:
     """Posts by one sender to a receiver that only answers."""
     with _measuring(run, "sending") as (_, found):
         found.sending = sending.measure(seconds=run.seconds, rounds=run.rounds)
+
+
+@main.command("delivering")
+@click.pass_obj
+def run_delivering(run: Run) -> None:
+    """Webhooks of an hour's end, from the store to the receivers."""
+    with _measuring(run, "delivering") as (folder, found):
+        share = 0.1 if run.quick else 1.0
+        found.delivering = delivering.measure(folder, rounds=run.rounds, share=share)
 
 
 @main.command("redraw")

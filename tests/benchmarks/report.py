@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.plan import Outcome
     from tests.benchmarks.processes import Memory
-    from tests.benchmarks.results import Loads, Results, Round, Series
+    from tests.benchmarks.results import Delivering, Loads, Results, Round, Series
 
 # From here on a faster server would not have been seen to be faster.
 CLIENT_BUSY_MAX: Final = 0.9
@@ -44,6 +44,7 @@ def table(results: Results) -> Table:
     _add_states(made, results)
     _add_overload(made, results)
     _add_sending(made, results.sending)
+    _add_delivering(made, results.delivering)
     return made
 
 
@@ -216,6 +217,28 @@ def _add_sending(made: Table, sending: Sequence[Series]) -> None:
         ways = list(group)
         for one in ways:
             made.add_row(*_row(one, ways[0].rounds))
+
+
+def _add_delivering(made: Table, delivering: Sequence[Sequence[Delivering]]) -> None:
+    """Medians of the rounds; ratios are to one endpoint alone, round by round."""
+    if not delivering:
+        return
+    made.add_section()
+    made.add_row("[bold]webhooks of an hour, aggregations delivered[/bold]")
+    for rounds in delivering:
+        ratios = [one.per_s / alone.per_s for one, alone in zip(rounds, delivering[0], strict=True)]
+        per_s, cpu_us, p50_ms, p99_ms = (
+            median(getattr(one, name) for one in rounds)
+            for name in ("per_s", "cpu_us", "p50_ms", "p99_ms")
+        )
+        made.add_row(
+            f"  {rounds[0].case}",
+            f"{per_s:,.0f}/s",
+            f"{cpu_us:,.0f} us of CPU",
+            f"{median(ratios):.2f}",
+            "",
+            f"{p50_ms:,.0f}, {p99_ms:,.0f} ms",
+        )
 
 
 def _memory(found: Memory) -> str:

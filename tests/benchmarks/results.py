@@ -119,6 +119,32 @@ class Overload(msgspec.Struct, frozen=True):
     stored: int
 
 
+class Case(msgspec.Struct, frozen=True):
+    """What is to be delivered: of each customer one aggregation to each of the ``urls``.
+
+    ``endpoints`` of these are good, and are waited for. ``is_closing``: they become due while the
+    hour closes; else it was closed before.
+    """
+
+    name: str
+    customers: int
+    endpoints: int = 1
+    batch: int = 1
+    is_besieged: bool = False
+    is_closing: bool = False
+    urls: tuple[str, ...] = ()
+
+
+class Delivering(msgspec.Struct, frozen=True):
+    """Aggregations a second, meterd's CPU for each, and how long each took from its close."""
+
+    case: str
+    per_s: float
+    cpu_us: float
+    p50_ms: float
+    p99_ms: float
+
+
 class Results(msgspec.Struct):
     """The parts that were measured, each when it was: a run of one part leaves the others."""
 
@@ -131,6 +157,7 @@ class Results(msgspec.Struct):
     stored: list[StoredPoint] = []
     overload: list[Overload] = []
     sending: list[Series] = []
+    delivering: list[list[Delivering]] = []
 
     def outcomes(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Every failure count, named."""
