@@ -81,6 +81,7 @@ class OffsetClock(clock.WallClock):
     """The machine's clock and the offset."""
 
     def __init__(self, offset: Offset) -> None:
+        super().__init__()
         self._offset = offset
 
     def now_ms(self) -> int:

@@ -59,7 +59,7 @@ def clock_step_back_reopens() -> None:
     """Events are dated by the clock alone, whatever is closed already."""
     from meterd.embedded.engine import EmbeddedLedger
 
-    patch(EmbeddedLedger, "now_ms", lambda self: self._clock_ms())
+    patch(EmbeddedLedger, "_dated", lambda self, clock_ms: clock_ms)
 
 
 @mutant
