@@ -95,6 +95,10 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       documents        events and aggregations as the API shows them
       parameters       query parameters
       pages            long answers, a page at a time
+      routes           what routes have in common
+      delivery_documents  deliveries, attempts and webhooks as the API shows them
+      replay_request   what a replay asks for
+      delivery_api     the routes of deliveries and webhooks
       api              Quart routes
       failures         what ended an attempt to deliver
       dialling         connects to judged addresses only

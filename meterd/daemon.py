@@ -170,7 +170,18 @@ async def listening(
             clock.fault,
         )
         ingest = Ingest(ledger, settings.config, readiness)
-        app = make_app(access, settings.config, ingest, ledger, closer, readiness, bodies, limits)
+        app = make_app(
+            access,
+            settings.config,
+            ingest,
+            ledger,
+            closer,
+            delivery,
+            clock,
+            readiness,
+            bodies,
+            limits,
+        )
         plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
         front_door = FrontDoor(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport

@@ -257,7 +257,7 @@ def public_config(config: Config) -> dict[str, Any]:
     return {
         "periods": [period.value for period in config.periods],
         "events": {name: _public_event_type(kind) for name, kind in config.events.items()},
-        "webhooks": [_public_endpoint(endpoint) for endpoint in config.webhooks],
+        "webhooks": [public_endpoint(endpoint) for endpoint in config.webhooks],
         "grace": format_duration(config.grace_ms),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
@@ -273,7 +273,8 @@ def _public_event_type(event_type: EventType) -> dict[str, str]:
     return {name: value for name, value in shown_here.items() if value}
 
 
-def _public_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+def public_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    """A webhook as ``GET /config`` shows it."""
     masked = [masked_secret(secret) for secret in endpoint.secrets]
     return {
         "id": endpoint.id,

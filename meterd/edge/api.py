@@ -6,10 +6,8 @@ of pages, so neither a transaction nor more than a page is held while a client r
 
 from __future__ import annotations
 
-from functools import wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
 
 import structlog
 import trio
@@ -27,6 +25,7 @@ from meterd.domain.errors import (
     UnavailableError,
 )
 from meterd.edge import problems
+from meterd.edge.delivery_api import Desk, add_delivery_routes, add_webhook_routes
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
 from meterd.edge.pages import Pages
@@ -38,11 +37,12 @@ from meterd.edge.parameters import (
     event_cursor,
     events_asked,
 )
-from meterd.edge.problems import Answer, answer
+from meterd.edge.problems import answer
+from meterd.edge.routes import body_bytes, needs, read_body, respond, respond_array, unless
 from meterd.ledger import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Callable
 
     from meterd.domain.config import Config
     from meterd.edge.access import Access
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from meterd.edge.limits import BodyBudget, Limits
     from meterd.edge.readiness import Readiness
     from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
+    from meterd.work.clock import Clock
     from meterd.work.closer import Closer
-
-    Route = Callable[..., Awaitable[Response]]
+    from meterd.work.delivery import DeliveryActor
 
 
 def make_app(
@@ -61,6 +61,8 @@ def make_app(
     ingest: Ingest,
     ledger: Ledger,
     closer: Closer,
+    delivery: DeliveryActor,
+    clock: Clock,
     readiness: Readiness,
     bodies: BodyBudget,
     limits: Limits,
@@ -72,47 +74,51 @@ def make_app(
     app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
     _add_open_routes(app, closer, readiness)
     _add_ingest_routes(app, access, ingest, bodies)
-    _add_read_routes(app, access, config, ledger, readiness)
+    turn = trio.StrictFIFOLock()
+    _add_read_routes(app, access, config, ledger, readiness, turn)
     _add_admin_routes(app, access, config, closer, readiness)
+    desk = Desk(config, ledger, delivery, clock, readiness, bodies, turn)
+    add_delivery_routes(app, access, desk)
+    add_webhook_routes(app, access, desk)
 
     @app.before_request
     async def refuse_leading_slashes() -> Response | None:
         # request.path has one of them, however many were sent.
         doubled = request.scope["path"].startswith("//")
-        return _response(problems.NOT_FOUND) if doubled else None
+        return respond(problems.NOT_FOUND) if doubled else None
 
     @app.errorhandler(HTTPException)
     async def refuse(fault: HTTPException) -> Response:
         status = HTTPStatus(fault.code or HTTPStatus.INTERNAL_SERVER_ERROR)
         kept = [(name, value) for name, value in fault.get_headers() if name == "Allow"]
-        return _response(problems.problem(status, _ERRORS.get(status, status.phrase), *kept))
+        return respond(problems.problem(status, _ERRORS.get(status, status.phrase), *kept))
 
     @app.errorhandler(Exception)
     async def fail(fault: Exception) -> Response:
         # Our own mistake, in a request: it costs this request, and the log has all of it.
         _log.error("request failed", method=request.method, path=request.path, exc_info=fault)
-        return _response(problems.BROKEN)
+        return respond(problems.BROKEN)
 
     @app.errorhandler(OverloadedError)
     async def refuse_for_now(full: OverloadedError) -> Response:
-        return _response(problems.overloaded(str(full)))
+        return respond(problems.overloaded(str(full)))
 
     @app.errorhandler(DiskFullError)
     async def refuse_for_want_of_room(_: DiskFullError) -> Response:
-        return _response(problems.DISK_FULL)
+        return respond(problems.DISK_FULL)
 
     @app.errorhandler(CorruptRecordError)
     async def say_damaged(damage: CorruptRecordError) -> Response:
         _log.error(problems.DAMAGE, error=str(damage))
-        return _response(problems.DAMAGED)
+        return respond(problems.DAMAGED)
 
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:
-        return _response(problems.UNKNOWN_OUTCOME)
+        return respond(problems.UNKNOWN_OUTCOME)
 
     @app.errorhandler(UnfitParameterError)
     async def refuse_parameter(fault: UnfitParameterError) -> Response:
-        return _response(problems.problem(HTTPStatus.BAD_REQUEST, str(fault)))
+        return respond(problems.problem(HTTPStatus.BAD_REQUEST, str(fault)))
 
     return app
 
@@ -125,99 +131,46 @@ _ERRORS: Final = {
 }
 
 
-def _response(made: Answer) -> Response:
-    response = Response(made.body, made.status, content_type="application/json")
-    for name, value in made.headers:
-        response.headers[name] = value
-    return response
-
-
-def _needs(scope: Scope, access: Access) -> Callable[[Route], Route]:
-    """Lets a request through to the route if its key has the scope."""
-
-    def guard(route: Route) -> Route:
-        @wraps(route)
-        async def guarded(**values: Any) -> Response:
-            given = request.headers
-            refused = await access.refuse(
-                scope,
-                given.get("x-apikey"),
-                given.get("Authorization", ""),
-                request.remote_addr or "",
-            )
-            return await route(**values) if refused is None else _response(refused)
-
-        return guarded
-
-    return guard
-
-
-def _unless(refusal: Callable[[], Answer | None]) -> Callable[[Route], Route]:
-    """Lets a request through to a route that asks the ledger when that may be asked."""
-
-    def guard(route: Route) -> Route:
-        @wraps(route)
-        async def guarded(**values: Any) -> Response:
-            refused = refusal()
-            return await route(**values) if refused is None else _response(refused)
-
-        return guarded
-
-    return guard
-
-
 def _add_open_routes(app: QuartTrio, closer: Closer, readiness: Readiness) -> None:
     @app.get("/")
     async def about() -> Response:
-        return _response(answer(HTTPStatus.OK, _about()))
+        return respond(answer(HTTPStatus.OK, _about()))
 
     @app.get("/ping")
     async def ping() -> Response:
-        return _response(answer(HTTPStatus.OK, {"status": "ok", "timestamp": closer.now()}))
+        return respond(answer(HTTPStatus.OK, {"status": "ok", "timestamp": closer.now()}))
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        return _response(answer(HTTPStatus.OK, {"status": "ok"}))
+        return respond(answer(HTTPStatus.OK, {"status": "ok"}))
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        return _response(readiness.answer())
+        return respond(readiness.answer())
 
 
 def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest, bodies: BodyBudget) -> None:
     @app.post("/usage/<path:event_type>")
-    @_needs(Scope.INGEST, access)
+    @needs(Scope.INGEST, access)
     async def usage(event_type: str) -> Response:
         # Decoded, an event type may contain a slash; sent as a slash, it is another path.
         raw_path: bytes = request.scope["raw_path"]
         if raw_path.split(b"?")[0].count(b"/") > 2:
-            return _response(problems.NOT_FOUND)
-        with bodies.holding(_body_bytes()):
-            return _response(await ingest.event(event_type, await _body(), _keys()))
+            return respond(problems.NOT_FOUND)
+        with bodies.holding(body_bytes()):
+            return respond(await ingest.event(event_type, await read_body(), _keys()))
 
     @app.post("/usagebatch")
-    @_needs(Scope.INGEST, access)
+    @needs(Scope.INGEST, access)
     async def usagebatch() -> Response:
         lenient = is_lenient(",".join(request.headers.getlist("Prefer")))
-        with bodies.holding(_body_bytes()):
-            body = await _body()
-            return _response(await ingest.batch(body, lenient=lenient, header_keys=_keys()))
+        with bodies.holding(body_bytes()):
+            body = await read_body()
+            return respond(await ingest.batch(body, lenient=lenient, header_keys=_keys()))
 
 
 def _keys() -> list[str]:
     return list(request.headers.getlist("Idempotency-Key"))
-
-
-def _body_bytes() -> int:
-    """How long the body will be at most: a chunked one does not say."""
-    length = request.content_length
-    return request.max_content_length or 0 if length is None else length
-
-
-async def _body() -> bytes:
-    body = await request.get_data(cache=False, as_text=False)
-    assert isinstance(body, bytes)
-    return body
 
 
 def _add_read_routes(
@@ -226,31 +179,30 @@ def _add_read_routes(
     config: Callable[[], Config],
     ledger: Ledger,
     readiness: Readiness,
+    turn: trio.StrictFIFOLock,
 ) -> None:
-    turn = trio.StrictFIFOLock()
-
     @app.get("/config")
-    @_needs(Scope.READ, access)
+    @needs(Scope.READ, access)
     async def configuration() -> Response:
-        return _response(answer(HTTPStatus.OK, public_config(config())))
+        return respond(answer(HTTPStatus.OK, public_config(config())))
 
     @app.get("/events")
-    @_needs(Scope.READ, access)
-    @_unless(readiness.refusal_to_read)
+    @needs(Scope.READ, access)
+    @unless(readiness.refusal_to_read)
     async def events() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Events(ledger, events_asked(asked)), turn)
         pages, end = await listing.answer(asked.limit(), asked.event_cursor())
-        return _array(pages, event_cursor(end))
+        return respond_array(pages, event_cursor(end))
 
     @app.get("/aggregations")
-    @_needs(Scope.READ, access)
-    @_unless(readiness.refusal_to_read)
+    @needs(Scope.READ, access)
+    @unless(readiness.refusal_to_read)
     async def aggregations() -> Response:
         asked = Parameters(request.args)
         listing = Pages(_Aggregations(ledger, aggregations_asked(asked)), turn)
         pages, end = await listing.answer(asked.limit(), asked.aggregation_cursor())
-        return _array(pages, aggregation_cursor(end))
+        return respond_array(pages, aggregation_cursor(end))
 
 
 class _Events:
@@ -285,18 +237,6 @@ class _Aggregations:
         return await self._ledger.aggregations_page_end(self._query, limit=count, after=behind)
 
 
-def _array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:
-    response = Response(pages, HTTPStatus.OK, content_type="application/json")
-    response.timeout = None  # the front door times what a client does not take
-    if next_cursor is not None:
-        others = [
-            (name, value) for name, value in request.args.items(multi=True) if name != "cursor"
-        ]
-        query = urlencode([*others, ("cursor", next_cursor)])
-        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
-    return response
-
-
 def _add_admin_routes(
     app: QuartTrio,
     access: Access,
@@ -305,22 +245,22 @@ def _add_admin_routes(
     readiness: Readiness,
 ) -> None:
     @app.post("/aggregations/trigger")
-    @_needs(Scope.ADMIN, access)
-    @_unless(readiness.refusal)
+    @needs(Scope.ADMIN, access)
+    @unless(readiness.refusal)
     async def trigger() -> Response:
         periods = len(config().periods)
         if not periods:
-            return _response(
+            return respond(
                 problems.problem(
                     HTTPStatus.SERVICE_UNAVAILABLE, "No periods configured in systemconfig.toml"
                 )
             )
         done = await closer.trigger()
         if not done.customers:
-            return _response(
+            return respond(
                 answer(HTTPStatus.OK, {"message": "No events to aggregate", "jobsQueued": 0})
             )
-        return _response(
+        return respond(
             answer(
                 HTTPStatus.ACCEPTED,
                 {
@@ -356,6 +296,17 @@ def _about() -> dict[str, Any]:
                 "events": "GET /events",
                 "aggregations": "GET /aggregations",
                 "trigger": "POST /aggregations/trigger",
+            },
+            "deliveries": {
+                "list": "GET /deliveries",
+                "show": "GET /deliveries/{id}",
+                "retry": "POST /deliveries/{id}/retry",
+                "replay": "POST /deliveries/replay",
+            },
+            "webhooks": {
+                "list": "GET /webhooks",
+                "test": "POST /webhooks/{id}/test",
+                "enable": "POST /webhooks/{id}/enable",
             },
             "health": {"alive": "GET /healthz", "ready": "GET /readyz"},
         },

@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from meterd.domain.deliveries import BATCH, DeliveryStatus
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.periods import PeriodType
-from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
+from meterd.ledger import (
+    AggregationPlace,
+    AggregationQuery,
+    DeliveryPlace,
+    DeliveryQuery,
+    EventQuery,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+P = TypeVar("P", AggregationPlace, DeliveryPlace)
+
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 100_000
-_INSTANT_LIMIT_MS: Final = 1 << 48  # what an event's id has room for, beyond the year 10,000
+_INSTANT_LIMIT_MS: Final = 253_370_764_800_000  # the year 9999: calendars end with it
+_SEQUENCE_DIGITS_MAX: Final = 18
 
 
 class UnfitParameterError(Exception):
@@ -67,6 +77,28 @@ class Parameters:
         except ValueError:
             raise UnfitParameterError(f"period must be one of: {', '.join(PeriodType)}") from None
 
+    def status(self) -> DeliveryStatus | None:
+        text = self.text("status")
+        if text is None:
+            return None
+        try:
+            return DeliveryStatus(text)
+        except ValueError:
+            names = ", ".join(DeliveryStatus)
+            raise UnfitParameterError(f"status must be one of: {names}") from None
+
+    def after_sequence(self) -> int | None:
+        text = self.text("afterSequence")
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS_MAX):
+            raise UnfitParameterError(
+                "afterSequence must be a whole number: the last sequence received, 0 for none"
+            )
+        if self.text("endpoint") is None:
+            raise UnfitParameterError("afterSequence needs endpoint: each has its own sequences")
+        return int(text)
+
     def event_cursor(self) -> bytes | None:
         place = self._cursor()
         if place is not None and len(place) != ID_BYTES:
@@ -75,24 +107,49 @@ class Parameters:
 
     def aggregation_cursor(self) -> AggregationPlace | None:
         place = self._cursor()
+        return None if place is None else _aggregation_place(place)
+
+    def delivery_cursor(self) -> DeliveryPlace | None:
+        place = self._cursor()
         if place is None:
             return None
-        try:
-            found = msgspec.msgpack.decode(place, type=AggregationPlace)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise _unfit_cursor() from None
-        if not 0 <= found.start_ms < _INSTANT_LIMIT_MS:
+        found = _decoded(place, DeliveryPlace)
+        if not (0 <= found.created_ms < _INSTANT_LIMIT_MS and 0 <= found.sequence < BATCH):
             raise _unfit_cursor()
         return found
 
     def _cursor(self) -> bytes | None:
         text = self.text("cursor")
-        if text is None:
-            return None
-        try:
-            return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise _unfit_cursor() from None
+        return None if text is None else _as_bytes(text)
+
+
+def replay_cursor(text: str) -> AggregationPlace:
+    """What an earlier answer to a replay gave."""
+    try:
+        return _aggregation_place(_as_bytes(text))
+    except UnfitParameterError:
+        raise UnfitParameterError("cursor must be that of an earlier answer") from None
+
+
+def _aggregation_place(place: bytes) -> AggregationPlace:
+    found = _decoded(place, AggregationPlace)
+    if not 0 <= found.start_ms < _INSTANT_LIMIT_MS:
+        raise _unfit_cursor()
+    return found
+
+
+def _decoded(place: bytes, kind: type[P]) -> P:
+    try:
+        return msgspec.msgpack.decode(place, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _unfit_cursor() from None
+
+
+def _as_bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise _unfit_cursor() from None
 
 
 def _unfit_cursor() -> UnfitParameterError:
@@ -117,12 +174,27 @@ def aggregations_asked(asked: Parameters) -> AggregationQuery:
     )
 
 
+def deliveries_asked(asked: Parameters) -> DeliveryQuery:
+    return DeliveryQuery(
+        asked.text("endpoint"),
+        asked.text("customerId"),
+        asked.period_type(),
+        asked.status(),
+        asked.after_sequence(),
+    )
+
+
 def event_cursor(end: bytes | None) -> str | None:
     """The cursor of the page that goes on there."""
     return None if end is None else _as_text(end)
 
 
 def aggregation_cursor(end: AggregationPlace | None) -> str | None:
+    """The cursor of the page that goes on there."""
+    return None if end is None else _as_text(msgspec.msgpack.encode(end))
+
+
+def delivery_cursor(end: DeliveryPlace | None) -> str | None:
     """The cursor of the page that goes on there."""
     return None if end is None else _as_text(msgspec.msgpack.encode(end))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from meterd.domain.errors import DiskFullError
 from meterd.embedded import delivery_queries, outbox, replaying
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class DeliveryDesk:
 
     async def retry(self, delivery_id: str) -> Delivery | None:
         """See ``Ledger.retry``."""
+        self._require_disk()
         now_ms = self._clock_ms()
 
         def send_again(txn: Transaction) -> Delivery | None:
@@ -93,11 +95,16 @@ class DeliveryDesk:
             return await self._read(
                 lambda txn: replaying.count(txn, parts, replay, after, limit, now_ms)
             )
+        self._require_disk()
         done = await self._committer.execute(
             lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms)
         )
         self._committer.made_deliveries(done.again + done.created)
         return done
+
+    def _require_disk(self) -> None:
+        if self._committer.is_full:
+            raise DiskFullError("the disk is full")
 
     def _read(self, work: Callable[[Transaction], T]) -> Awaitable[T]:
         def in_snapshot() -> T:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from meterd.domain.errors import DiskFullError, OverloadedError, UnavailableError
+from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.periods import Period, PeriodType, period_at
@@ -352,10 +352,6 @@ class EmbeddedLedger(DeliveryDesk):
         self._committer.record(receipt, reply)
         for customer_id, offsets in by_customer.items():
             self._registry.send(customer_id, Append(receipt, offsets))
-
-    def _require_disk(self) -> None:
-        if self._committer.is_full:
-            raise DiskFullError("the disk is full")
 
     def _stored_next_to_close(self) -> Awaitable[Period | None]:
         return self._read(lambda txn: journal.next_to_close(txn, self._store.parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 import trio
@@ -15,6 +15,7 @@ from meterd.domain.credentials import ALL_SCOPES, ApiKey, Keyring, Scope, hash_o
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
@@ -23,13 +24,14 @@ from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
 from meterd.edge.readiness import Readiness
 from meterd.work.closer import Closer
+from meterd.work.delivery import DeliveryActor
 from tests.edge.loopback import open_door
 from tests.edge.receivers import TRUSTING_NOBODY
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from tests.edge.loopback import Client, Door
 
@@ -49,6 +51,48 @@ CONFIG: Final = Config(
     keys=tuple(ApiKey(name, hash_of(f"key-{name}"), scopes) for name, scopes in KEYS.items()),
 )
 
+# Every route that needs a key, and the scope of that.
+GUARDED: Final = [
+    ("POST", "/usage/api.calls", "ingest"),
+    ("POST", "/usagebatch", "ingest"),
+    ("GET", "/config", "read"),
+    ("GET", "/events", "read"),
+    ("GET", "/aggregations", "read"),
+    ("POST", "/aggregations/trigger", "admin"),
+    ("GET", "/deliveries", "read"),
+    ("GET", "/deliveries/msg_0", "read"),
+    ("POST", "/deliveries/msg_0/retry", "admin"),
+    ("POST", "/deliveries/replay", "admin"),
+    ("GET", "/webhooks", "read"),
+    ("POST", "/webhooks/billing/test", "admin"),
+    ("POST", "/webhooks/billing/enable", "admin"),
+]
+
+
+class Posts:
+    """The senders of all endpoints: what was sent, answered with ``outcome``."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome(status=200)
+        self.sent: list[tuple[str, bytes]] = []
+
+    @asynccontextmanager
+    async def open_sender(self, endpoint: Endpoint, *, connections_max: int) -> AsyncIterator[Self]:
+        assert connections_max > endpoint.slots
+        yield self
+
+    def update(self, endpoint: Endpoint) -> None:
+        """See ``Sender``."""
+
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, deadline_s: float
+    ) -> Outcome:
+        assert deadline_s
+        await trio.lowlevel.checkpoint()
+        self.sent.append((headers["webhook-id"], body))
+        assert "t0ps3cret" in url
+        return self.outcome
+
 
 class Api:
     """``http`` has the key of all scopes; ``config`` may be replaced; nothing closes by itself."""
@@ -58,6 +102,10 @@ class Api:
         self.clock = FakeClock(NOW)
         self.ledger = ledger or ModelLedger(self.clock.now_ms)
         self.closer = Closer(self.ledger, self.clock, lambda: self.config)
+        self.posts = Posts()
+        self.delivery = DeliveryActor(
+            self.ledger, self.clock, lambda: self.config, self.posts.open_sender, "meterd/0"
+        )
         self.started = trio.Event()
         self.is_full = False
         self.ahead_ms = 0
@@ -120,6 +168,8 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
         Ingest(api.ledger, lambda: api.config, api.readiness),
         api.ledger,
         api.closer,
+        api.delivery,
+        api.clock,
         api.readiness,
         BodyBudget(LIMITS.bodies_bytes_max),
         LIMITS,
@@ -130,6 +180,16 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
             base_url=address, headers={"x-apikey": "key-all"}, verify=TRUSTING_NOBODY
         ) as api.http:
             yield api
+
+
+@asynccontextmanager
+async def delivering(api: Api) -> AsyncIterator[None]:
+    """Deliveries are sent within, and those that are due when it begins have been."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(api.delivery.run)
+        await wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def catch_up(api: Api, nursery: trio.Nursery) -> None:

@@ -23,6 +23,8 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.ledger import EventQuery
 from meterd.work.closer import Closer
+from meterd.work.delivery import DeliveryActor
+from tests.edge.api_bench import Posts
 from tests.edge.loopback import GET, Door, open_door, wait_until
 from tests.edge.refused_requests import REFUSED_HEADS
 from tests.fake_clock import FakeClock
@@ -62,12 +64,17 @@ class Lane:
         bodies = BodyBudget(limits.bodies_bytes_max)
         ingest = Ingest(self.ledger, lambda: CONFIG, self.readiness)
         closer = Closer(self.ledger, self.clock, lambda: CONFIG)
+        delivery = DeliveryActor(
+            self.ledger, self.clock, lambda: CONFIG, Posts().open_sender, "meterd/0"
+        )
         self._app: Any = make_app(
             access,
             lambda: CONFIG,
             ingest,
             self.ledger,
             closer,
+            delivery,
+            self.clock,
             self.readiness,
             bodies,
             limits,

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import DiskFullError, UnavailableError
 from meterd.embedded.committer import FULL_SECONDS
-from meterd.ledger import EventQuery
+from meterd.ledger import EventQuery, Replay
 from tests.embedded.engine_bench import EngineBench, inline, running
 from tests.ledger_bench import event, figures, rules, stored
 
@@ -68,10 +68,16 @@ async def test_who_is_waiting_is_let_go_and_who_comes_is_refused(
     for _ in range(3):
         with pytest.raises(DiskFullError):
             await bench.ledger.append([event("later")])
-    for call in (bench.ledger.next_to_close, partial(bench.ledger.snapshot, rules())):
+    for call in (
+        bench.ledger.next_to_close,
+        partial(bench.ledger.snapshot, rules()),
+        partial(bench.ledger.retry, "msg_" + "0" * 32),
+        partial(bench.ledger.replay, Replay("billing", 0, 1), limit=9),
+    ):
         with pytest.raises(DiskFullError):
             await call()
     assert await stored(bench) == []
+    assert (await bench.ledger.replay(Replay("billing", 0, 1), limit=9, dry_run=True)).again == 0
 
 
 async def test_who_came_while_it_was_found_full_is_let_go_too(

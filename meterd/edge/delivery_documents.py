@@ -1,0 +1,230 @@
+"""Deliveries, their attempts and webhooks as the API shows them: what was sent, what came of it,
+and what a delivery waits for. No secret and no token of a URL is in any of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from meterd.domain.config import public_endpoint
+from meterd.domain.deliveries import UNKNOWN, DeliveryStatus
+from meterd.domain.instants import format_instant
+from meterd.ledger import COUNTED_MAX
+
+if TYPE_CHECKING:
+    from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.domain.endpoint_states import EndpointState
+    from meterd.domain.endpoints import Endpoint
+    from meterd.ledger import DeliveryHistory, EndpointSummary
+    from meterd.work.endpoint_worker import EndpointWorker
+
+# Linux takes no argument of 128 KiB.
+_CURL_BODY_MAX: Final = 64 * 1024
+
+
+def delivery_document(delivery: Delivery, *, with_payload: bool = False) -> bytes:
+    """An element of a listing; with its payload, of an endpoint's stream."""
+    shown = _delivery(delivery)
+    if with_payload:
+        shown["payload"] = msgspec.Raw(delivery.body)
+    return msgspec.json.encode(shown)
+
+
+def _delivery(delivery: Delivery) -> dict[str, Any]:
+    period = delivery.period
+    is_waiting = delivery.status is DeliveryStatus.PENDING and delivery.begun_ms is None
+    shown: dict[str, Any] = {
+        "id": delivery.id,
+        "endpoint": delivery.endpoint_id,
+        "sequence": delivery.sequence,
+        "customerId": delivery.customer_id,
+        "period": delivery.period_type,
+        "periodKey": period.key,
+        "periodStart": format_instant(period.start_ms),
+        "periodEnd": format_instant(period.last_ms),
+        "revision": delivery.revision,
+        "status": delivery.status,
+        "attempts": delivery.attempts,
+        "createdAt": format_instant(delivery.created_ms),
+        "nextAttemptAt": _instant(delivery.next_attempt_ms if is_waiting else None),
+        "attemptBegunAt": _instant(delivery.begun_ms),
+        "deliveredAt": _instant(delivery.delivered_ms),
+        "dryRun": delivery.dry_run or None,
+        "lastAttemptAt": _instant(delivery.last_attempt_ms),
+        "lastError": delivery.last_error,
+    }
+    if delivery.is_batch:  # which is of many customers, in no place among deliveries
+        shown["deliveries"] = len(delivery.members)
+        for name in ("sequence", "customerId", "revision"):
+            del shown[name]
+    return _given(shown)
+
+
+def history_document(history: DeliveryHistory, endpoint: Endpoint | None, now_ms: int) -> bytes:
+    """A delivery with its body, every attempt, and why it waits; ``endpoint`` as configured."""
+    delivery = history.delivery
+    sha256 = hashlib.sha256(delivery.body).hexdigest()
+    shown = _delivery(delivery) | _given(
+        {
+            "batch": history.batch,
+            "held": held(history, endpoint, now_ms),
+            "body": delivery.body.decode(),
+            "bodySha256": sha256,
+            "attemptLog": [
+                attempt_document(attempt, delivery.body if attempt.body_sha256 == sha256 else None)
+                for attempt in history.attempts
+            ],
+        }
+    )
+    return msgspec.json.encode(shown)
+
+
+def held(history: DeliveryHistory, endpoint: Endpoint | None, now_ms: int) -> dict[str, str] | None:
+    """Why the delivery is not sent, and what ends that; None where nothing but its time is to come.
+
+    What concerns the whole endpoint comes first: nothing else matters until it is over.
+    """
+    delivery, state = history.delivery, history.endpoint
+    if delivery.status is not DeliveryStatus.PENDING or delivery.begun_ms is not None:
+        return None
+    match state_of(state, endpoint, now_ms):
+        case "removed":
+            return {
+                "reason": "removed",
+                "message": f"{delivery.endpoint_id} is not configured: it is kept until it is",
+            }
+        case "off":
+            return {
+                "reason": "off",
+                "message": f"{delivery.endpoint_id} has enabled = false in the configuration",
+            }
+        case "gone":
+            since = format_instant(state.disabled_ms or 0)
+            return {
+                "reason": "gone",
+                "message": (
+                    f"{delivery.endpoint_id} answered 410 at {since}: it gets nothing until its URL"
+                    f" changes, or POST /webhooks/{delivery.endpoint_id}/enable"
+                ),
+            }
+        case "paused":
+            until = format_instant(state.paused_until_ms)
+            message = f"{delivery.endpoint_id} asked to be left alone until then"
+            return {"reason": "paused", "until": until, "message": message}
+    if history.behind is not None:
+        message = "an earlier delivery of its customer goes first"
+        return {"reason": "behind", "behind": history.behind, "message": message}
+    return None
+
+
+def state_of(state: EndpointState, endpoint: Endpoint | None, now_ms: int) -> str:
+    """``removed`` and ``off`` by the configuration, ``gone`` and ``paused`` by its own answer, else
+    ``on``.
+    """
+    if endpoint is None:
+        return "removed"
+    if not endpoint.enabled:
+        return "off"
+    if state.is_disabled(endpoint.url):
+        return "gone"
+    return "paused" if state.paused_until_ms > now_ms else "on"
+
+
+def attempt_document(attempt: Attempt, body: bytes | None) -> dict[str, Any]:
+    """``body`` is what was sent; None where that is not at hand, or too much for a command line."""
+    outcome = attempt.outcome
+    took_ms = None if attempt.ended_ms is None else attempt.ended_ms - attempt.begun_ms
+    shown: dict[str, Any] = {
+        "number": attempt.number,
+        "startedAt": format_instant(attempt.begun_ms),
+        "endedAt": _instant(attempt.ended_ms),
+        "durationMs": took_ms,
+        "outcomeUnknown": outcome.error == UNKNOWN or None,
+        "dryRun": outcome.dry_run or None,
+        "error": outcome.error,
+        "errorClass": outcome.kind,
+        "url": attempt.url or None,
+        "address": outcome.address,
+        "requestHeaders": attempt.headers or None,
+        "bodySha256": attempt.body_sha256 or None,
+        "status": outcome.status,
+    }
+    if outcome.status is not None:
+        shown["responseHeaders"] = outcome.headers
+        shown |= _answer_body(outcome.body)
+    if attempt.headers and body is not None:
+        shown["curl"] = curl(attempt, body)
+    return _given(shown)
+
+
+def _answer_body(body: bytes) -> dict[str, str]:
+    try:
+        return {"responseBody": body.decode()}
+    except UnicodeDecodeError:
+        return {"responseBodyBase64": base64.b64encode(body).decode()}
+
+
+def curl(attempt: Attempt, body: bytes) -> str:
+    """The line that makes the attempt once more, with its signature of then.
+
+    Where the URL is masked, what is masked must be filled in; a long body must be put into a file.
+    """
+    words = ["curl", "-isS", "-X", "POST", attempt.url]
+    for name, value in attempt.headers:
+        words += ["-H", f"{name}: {value}"]
+    given = body.decode() if len(body) <= _CURL_BODY_MAX else "@body.json"
+    return shlex.join([*words, "--data-binary", given])
+
+
+def webhook_document(
+    summary: EndpointSummary,
+    endpoint: Endpoint | None,
+    worker: EndpointWorker | None,
+    now_ms: int,
+) -> dict[str, Any]:
+    """A webhook as configured, or the id of one that was, with what is known of it."""
+    state = summary.state
+    now = state_of(state, endpoint, now_ms)
+    shown = {
+        **({"id": summary.endpoint_id} if endpoint is None else public_endpoint(endpoint)),
+        "state": now,
+        "pausedUntil": format_instant(state.paused_until_ms) if now == "paused" else None,
+        "goneSince": format_instant(state.disabled_ms or 0) if now == "gone" else None,
+        "lastSequence": state.next_sequence - 1,
+        "pending": summary.pending,
+        "parked": summary.parked,
+        "countedTo": COUNTED_MAX,
+        "statistics": None if worker is None else _statistics(worker),
+    }
+    return _given(shown)
+
+
+def _statistics(worker: EndpointWorker) -> dict[str, Any]:
+    found = worker.statistics
+    return _given(
+        {
+            "attempts": found.attempts,
+            "delivered": found.delivered,
+            "failed": found.failed,
+            "consecutiveFailures": found.failing,
+            "oneAtATime": worker.is_failing,
+            "inTheAir": worker.in_air,
+            "lastSuccessAt": _instant(found.last_success_ms),
+            "lastFailureAt": _instant(found.last_failure_ms),
+            "lastError": found.last_error,
+        }
+    )
+
+
+def _instant(instant_ms: int | None) -> str | None:
+    return None if instant_ms is None else format_instant(instant_ms)
+
+
+def _given(shown: dict[str, Any]) -> dict[str, Any]:
+    """Without what there is not."""
+    return {name: value for name, value in shown.items() if value is not None}

@@ -1,0 +1,317 @@
+"""Deliveries and webhooks over HTTP: looked up, tried, sent again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.endpoints import Endpoint
+from meterd.domain.outcomes import ErrorKind, Outcome
+from meterd.edge import delivery_api
+from tests.edge.api_bench import CONFIG, Api, delivering, serving
+from tests.edge.test_api_reads import pages
+
+if TYPE_CHECKING:
+    import httpx
+
+REFUSED = Outcome(
+    "HTTP 500: Internal Server Error",
+    ErrorKind.STATUS,
+    500,
+    (("Content-Type", "text/plain"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")),
+    b"no\xff",
+    "192.0.2.7:443",
+)
+BUSY = Outcome("HTTP 429: Too Many Requests", ErrorKind.STATUS, 429, (("Retry-After", "60"),))
+GONE = Outcome("HTTP 410: Gone", ErrorKind.STATUS, 410)
+CRM = Endpoint("crm", "http://crm.test/?token=t0ps3cret", ("whsec_of_another_length",))
+NOBODY = "msg_" + "0" * 32
+
+
+async def ok(api: Api, method: str, path: str, **options: Any) -> Any:
+    answer = await api.ask(method, path, **options)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def closed(api: Api, *customers: str) -> list[dict[str, Any]]:
+    """An hour with an event of each customer closes; its deliveries."""
+    await api.store(*customers)
+    await api.close_hour()
+    found: list[dict[str, Any]] = await ok(api, "GET", "/deliveries")
+    return found
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]
+
+
+# -- listing --------------------------------------------------------------------------------------
+
+
+async def test_a_delivery_as_it_is_listed() -> None:
+    """Where it goes, what it is of, and how it stands."""
+    async with serving() as api:
+        [waiting] = await closed(api, "c")
+        assert waiting == {
+            "id": waiting["id"],
+            "endpoint": "billing",
+            "sequence": 1,
+            "customerId": "c",
+            "period": "hourly",
+            "periodKey": "2026031009",
+            "periodStart": "2026-03-10T09:00:00.000Z",
+            "periodEnd": "2026-03-10T09:59:59.999Z",
+            "revision": 1,
+            "status": "pending",
+            "attempts": 0,
+            "createdAt": "2026-03-10T10:58:00.000Z",
+            "nextAttemptAt": "2026-03-10T10:58:00.000Z",
+        }
+        async with delivering(api):
+            [done] = await ok(api, "GET", "/deliveries")
+        del waiting["nextAttemptAt"]
+        assert done == waiting | {
+            "status": "delivered",
+            "attempts": 1,
+            "deliveredAt": "2026-03-10T10:58:00.000Z",
+            "lastAttemptAt": "2026-03-10T10:58:00.000Z",
+        }
+
+
+async def test_filters_of_deliveries() -> None:
+    """By endpoint, customer, period and status; empty is none."""
+    async with serving() as api:
+        await closed(api, "a", "b")
+        async with delivering(api):
+            await wait_all_tasks_blocked()
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(*CONFIG.webhooks, CRM))
+        await closed(api, "a", "kunde é")
+        asked = {
+            "": 6,
+            "endpoint=crm": 2,
+            "customerId=a": 3,
+            "customerId=kunde%20%C3%A9&endpoint=billing": 1,
+            "period=hourly": 6,
+            "period=daily": 0,
+            "status=pending": 4,
+            "status=delivered&customerId=b": 1,
+            "status=parked": 0,
+            "endpoint=nobody": 0,
+            "endpoint=&customerId=&period=&status=&limit=&cursor=&afterSequence=": 6,
+        }
+        for query, count in asked.items():
+            assert len(await ok(api, "GET", f"/deliveries?{query}")) == count, query
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("status=lost", "status must be one of: pending, delivered, parked"),
+        ("period=x", "period must be one of: hourly, daily, weekly, monthly, yearly"),
+        ("limit=0", "limit must be a whole number from 1 to 100000"),
+        ("cursor=AAAA", "cursor must be taken from the Link header of an earlier answer"),
+        (
+            "endpoint=billing&afterSequence=-1",
+            "afterSequence must be a whole number: the last sequence received, 0 for none",
+        ),
+        (
+            "endpoint=billing&afterSequence=1234567890123456789",
+            "afterSequence must be a whole number: the last sequence received, 0 for none",
+        ),
+        ("afterSequence=1", "afterSequence needs endpoint: each has its own sequences"),
+    ],
+)
+async def test_an_unfit_parameter_is_named(query: str, error: str) -> None:
+    """400, with what it takes."""
+    async with serving() as api:
+        assert error_of(await api.ask("GET", f"/deliveries?{query}")) == (400, error)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+async def test_pages_give_each_delivery_once(limit: int) -> None:
+    """Newest first, to two endpoints; and an endpoint's stream by sequence."""
+    async with serving() as api:
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(*CONFIG.webhooks, CRM))
+        await closed(api, "a", "b", "c")
+        whole = await closed(api, "a")
+        found = await pages(api, f"/deliveries?limit={limit}")
+        assert [one for page in found for one in page] == whole
+        assert len(whole) == 8
+        stream = await pages(api, f"/deliveries?endpoint=crm&afterSequence=0&limit={limit}")
+        assert [one["sequence"] for page in stream for one in page] == [1, 2, 3, 4]
+
+
+async def test_the_stream_has_what_was_sent() -> None:
+    """Each payload as its POST had it, to be asked for behind the last one that was received."""
+    async with serving() as api:
+        await closed(api, "a", "b")
+        async with delivering(api):
+            await wait_all_tasks_blocked()
+        await closed(api, "a")
+        stream = await ok(api, "GET", "/deliveries?endpoint=billing&afterSequence=1")
+        assert [one["payload"]["sequence"] for one in stream] == [2, 3]
+        sent = {name: json.loads(body) for name, body in api.posts.sent}
+        assert stream[0]["payload"] == sent[stream[0]["id"]]
+        assert "payload" not in (await ok(api, "GET", "/deliveries"))[0]
+
+
+# -- one delivery ---------------------------------------------------------------------------------
+
+
+async def test_a_delivery_with_its_attempts() -> None:
+    """What was sent and what came back, without a secret; the body is that which was signed."""
+    async with serving() as api:
+        [waiting] = await closed(api, "c")
+        api.posts.outcome = REFUSED
+        async with delivering(api):
+            found = await ok(api, "GET", f"/deliveries/{waiting['id']}")
+        body = found["body"].encode()
+        assert api.posts.sent == [(waiting["id"], body)]
+        assert found["bodySha256"] == hashlib.sha256(body).hexdigest()
+        assert found["lastError"] == "HTTP 500: Internal Server Error"
+        [attempt] = found["attemptLog"]
+        curl = attempt.pop("curl")
+        sent = dict(attempt.pop("requestHeaders"))
+        assert attempt == {
+            "number": 1,
+            "startedAt": "2026-03-10T10:58:00.000Z",
+            "endedAt": "2026-03-10T10:58:00.000Z",
+            "durationMs": 0,
+            "error": "HTTP 500: Internal Server Error",
+            "errorClass": "status",
+            "url": "http://b.test/?token=***",
+            "address": "192.0.2.7:443",
+            "bodySha256": found["bodySha256"],
+            "status": 500,
+            "responseHeaders": [
+                ["Content-Type", "text/plain"],
+                ["Set-Cookie", "a=1"],
+                ["Set-Cookie", "b=2"],
+            ],
+            "responseBodyBase64": base64.b64encode(b"no\xff").decode(),
+        }
+        assert sent["webhook-id"] == waiting["id"]
+        assert sent["webhook-signature"] in curl
+        assert "t0ps3cret" not in json.dumps(found)
+        assert "whsec_" not in json.dumps(found)
+
+
+async def test_an_id_that_nobody_has() -> None:
+    """404, and what lists them."""
+    async with serving() as api:
+        error = "No delivery has this id: GET /deliveries lists them"
+        for name in (NOBODY, "x", "msg_%FF", "%00"):
+            assert error_of(await api.ask("GET", f"/deliveries/{name}")) == (404, error)
+            assert error_of(await api.ask("POST", f"/deliveries/{name}/retry")) == (404, error)
+
+
+async def test_why_a_delivery_waits() -> None:
+    """Its endpoint first, then its customer's earlier one; nothing where only its time is to come.
+
+    The message says what to do.
+    """
+    async with serving() as api:
+        api.posts.outcome = BUSY
+        await api.store("c")
+        await api.close_hour()
+        await api.store("c")
+        later, first = await closed(api, "c")
+        names = first["id"], later["id"]
+
+        async def held(name: str) -> Any:
+            return (await ok(api, "GET", f"/deliveries/{name}")).get("held")
+
+        assert await held(names[0]) is None
+        behind = await held(names[1])
+        assert (behind["reason"], behind["behind"]) == ("behind", names[0])
+        async with delivering(api):
+            pause = await held(names[1])
+            assert (pause["reason"], pause["until"]) == ("paused", "2026-03-10T11:59:00.000Z")
+            api.posts.outcome = GONE
+            api.clock.advance(minutes=2)
+            await wait_all_tasks_blocked()
+        gone = await held(names[0])
+        assert gone["reason"] == "gone"
+        assert "POST /webhooks/billing/enable" in gone["message"]
+        off = msgspec.structs.replace(CONFIG.webhooks[0], enabled=False)
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(off,))
+        assert (await held(names[0]))["reason"] == "off"
+        api.config = msgspec.structs.replace(CONFIG, webhooks=())
+        assert (await held(names[0]))["reason"] == "removed"
+
+
+async def test_a_retry_is_sent_at_once() -> None:
+    """And shown as it then is."""
+    async with serving() as api:
+        [one] = await closed(api, "c")
+        async with delivering(api):
+            again = await ok(api, "POST", f"/deliveries/{one['id']}/retry")
+            await wait_all_tasks_blocked()
+            assert (again["id"], again["status"], again["attempts"]) == (one["id"], "pending", 1)
+            done = await ok(api, "GET", f"/deliveries/{one['id']}")
+        assert (done["status"], done["attempts"]) == ("delivered", 2)
+        assert api.posts.sent[0] == api.posts.sent[1]
+
+
+# -- replay ---------------------------------------------------------------------------------------
+
+
+async def test_a_replay_is_counted_and_then_made() -> None:
+    """To an endpoint that is new; a second one sends again."""
+    async with serving() as api:
+        await closed(api, "a", "b")
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(*CONFIG.webhooks, CRM))
+        asked = {"endpoint": "crm", "from": "2026-03-10"}
+        counted = await ok(api, "POST", "/deliveries/replay", json={**asked, "dryRun": True})
+        assert counted == {"dryRun": True, "again": 0, "created": 2}
+        assert await ok(api, "GET", "/deliveries?endpoint=crm") == []
+        async with delivering(api):
+            made = await ok(api, "POST", "/deliveries/replay", json=asked)
+            assert made == {"dryRun": False, "again": 0, "created": 2}
+            await wait_all_tasks_blocked()
+            again = await ok(api, "POST", "/deliveries/replay", json=asked)
+            await wait_all_tasks_blocked()
+        assert again == {"dryRun": False, "again": 2, "created": 0}
+        found = await ok(api, "GET", "/deliveries?endpoint=crm")
+        assert [(one["status"], one["attempts"]) for one in found] == [("delivered", 2)] * 2
+
+
+async def test_a_long_replay_goes_on_with_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many at once and so many in one request; each aggregation once."""
+    monkeypatch.setattr(delivery_api, "REPLAYED_AT_ONCE", 2)
+    monkeypatch.setattr(delivery_api, "REPLAYED_MAX", 4)
+    async with serving() as api:
+        await closed(api, *(f"c{number}" for number in range(9)))
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(CRM,))
+        asked = {"endpoint": "crm", "from": "2026-03-10T09:00:00Z", "to": "2026-03-10T10:00:00Z"}
+        counts, cursor = [], None
+        while True:
+            done = await ok(
+                api,
+                "POST",
+                "/deliveries/replay",
+                json=asked if cursor is None else {**asked, "cursor": cursor},
+            )
+            counts.append(done["created"])
+            cursor = done.get("cursor")
+            if cursor is None:
+                break
+        assert counts == [4, 4, 1]
+        stream = await ok(api, "GET", "/deliveries?endpoint=crm&afterSequence=0")
+        assert len({one["customerId"] for one in stream}) == 9
+
+
+async def test_an_unfit_replay_is_refused() -> None:
+    """The rest is in test_replay_request.py."""
+    async with serving() as api:
+        answer = await api.ask("POST", "/deliveries/replay", content=b'{"endpoint":"x"}')
+        assert error_of(answer) == (400, "endpoint must be one of: billing")
+        too_long = await api.ask("POST", "/deliveries/replay", content=b" " * 400_000)
+        assert too_long.status_code == 413
