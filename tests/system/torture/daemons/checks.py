@@ -14,10 +14,10 @@ from unittest import mock
 import msgspec
 import standardwebhooks
 
-from meterd.domain.deliveries import Delivery, DeliveryStatus
+from meterd.domain.deliveries import UNKNOWN, Delivery, DeliveryStatus
 from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.edge.documents import aggregation_document
-from meterd.embedded import log, queries
+from meterd.embedded import attempt_log, log, queries
 from meterd.embedded.keys import part_of
 from meterd.embedded.store import Store
 from meterd.ledger import AggregationQuery
@@ -26,6 +26,7 @@ from tests.system.torture.daemons.recount import Stored, difference, recount
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from meterd.embedded.transaction import Transaction
     from tests.system.torture.daemons.clients import Books
     from tests.system.torture.daemons.process import Daemon
     from tests.system.torture.daemons.sink import Arrival, Sink
@@ -37,11 +38,14 @@ _SECOND_MS: Final = 1000
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """Events in the order of storing, aggregations as the API shows them, deliveries by id."""
+    """Events in the order of storing, aggregations as the API shows them, deliveries by id, and of
+    how many of its attempts each does not know the outcome.
+    """
 
     events: list[Stored]
     aggregations: list[dict[str, Any]]
     deliveries: dict[str, Delivery]
+    unknown: dict[str, int]
 
 
 class _EventDocument(msgspec.Struct, rename="camel"):
@@ -73,13 +77,24 @@ def read_offline(folder: Path) -> Contents:
                 for offset, event in enumerate(receipt.events)
             ]
             found = queries.read_aggregations(txn, store.parts, AggregationQuery(), _ALL, None)
+            deliveries = {one.id: one for each in found for one in each.deliveries}
+            unknown = {name: _unknown(txn, one) for name, one in deliveries.items()}
     finally:
         store.close()
     return Contents(
         events,
         [msgspec.json.decode(aggregation_document(each)) for each in found],
-        {delivery.id: delivery for each in found for delivery in each.deliveries},
+        deliveries,
+        unknown,
     )
+
+
+def _unknown(txn: Transaction, delivery: Delivery) -> int:
+    """Attempts that a kill cut off: those that a start has put back, and one in the air."""
+    cut_off = sum(
+        attempt.outcome.error == UNKNOWN for attempt in attempt_log.of_delivery(txn, delivery)
+    )
+    return cut_off + (delivery.begun_ms is not None)
 
 
 def read_online(daemon: Daemon) -> Contents:
@@ -97,7 +112,7 @@ def read_online(daemon: Daemon) -> Contents:
         for page in daemon.pages("/events")
         for document in msgspec.json.decode(page, type=list[_EventDocument])
     ]
-    return Contents(newest_first[::-1], read_aggregations(daemon), {})
+    return Contents(newest_first[::-1], read_aggregations(daemon), {}, {})
 
 
 def read_aggregations(daemon: Daemon) -> list[dict[str, Any]]:
@@ -167,6 +182,12 @@ class Checks:
         for name, delivery in contents.deliveries.items():
             came = arrivals.get(name, [])
             taken = any(arrival.taken for arrival in came)
+            again = sum(arrival.taken for arrival in came) - 1
+            if again > contents.unknown[name]:
+                flagged = contents.unknown[name]
+                self._find(
+                    f"{where}: {name} was taken {again} times more, flagged {flagged}", wrong=1
+                )
             if delivery.status is DeliveryStatus.DELIVERED and not taken:
                 self._find(f"{where}: {name} counts as delivered and was never taken", wrong=1)
             is_parked = delivery.status is DeliveryStatus.PARKED
