@@ -4,6 +4,7 @@ said at the end of a run.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,18 @@ settings.register_profile("meterd", deadline=None, suppress_health_check=[Health
 settings.load_profile("meterd")
 for shared in ("ledger", "idempotency", "closing", "snapshot", "delivery"):
     pytest.register_assert_rewrite(f"tests.{shared}_conformance")
+
+
+def hear_signals() -> None:
+    """A shell starts what it puts into the background deaf to Ctrl-C, and what that starts is deaf,
+    too; daemons and commands are to be told to end here.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+hear_signals()
 
 
 @pytest.fixture(autouse=True)

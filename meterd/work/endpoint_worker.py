@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("delivery")
 
 # So many are begun for each slot: one is sent, one comes from the disk, one goes to it.
-_BEGUN_FOR_EACH_SLOT: Final = 4
+_BEGUN_FOR_EACH_SLOT: Final = 8
+# How long a worker gathers what is to be settled.
+_GATHER_SECONDS: Final = 0.002
 # A test is not to wait behind deliveries to a receiver that hangs.
 _FOR_PROBES: Final = 1
 # A jitter's steps; only its spread matters.
@@ -92,6 +94,15 @@ class _Wakes(NamedTuple):
     at_ms: int | None = None
 
 
+class _Group:
+    """Deliveries that are settled in one transaction."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.attempts: list[Attempt] = []
+        self.settled = trio.Event()
+
+
 class EndpointWorker:
     """``run`` it. Two workers of one endpoint do each other no harm: one may be retiring."""
 
@@ -103,6 +114,7 @@ class EndpointWorker:
         self._breaker = Breaker()
         self._slots = trio.CapacityLimiter(endpoint.slots)
         self._begun = 0
+        self._settling = _Group()
         self._held_until_ms = 0
         # None while that is to be read from the ledger.
         self._is_disabled: bool | None = None
@@ -190,8 +202,9 @@ class EndpointWorker:
         if self._held_until_ms > self._clock.now_ms():
             return _Wakes(on_new=False, at_ms=self._held_until_ms)
         slots = 1 if self._breaker.is_open else self._endpoint.slots
-        room = (1 if self._breaker.is_open else slots * _BEGUN_FOR_EACH_SLOT) - self._begun
-        if room < slots:  # a claim is a transaction: it is to be worth it
+        begun_max = 1 if self._breaker.is_open else slots * _BEGUN_FOR_EACH_SLOT
+        room = begun_max - self._begun
+        if 2 * room < begun_max:  # a claim is a transaction: it is to be worth it
             return _Wakes(on_new=False)
         claim = await self._ledger.claim(self._endpoint.id, limit=room, batch=self._endpoint.batch)
         for delivery in claim.deliveries:
@@ -231,12 +244,26 @@ class EndpointWorker:
             )
             self._note(outcome)
             _tell(settled, outcome)
-            await self._ledger.settle([settled], [attempt])
+            await self._settle(settled, attempt)
             await self._obey(outcome)
         else:
-            await self._ledger.settle([withdrawn(delivery)])
-        self._begun -= 1
-        # A slot is free; and after a failure the delivery comes due.
+            await self._settle(withdrawn(delivery), None)
+
+    async def _settle(self, delivery: Delivery, attempt: Attempt | None) -> None:
+        """With all that are settled within a moment: a transaction costs more than a post."""
+        group = self._settling
+        group.deliveries.append(delivery)
+        if attempt is not None:
+            group.attempts.append(attempt)
+        if len(group.deliveries) > 1:
+            await group.settled.wait()
+            return
+        await trio.sleep(_GATHER_SECONDS)
+        self._settling = _Group()
+        await self._ledger.settle(group.deliveries, group.attempts)
+        group.settled.set()
+        self._begun -= len(group.deliveries)
+        # There is room; and after a failure the delivery comes due.
         self._pause.cancel()
 
     async def _has_slot(self) -> bool:

@@ -15,12 +15,13 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.endpoint_states import enabled
 from meterd.domain.outcomes import Outcome
+from tests.model_ledger import ModelLedger
 from tests.work.outbox_bench import BILLING, CLOSED_MS, CRM, OutboxBench, failing, hanging
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from meterd.domain.deliveries import Delivery
+    from meterd.domain.deliveries import Attempt, Delivery
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -206,6 +207,32 @@ async def test_each_attempt_is_logged_with_what_was_sent_and_what_came() -> None
     assert dict(first.headers) == bench.receivers.attempts[0].headers
     assert first.body_sha256 == hashlib.sha256(delivery.body).hexdigest()
     assert first.url == "http://billing.test/hook?token=***"
+
+
+class CountingLedger(ModelLedger):
+    """Which deliveries were settled together, by how many they were."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        super().__init__(now_ms)
+        self.settled: list[int] = []
+
+    async def settle(
+        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+    ) -> None:
+        self.settled.append(len(deliveries))
+        await super().settle(deliveries, attempts)
+
+
+async def test_what_ends_within_a_moment_is_settled_together() -> None:
+    """Each transaction waits for the disk, and a fast receiver answers faster than that."""
+    bench = OutboxBench()
+    bench.ledger = counting = CountingLedger(bench.clock.now_ms)
+    await bench.close_hour(*(f"c{number}" for number in range(64)))
+    async with bench.running():
+        await trio.sleep(1)
+    assert sum(counting.settled) == 64
+    assert len(counting.settled) <= 64 // 16
+    assert await states_of(bench) == {DeliveryStatus.DELIVERED}
 
 
 # -- order ----------------------------------------------------------------------------------------
