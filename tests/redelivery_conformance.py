@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from fractions import Fraction
 from functools import partial
@@ -73,10 +72,8 @@ async def three_hours(bench: Bench) -> None:
         await bench.ledger.append([event(customer) for customer in CUSTOMERS[: hour - 19]])
         endpoints = ("billing", "crm") if hour == 23 else ("billing",)
         by = rules(PeriodType.HOURLY, PeriodType.DAILY, endpoints=endpoints)
-        late_ms = at("2026-01-15T00:05") if hour == 23 else at(f"2026-01-14T{hour + 1}:30")
-        await close_ended(bench, by, clock_ms=late_ms)
-        if hour == 21:
-            bench.clock.now_ms = at("2026-01-14T21:50")
+        closed_at = {21: "2026-01-14T23:40", 22: "2026-01-14T23:30", 23: "2026-01-15T00:05"}
+        await close_ended(bench, by, clock_ms=at(closed_at[hour]))
     await settle(bench, "billing", Outcome(), Outcome(), FAILED)
     await settle(bench, "crm", Outcome())
     assert len((await bench.ledger.claim("crm", limit=1)).deliveries) == 1
@@ -91,6 +88,7 @@ async def pages(bench: Bench, query: DeliveryQuery, limit: int) -> list[Delivery
         found += page
         if end is None:
             return found
+        assert len(found) < 1000, "the pages have no end"
         assert len(page) == limit
         assert end == place_of_delivery(page[-1])
         after = end
@@ -105,6 +103,7 @@ async def replay_all(
     while True:
         done = await bench.ledger.replay(replay, limit=limit, after=after, dry_run=dry_run)
         again, created, after = again + done.again, created + done.created, done.next
+        assert again + created < 1000, "the pages have no end"
         if after is None:
             return Replayed(again, created)
 
@@ -131,13 +130,13 @@ class RedeliveryConformance:
         bench.clock.now_ms = at("2026-01-14T11:15")
         await bench.ledger.append([event()])
         by = rules(PeriodType.HOURLY)
-        await close_ended(bench, by, clock_ms=at("2026-01-14T12:50"))
+        await close_ended(bench, by, clock_ms=at("2026-01-14T13:30"))
         bench.clock.now_ms = at("2026-01-14T12:10")
         await bench.ledger.append([event()])
         await close_ended(bench, by, clock_ms=at("2026-01-14T13:00"))
-        bench.clock.now_ms = at("2026-01-14T13:50")
-        made = [one.created_ms for one in await listed(bench)]
-        assert made == [at("2026-01-14T13:00"), at("2026-01-14T12:50")]
+        found = await listed(bench)
+        assert [one.created_ms for one in found] == [at("2026-01-14T13:30")] * 2
+        assert found[0].next_attempt_ms == at("2026-01-14T13:00"), "it waits for no clock"
 
     async def test_filters_of_deliveries(self, bench: Bench) -> None:
         """Each alone and all together give what they say of the whole, in its order."""
@@ -340,13 +339,17 @@ class RedeliveryConformance:
         for (from_ms, to_ms), count in expected.items():
             found = await replay_all(bench, Replay("new", from_ms, to_ms), 5, dry_run=True)
             assert found.created == count, (from_ms, to_ms)
+        # Ended, and not closed yet: a snapshot is not what a webhook gets.
+        bench.clock.now_ms = at("2026-01-15T01:02")
+        found = await replay_all(bench, Replay("new", 0, DISTANT_MS), dry_run=True)
+        assert found.created == 13
 
     @pytest.mark.parametrize("limit", [1, 2, 5, 13, 14])
     async def test_a_replay_goes_on_where_it_ended(self, bench: Bench, limit: int) -> None:
         """Also over a restart; pages of any size make the same as one."""
         await three_hours(bench)
         replay, counts, after = Replay("new", 0, DISTANT_MS), [], None
-        for _ in itertools.count():
+        for _ in range(14):
             done = await bench.ledger.replay(replay, limit=limit, after=after)
             counts.append(done.created)
             await bench.restart()

@@ -274,3 +274,20 @@ def test_what_is_in_a_batch_has_its_state(
         assert history is not None
         assert (history.delivery.status, history.batch) == (DeliveryStatus.PENDING, None)
     store.close()
+
+
+def test_neighbours_in_different_batches(tmp_path: Path) -> None:
+    """Each has the state of its own."""
+    store = Store(tmp_path / "data")
+    for number in range(25):
+        made = first_attempt(closed_hour(f"c{number:02}", MIDDLE_MS), "billing", b"{}", MIDDLE_MS)
+        store.write(partial(outbox.add, made=made))
+    batches = batched(store, Outcome()), batched(store, Outcome("HTTP 500"))
+    states = [DeliveryStatus.DELIVERED] * 10 + [DeliveryStatus.PARKED] * 10
+    for query in (DeliveryQuery(), DeliveryQuery("billing", after_sequence=0)):
+        with store.read() as txn:
+            found = delivery_queries.read_deliveries(txn, PARTS, query, LARGE, None)
+        by_sequence = sorted(found, key=lambda one: one.sequence)
+        assert [one.status for one in by_sequence] == states + [DeliveryStatus.PENDING] * 5
+    assert batches[0].id != batches[1].id
+    store.close()
