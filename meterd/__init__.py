@@ -112,7 +112,11 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     log_lines        how the log is written
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
+    client           speaks to a meterd that runs
     options          what the commands have in common
+    tables           what commands print
+    delivery_commands  the commands list, show, retry, replay of deliveries
+    webhook_commands   the commands list, test, enable, listen of webhooks
     upkeep           the commands verify, backup, restore, compact
     cli              the command meterd
 """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from meterd import __version__
+from meterd.delivery_commands import deliveries
 from meterd.domain.config import Config, advice
 from meterd.domain.credentials import (
     ALL_SCOPES,
@@ -31,6 +32,7 @@ from meterd.embedded.data_folder import holder
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.options import OneLineErrors, config_option, config_source
 from meterd.upkeep import backup, compact, restore, verify
+from meterd.webhook_commands import webhooks
 from meterd.work.clock import WallClock
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _SHORT_HELP: Final = {
     "backup": "Copy store and API keys, and check the copy.",
     "restore": "Put a backup into an empty data folder.",
     "compact": "Give the disk back what the store does not use.",
+    "deliveries": "List, show and repeat what is sent to webhooks.",
+    "webhooks": "List, test and enable webhooks, or see what they get.",
 }
 
 
@@ -236,6 +240,6 @@ def revoke(given: Path | None, key_id: str) -> None:
         raise MeterdError(f"no key has the id {key_id}; meterd keys list shows them")
 
 
-for command in (verify, backup, restore, compact):
+for command in (verify, backup, restore, compact, deliveries, webhooks):
     command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 from meterd.domain.errors import MeterdError
 from meterd.source import ConfigSource, locate
+
+if TYPE_CHECKING:
+    from meterd.client import Client
+    from meterd.domain.addresses import Server
 
 
 class OneLineErrors(click.Group):
@@ -54,6 +59,17 @@ json_option: Final = click.option(
 )
 
 
+url_option: Final = click.option(
+    "--url", help="The meterd to ask. Default: the address that the configuration has it listen on."
+)
+key_option: Final = click.option(
+    "--key",
+    envvar="METERD_API_KEY",
+    show_envvar=True,
+    help="Its API key; others see it in the list of processes, but not in the environment.",
+)
+
+
 def config_source(given: Path | None) -> ConfigSource:
     """The one given, or that of the environment, or of this folder. Raises ConfigError."""
     return locate(given, os.environ.copy(), Path())
@@ -62,3 +78,21 @@ def config_source(given: Path | None) -> ConfigSource:
 def data_folder(given: Path | None) -> Path:
     """The configured one. Raises ConfigError."""
     return Path(config_source(given).configured().storage.path)
+
+
+def daemon(given: Path | None, url: str | None, key: str | None) -> Client:
+    """The meterd that is asked. Raises ConfigError and MeterdError."""
+    from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
+
+    if not key:
+        raise MeterdError("an API key is needed: set METERD_API_KEY, or give --key")
+    return Client(url or _url(config_source(given).configured().server), key)
+
+
+def _url(server: Server) -> str:
+    if server.port == 0:
+        raise MeterdError("the configuration leaves the port to the system: give --url")
+    scheme = "https" if server.has_tls else "http"
+    # Who listens everywhere listens here, too.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+    return f"{scheme}://{msgspec.structs.replace(server, host=host).bind}"

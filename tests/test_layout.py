@@ -22,10 +22,10 @@ HOMES = {
     "quart_trio": {"edge.api", "edge.delivery_api"},
     "werkzeug": {"edge.api"},
     "hypercorn": {"edge.hypercorn_lane"},
-    "httpx": {"edge.egress", "edge.keep_alive"},
+    "httpx": {"edge.egress", "edge.keep_alive", "client"},
     "h11": {"edge.answers"},
-    "click": {"cli", "options", "upkeep"},
-    "rich": {"upkeep"},
+    "click": {"cli", "options", "upkeep", "tables", "delivery_commands", "webhook_commands"},
+    "rich": {"upkeep", "tables", "delivery_commands"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from meterd.domain.errors import ConfigError, MeterdError
-from meterd.options import OneLineErrors, config_source, data_folder
+from meterd.options import OneLineErrors, config_source, daemon, data_folder
 
 
 def test_a_failure_is_its_own_lines() -> None:
@@ -69,3 +69,37 @@ def test_the_data_folder_is_the_configured_one(
     assert config_source(None).path == Path("systemconfig.toml")
     monkeypatch.setenv("METERD_DATA_DIR", "elsewhere")
     assert data_folder(None) == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ('bind = "127.0.0.1:8081"', "http://127.0.0.1:8081"),
+        ('bind = "0.0.0.0:80"', "http://127.0.0.1:80"),
+        ('bind = "[::]:80"', "http://[::1]:80"),
+        ('bind = "[fd00::7]:80"', "http://[fd00::7]:80"),
+        ('bind = "a.test:443"\ntls_certificate = "c"\ntls_key = "k"', "https://a.test:443"),
+    ],
+)
+def test_a_daemon_is_asked_where_it_listens(tmp_path: Path, server: str, url: str) -> None:
+    """On this machine, where it listens everywhere."""
+    path = tmp_path / "systemconfig.toml"
+    path.write_text(f"[server]\n{server}\n")
+    with daemon(path, None, "key") as client:
+        assert client._url == url
+    with daemon(path, "http://other.test:1/", "key") as client:
+        assert client._url == "http://other.test:1"
+
+
+def test_a_daemon_that_cannot_be_asked(tmp_path: Path) -> None:
+    """Without a key, or a port that is known: what to give is said."""
+    path = tmp_path / "systemconfig.toml"
+    path.write_text('[server]\nbind = "127.0.0.1:0"\n')
+    with pytest.raises(MeterdError, match="set METERD_API_KEY, or give --key"):
+        daemon(path, None, None)
+    with pytest.raises(MeterdError, match="leaves the port to the system: give --url"):
+        daemon(path, None, "key")
+    with pytest.raises(ConfigError), daemon(tmp_path / "missing.toml", None, "key"):
+        pass
+    with daemon(tmp_path / "missing.toml", "http://a.test", "key"):
+        pass  # nothing of the configuration is needed

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from meterd.work.clock import Clock
     from meterd.work.delivery import DeliveryActor
 
-# Aggregations of one transaction of a replay, some ten milliseconds, in which events wait.
-REPLAYED_AT_ONCE: Final = 100
-# And of one request: a second or two, after which its caller goes on with the cursor.
+# Aggregations of one transaction of a replay: 0.3 ms each, and events wait meanwhile.
+REPLAYED_AT_ONCE: Final = 50
+# And of one request: under a second, after which its caller goes on with the cursor.
 REPLAYED_MAX: Final = 2_000
-# A dry run only reads.
+# A dry run only reads: 0.08 ms each.
 COUNTED_AT_ONCE: Final = 1_000
 COUNTED_MAX: Final = 20_000
 

@@ -87,15 +87,16 @@ def read_endpoints(txn: Transaction) -> list[EndpointSummary]:
         EndpointSummary(
             endpoint_id,
             outbox.endpoint_state(txn, endpoint_id),
-            _count(_pending(txn, endpoint_id)),
-            _count(_parked(txn, endpoint_id)),
+            _count(txn, "outbox_by_customer", endpoint_id),
+            _count(txn, "parked", endpoint_id),
         )
         for endpoint_id in _known_endpoints(txn)
     ]
 
 
-def _count(sequences: Iterable[int]) -> int:
-    return sum(1 for _ in islice(sequences, COUNTED_MAX))
+def _count(txn: Transaction, table: str, endpoint_id: str) -> int:
+    prefix = keys.endpoint_prefix(endpoint_id)
+    return sum(1 for _ in islice(txn.keys_forward(table, prefix, prefix), COUNTED_MAX))
 
 
 def _known_endpoints(txn: Transaction) -> list[str]:

@@ -1,0 +1,325 @@
+"""The commands ``meterd deliveries``: what was sent, what waits, and sending it again.
+
+They ask a meterd that runs. On stdout is what was asked for, as a table or as JSON, an object a
+line; how far it is, on stderr.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from meterd.domain.deliveries import DeliveryStatus
+from meterd.domain.errors import MeterdError
+from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.periods import PeriodType
+from meterd.options import config_option, daemon, json_option, key_option, url_option
+from meterd.tables import facts, print_json, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+
+_LISTED: Final = 50
+_COLUMNS: Final = {
+    "id": "id",
+    "endpoint": "endpoint",
+    "sequence": "sequence",
+    "customerId": "customer",
+    "period": "period",
+    "periodKey": "key",
+    "status": "status",
+    "attempts": "attempts",
+    "nextAttemptAt": "next attempt",
+    "lastError": "last error",
+}
+
+
+class Posts(Protocol):
+    """What a replay needs of a Client."""
+
+    def post(self, path: str, content: Mapping[str, Any] | None = None) -> Any: ...
+
+
+class _Instant(click.ParamType[str]):
+    name = "instant"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if parse_instant(value) is None:
+            self.fail(f"{value!r} is not {EXPECTED}", param, ctx)
+        return value
+
+
+@click.group(epilog="Example: meterd deliveries list --status parked")
+def deliveries() -> None:
+    """List, show and repeat what is sent to webhooks."""
+
+
+@deliveries.command("list", epilog="Example: meterd deliveries list --status parked --json")
+@config_option
+@url_option
+@key_option
+@click.option("--endpoint", help="Those of this webhook.")
+@click.option("--customer", help="Those of this customer.")
+@click.option(
+    "--period",
+    type=click.Choice([kind.value for kind in PeriodType]),
+    help="Those of such periods.",
+)
+@click.option(
+    "--status", type=click.Choice([one.value for one in DeliveryStatus]), help="Those that are so."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=_LISTED,
+    show_default=True,
+    help="So many at most.",
+)
+@json_option
+def list_deliveries(
+    given: Path | None,
+    url: str | None,
+    key: str | None,
+    endpoint: str | None,
+    customer: str | None,
+    period: str | None,
+    status: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List deliveries, the newest first.
+
+    Exit codes: 0 listed, also where there are none; 1 no answer; 2 wrong arguments.
+    """
+    with daemon(given, url, key) as client:
+        found = client.get(
+            "/deliveries",
+            endpoint=endpoint,
+            customerId=customer,
+            period=period,
+            status=status,
+            limit=limit,
+        )
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    table(_COLUMNS, found)
+    if len(found) == limit:
+        click.echo(f"the newest {limit}; --limit shows more", err=True)
+
+
+@deliveries.command(
+    epilog="Example: meterd deliveries show ID --curl 1 | sh",
+    short_help="Show every attempt, the body, and what it waits for.",
+)
+@config_option
+@url_option
+@key_option
+@click.argument("delivery_id", metavar="ID")
+@click.option(
+    "--curl",
+    "attempt",
+    type=click.IntRange(1),
+    metavar="NUMBER",
+    help="Print only the curl line that makes this attempt once more, signed as it was then.",
+)
+@json_option
+def show(
+    given: Path | None,
+    url: str | None,
+    key: str | None,
+    delivery_id: str,
+    attempt: int | None,
+    as_json: bool,
+) -> None:
+    """Show a delivery: every attempt, its body, and what it waits for.
+
+    Of a URL, values in its query and long parts of its path are masked: a curl line needs them
+    filled in. Receivers refuse signatures that are older than five minutes.
+
+    Exit codes: 0 shown; 1 there is no such delivery or attempt, or no answer; 2 wrong arguments.
+    """
+    with daemon(given, url, key) as client:
+        found = client.get(f"/deliveries/{_segment(delivery_id)}")
+    if attempt is not None:
+        click.echo(_curl(found, attempt))
+    elif as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _curl(found: dict[str, Any], number: int) -> str:
+    for attempt in found["attemptLog"]:
+        if attempt["number"] == number and "curl" in attempt:
+            return str(attempt["curl"])
+    known = ", ".join(str(one["number"]) for one in found["attemptLog"] if "curl" in one)
+    raise MeterdError(
+        f"what was sent at attempt {number} is not in the log; there are {known or 'none'}"
+    )
+
+
+def _show(found: dict[str, Any]) -> None:
+    attempts = found.pop("attemptLog")
+    body, held = found.pop("body"), found.pop("held", None)
+    facts(found)
+    if held is not None:
+        click.echo(f"\nheld: {held['message']}{_until(held)}")
+    for attempt in attempts:
+        click.echo(f"\nattempt {attempt.pop('number')}")
+        for name in ("curl", "bodySha256"):
+            attempt.pop(name, None)
+        for name in ("requestHeaders", "responseHeaders"):
+            if name in attempt:
+                attempt[name] = "; ".join(f"{one}: {value}" for one, value in attempt[name])
+        facts(attempt)
+    click.echo(f"\n{body}")
+
+
+def _until(held: dict[str, str]) -> str:
+    return "".join(f" ({held[name]})" for name in ("until", "behind") if name in held)
+
+
+@deliveries.command(
+    epilog="Example: meterd deliveries retry ID",
+    short_help="Send deliveries again at once, whatever became of them.",
+)
+@config_option
+@url_option
+@key_option
+@click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+def retry(
+    given: Path | None,
+    url: str | None,
+    key: str | None,
+    delivery_ids: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Send deliveries again, whatever became of them: at once, with the same id and body.
+
+    The schedule of attempts begins anew. Earlier deliveries of the same customer still go first.
+
+    Exit codes: 0 all are under way; 1 one is not known, those before it are under way, or no
+    answer; 2 wrong arguments.
+    """
+    with daemon(given, url, key) as client:
+        for delivery_id in delivery_ids:
+            again = client.post(f"/deliveries/{_segment(delivery_id)}/retry")
+            if as_json:
+                print_json(again)
+            else:
+                click.echo(f"{again['id']} is under way to {again['endpoint']}")
+
+
+def _segment(delivery_id: str) -> str:
+    """Ids have letters, digits and underscores; what has others is nobody's, and no path."""
+    return "".join(character if character.isalnum() else "_" for character in delivery_id) or "_"
+
+
+@deliveries.command(
+    epilog="Example: meterd deliveries replay --endpoint crm --since 2026-01-01",
+    short_help="Send all whose periods ended in between, also for the first time.",
+)
+@config_option
+@url_option
+@key_option
+@click.option("--endpoint", required=True, help="To this webhook, which is configured.")
+@click.option("--since", type=_Instant(), required=True, help="Of periods that ended from then on.")
+@click.option("--until", type=_Instant(), help="Of periods that ended until then. Default: now.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--cursor", help="Go on where one ended that was interrupted, which printed this.")
+@json_option
+def replay(
+    given: Path | None,
+    url: str | None,
+    key: str | None,
+    endpoint: str,
+    since: str,
+    until: str | None,
+    dry_run: bool,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """Send every aggregation whose period ended in between, in the order of closing.
+
+    What was sent before is sent again under its id, so a receiver that keeps ids knows it; for what
+    never was, as to a webhook that is new, deliveries are made. All is counted first. Interrupted,
+    it says how to go on.
+
+    Exit codes: 0 all are under way, or counted; 1 not all; 2 wrong arguments; 130 interrupted.
+    """
+    with daemon(given, url, key) as client:
+        asked = {
+            "endpoint": endpoint,
+            "from": since,
+            # All pages are of one stretch of time, the daemon's.
+            "to": until or client.get("/ping")["timestamp"],
+        }
+        start = {} if cursor is None else {"cursor": cursor}
+        counted = _count(client, {**asked, **start})
+        if not dry_run:
+            if not as_json:
+                click.echo(_told(counted, "to do"), err=True)
+            replay_pages(client, asked, start, sum(counted.values()))
+    if as_json:
+        print_json({**asked, "dryRun": dry_run, **counted})
+    else:
+        click.echo(_told(counted, "counted" if dry_run else "under way"))
+
+
+def _count(client: Posts, asked: dict[str, Any]) -> dict[str, int]:
+    counted = {"again": 0, "created": 0}
+    while True:
+        done = client.post("/deliveries/replay", {**asked, "dryRun": True})
+        for name in counted:
+            counted[name] += done[name]
+        if "cursor" not in done:
+            return counted
+        asked = {**asked, "cursor": done["cursor"]}
+
+
+def replay_pages(client: Posts, asked: dict[str, Any], start: dict[str, str], count: int) -> None:
+    """Page by page to the end; what ends it before, says how to go on."""
+    cursor = start.get("cursor")
+    finished = False
+    try:
+        with _bar(count) as advance:
+            while not finished:
+                page = asked if cursor is None else {**asked, "cursor": cursor}
+                done = client.post("/deliveries/replay", page)
+                cursor = done.get("cursor")
+                finished = cursor is None
+                advance(done["again"] + done["created"])
+    finally:
+        if not finished:
+            more = "" if cursor is None else f" --cursor {cursor}"
+            click.echo(
+                f"not finished; go on with: meterd deliveries replay --endpoint {asked['endpoint']}"
+                f" --since {asked['from']} --until {asked['to']}{more}",
+                err=True,
+            )
+
+
+def _told(counted: dict[str, int], how: str) -> str:
+    return f"{how}: {counted['again']:,} once more, {counted['created']:,} for the first time"
+
+
+@contextmanager
+def _bar(count: int) -> Iterator[Callable[[int], None]]:
+    """On stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("replay", total=max(count, 1))
+        yield lambda done: bars.advance(task, done)
