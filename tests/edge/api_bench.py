@@ -187,9 +187,14 @@ async def delivering(api: Api) -> AsyncIterator[None]:
     """Deliveries are sent within, and those that are due when it begins have been."""
     async with trio.open_nursery() as nursery:
         await nursery.start(api.delivery.run)
-        await wait_all_tasks_blocked()
+        await all_settled()
         yield
         nursery.cancel_scope.cancel()
+
+
+async def all_settled() -> None:
+    """Nothing has happened for longer than what is settled together is gathered."""
+    await wait_all_tasks_blocked(0.05)
 
 
 async def catch_up(api: Api, nursery: trio.Nursery) -> None:

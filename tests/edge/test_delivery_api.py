@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.outcomes import ErrorKind, Outcome
 from meterd.edge import delivery_api
-from tests.edge.api_bench import CONFIG, Api, delivering, serving
+from tests.edge.api_bench import CONFIG, Api, all_settled, delivering, serving
 from tests.edge.test_api_reads import pages
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ async def test_filters_of_deliveries() -> None:
     async with serving() as api:
         await closed(api, "a", "b")
         async with delivering(api):
-            await wait_all_tasks_blocked()
+            await all_settled()
         api.config = msgspec.structs.replace(CONFIG, webhooks=(*CONFIG.webhooks, CRM))
         await closed(api, "a", "kunde é")
         asked = {
@@ -153,7 +152,7 @@ async def test_the_stream_has_what_was_sent() -> None:
     async with serving() as api:
         await closed(api, "a", "b")
         async with delivering(api):
-            await wait_all_tasks_blocked()
+            await all_settled()
         await closed(api, "a")
         stream = await ok(api, "GET", "/deliveries?endpoint=billing&afterSequence=1")
         assert [one["payload"]["sequence"] for one in stream] == [2, 3]
@@ -236,7 +235,7 @@ async def test_why_a_delivery_waits() -> None:
             assert (pause["reason"], pause["until"]) == ("paused", "2026-03-10T11:59:00.000Z")
             api.posts.outcome = GONE
             api.clock.advance(minutes=2)
-            await wait_all_tasks_blocked()
+            await all_settled()
         gone = await held(names[0])
         assert gone["reason"] == "gone"
         assert "POST /webhooks/billing/enable" in gone["message"]
@@ -253,7 +252,7 @@ async def test_a_retry_is_sent_at_once() -> None:
         [one] = await closed(api, "c")
         async with delivering(api):
             again = await ok(api, "POST", f"/deliveries/{one['id']}/retry")
-            await wait_all_tasks_blocked()
+            await all_settled()
             assert (again["id"], again["status"], again["attempts"]) == (one["id"], "pending", 1)
             done = await ok(api, "GET", f"/deliveries/{one['id']}")
         assert (done["status"], done["attempts"]) == ("delivered", 2)
@@ -275,9 +274,9 @@ async def test_a_replay_is_counted_and_then_made() -> None:
         async with delivering(api):
             made = await ok(api, "POST", "/deliveries/replay", json=asked)
             assert made == {"dryRun": False, "again": 0, "created": 2}
-            await wait_all_tasks_blocked()
+            await all_settled()
             again = await ok(api, "POST", "/deliveries/replay", json=asked)
-            await wait_all_tasks_blocked()
+            await all_settled()
         assert again == {"dryRun": False, "again": 2, "created": 0}
         found = await ok(api, "GET", "/deliveries?endpoint=crm")
         assert [(one["status"], one["attempts"]) for one in found] == [("delivered", 2)] * 2

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import msgspec
-from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.outcomes import Outcome
-from tests.edge.api_bench import CONFIG, delivering, serving
+from tests.edge.api_bench import CONFIG, all_settled, delivering, serving
 from tests.edge.test_delivery_api import CRM, GONE, REFUSED, closed, error_of, ok
 
 
@@ -88,6 +87,6 @@ async def test_a_webhook_that_is_enabled_gets_what_waited() -> None:
             shown = await ok(api, "POST", "/webhooks/billing/enable")
             assert (shown["id"], shown["state"]) == ("billing", "on")
             api.clock.advance(seconds=6)  # when its next attempt is due
-            await wait_all_tasks_blocked()
+            await all_settled()
             [done] = await ok(api, "GET", "/deliveries")
         assert (done["status"], done["attempts"]) == ("delivered", 2)
