@@ -22,9 +22,10 @@ The invoice is made first, an empty draft, and then each line on it. Lines made 
 pending, and a subscription's invoice could take them along.
 
 A line costs the exact total times the price, rounded to a whole cent, halves away from zero: once
-for each line. A later revision is invoiced by its difference to what was invoiced before, at the
-price of then; less than nothing is credited to the customer's balance by Stripe. A revision that
-comes after a later one is not invoiced: the later one has it all.
+for each line. A later revision (``aggregation.revised``, with the new totals as ``data.exact``) is
+invoiced by its difference to what was invoiced before, at the price of then; less than nothing is
+credited to the customer's balance by Stripe. A revision that comes after a later one is not
+invoiced: the later one has it all.
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from tests.examples.stripe_example import Example, batch_of, body_of, payload_of, running
+from tests.examples.stripe_example import Example, batch_of, body_of, payload_of, running, signed
 from tests.examples.stripe_stand_in import INVOICES, ITEMS, Fault, Stripe
 
 if TYPE_CHECKING:
@@ -129,6 +130,23 @@ def test_nobody_there_is_503(tmp_path: Path, stripe: Stripe) -> None:
     with running(tmp_path, stripe.url) as example:
         assert example.deliver(body_of(USED)).status_code == 200
     assert stripe.made() == {(ID, 1): LINES}
+
+
+def test_a_sender_that_waits_no_longer_is_answered_at_its_repeat(
+    stripe: Stripe, example: Example
+) -> None:
+    """The first goes on, the repeat waits for it: still one invoice."""
+    stripe.faults = [Fault(INVOICES, held=True)]
+    body = body_of(USED)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(example.url, content=body, headers=signed(body), trust_env=False, timeout=0.5)
+    assert stripe.held.wait(20)
+    with ThreadPoolExecutor() as pool:
+        repeat = pool.submit(example.deliver, body)
+        stripe.release()
+        assert repeat.result().status_code == 200
+    assert stripe.made() == {(ID, 1): LINES}
+    assert "✅" in example.stop()
 
 
 # -- the process dies -----------------------------------------------------------------------------
