@@ -40,7 +40,7 @@ class DeliveryActor:
         below: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         """``below`` gives a random number less than that one."""
-        self._around = Surroundings(ledger, clock, config, user_agent, below)
+        self._around = Surroundings(ledger, clock, config, user_agent, below, self._settled)
         self._open_sender = open_sender
         self._workers: dict[str, EndpointWorker] = {}
         self._nursery: trio.Nursery | None = None
@@ -61,6 +61,11 @@ class DeliveryActor:
             self._forgetting.cancel()
             for worker in self._workers.values():
                 worker.retire()
+
+    def _settled(self, endpoint_id: str) -> None:
+        """Perhaps by a worker that has retired meanwhile."""
+        if (worker := self._workers.get(endpoint_id)) is not None:
+            worker.wake()
 
     async def _forget_attempts(self) -> None:
         """Keeps the log of attempts within its limits."""

@@ -46,9 +46,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("delivery")
 
 # So many are begun for each slot: one is sent, one comes from the disk, one goes to it.
-_BEGUN_FOR_EACH_SLOT: Final = 8
-# How long a worker gathers what is to be settled.
-_GATHER_SECONDS: Final = 0.002
+_BEGUN_FOR_EACH_SLOT: Final = 4
 # A test is not to wait behind deliveries to a receiver that hangs.
 _FOR_PROBES: Final = 1
 # A jitter's steps; only its spread matters.
@@ -78,13 +76,16 @@ class OpenSender(Protocol):
 
 
 class Surroundings(NamedTuple):
-    """What all workers have in common; ``below`` gives a random number less than that one."""
+    """What all workers have in common; ``below`` gives a random number less than that one, and
+    ``settled`` is told which endpoint's deliveries have been.
+    """
 
     ledger: Ledger
     clock: Clock
     config: Callable[[], Config]
     user_agent: str
     below: Callable[[int], int]
+    settled: Callable[[str], None]
 
 
 class _Wakes(NamedTuple):
@@ -115,6 +116,7 @@ class EndpointWorker:
         self._slots = trio.CapacityLimiter(endpoint.slots)
         self._begun = 0
         self._settling = _Group()
+        self._settling_last = trio.Lock()
         self._held_until_ms = 0
         # None while that is to be read from the ledger.
         self._is_disabled: bool | None = None
@@ -162,6 +164,10 @@ class EndpointWorker:
         """The endpoint's state has been changed by somebody else."""
         self._is_disabled = None
         self._held_until_ms = 0
+        self._pause.cancel()
+
+    def wake(self) -> None:
+        """Something may have come due."""
         self._pause.cancel()
 
     def retire(self) -> None:
@@ -233,6 +239,7 @@ class EndpointWorker:
         if await self._has_slot():
             try:
                 outcome, attempt = await self._send(sender, delivery)
+                self._note(outcome)  # before the next one has the slot
             finally:
                 self._slots.release()
             settled = settle_attempt(
@@ -242,7 +249,6 @@ class EndpointWorker:
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
-            self._note(outcome)
             _tell(settled, outcome)
             await self._settle(settled, attempt)
             await self._obey(outcome)
@@ -250,7 +256,7 @@ class EndpointWorker:
             await self._settle(withdrawn(delivery), None)
 
     async def _settle(self, delivery: Delivery, attempt: Attempt | None) -> None:
-        """With all that are settled within a moment: a transaction costs more than a post."""
+        """With all that ended while the last ones were being settled."""
         group = self._settling
         group.deliveries.append(delivery)
         if attempt is not None:
@@ -258,13 +264,14 @@ class EndpointWorker:
         if len(group.deliveries) > 1:
             await group.settled.wait()
             return
-        await trio.sleep(_GATHER_SECONDS)
-        self._settling = _Group()
-        await self._ledger.settle(group.deliveries, group.attempts)
+        async with self._settling_last:
+            self._settling = _Group()
+            await self._ledger.settle(group.deliveries, group.attempts)
         group.settled.set()
         self._begun -= len(group.deliveries)
-        # There is room; and after a failure the delivery comes due.
-        self._pause.cancel()
+        # There is room, and what failed or was given back comes due: to whoever is its worker now.
+        self.wake()
+        self._around.settled(self._endpoint.id)
 
     async def _has_slot(self) -> bool:
         """Once there is one; False where nothing more is to be sent."""
@@ -297,7 +304,7 @@ class EndpointWorker:
             self._trip(failed=outcome.error is not None)
             pause_ms = self._breaker.pause_ms
         self._held_until_ms = max(self._held_until_ms, now_ms + pause_ms)
-        self._is_disabled = outcome.gone
+        self._is_disabled = self._is_disabled or outcome.gone
         if self._is_held():
             self._give_back()
 

@@ -15,15 +15,14 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.endpoint_states import enabled
 from meterd.domain.outcomes import Outcome
-from tests.model_ledger import ModelLedger
 from tests.work.outbox_bench import BILLING, CLOSED_MS, CRM, OutboxBench, failing, hanging
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from meterd.domain.deliveries import Attempt, Delivery
+    from trio.testing import MockClock
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+    from meterd.domain.deliveries import Delivery
 
 BUSY = Outcome("HTTP 429: Too Many Requests", status=429, headers=(("Retry-After", "90"),))
 GONE = Outcome("HTTP 410: Gone", status=410)
@@ -59,7 +58,7 @@ def seconds(bench: OutboxBench, endpoint_id: str = "billing") -> list[float]:
 # -- Retry-After ----------------------------------------------------------------------------------
 
 
-async def test_an_endpoint_that_asks_to_wait_is_left_alone() -> None:
+async def test_an_endpoint_that_asks_to_wait_is_left_alone(autojump_clock: MockClock) -> None:
     """All of it, for as long as it says; nothing of any schedule is spent. Others go on."""
     bench = OutboxBench(BILLING, CRM)
     bench.receivers.answers["billing"] = answering(*[BUSY] * 4)
@@ -76,7 +75,7 @@ async def test_an_endpoint_that_asks_to_wait_is_left_alone() -> None:
     assert {delivery.failures for delivery in await bench.deliveries()} == {0}
 
 
-async def test_a_pause_outlives_a_restart() -> None:
+async def test_a_pause_outlives_a_restart(autojump_clock: MockClock) -> None:
     """The endpoint did not ask this process."""
     bench = OutboxBench()
     bench.receivers.answers["billing"] = answering(BUSY)
@@ -89,7 +88,9 @@ async def test_a_pause_outlives_a_restart() -> None:
     assert seconds(bench) == [0.0, 90.0]
 
 
-async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun() -> None:
+async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun(
+    autojump_clock: MockClock,
+) -> None:
     """However many the worker had claimed ahead."""
     bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
     bench.receivers.answers["billing"] = answering(BUSY)
@@ -103,7 +104,7 @@ async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun() -> 
 # -- 410 ------------------------------------------------------------------------------------------
 
 
-async def test_an_endpoint_that_is_gone_is_disabled() -> None:
+async def test_an_endpoint_that_is_gone_is_disabled(autojump_clock: MockClock) -> None:
     """Over restarts, however much closes; its deliveries wait, others are not concerned."""
     bench = OutboxBench(BILLING, CRM)
     bench.receivers.answers["billing"] = answering(GONE)
@@ -123,7 +124,7 @@ async def test_an_endpoint_that_is_gone_is_disabled() -> None:
 
 
 @pytest.mark.parametrize("by", ["configuration", "operator"])
-async def test_who_is_gone_comes_back(by: str) -> None:
+async def test_who_is_gone_comes_back(autojump_clock: MockClock, by: str) -> None:
     """With another URL, or when an operator says so; then all that waits is sent."""
     bench = OutboxBench(BILLING)
     bench.receivers.answers["billing"] = answering(GONE)
@@ -139,7 +140,7 @@ async def test_who_is_gone_comes_back(by: str) -> None:
         assert await states_of(bench) == {DeliveryStatus.DELIVERED}
 
 
-async def test_a_reload_that_changes_nothing_leaves_it_disabled() -> None:
+async def test_a_reload_that_changes_nothing_leaves_it_disabled(autojump_clock: MockClock) -> None:
     """A SIGHUP for something else."""
     bench = OutboxBench(BILLING)
     bench.receivers.answers["billing"] = answering(GONE)
@@ -154,7 +155,7 @@ async def test_a_reload_that_changes_nothing_leaves_it_disabled() -> None:
 # -- a receiver that fails again and again --------------------------------------------------------
 
 
-async def test_a_dead_endpoint_gets_one_attempt_at_a_time() -> None:
+async def test_a_dead_endpoint_gets_one_attempt_at_a_time(autojump_clock: MockClock) -> None:
     """With longer and longer pauses: what waits spends nothing of its schedule."""
     bench = OutboxBench()
     bench.receivers.answers["billing"] = failing
@@ -167,7 +168,9 @@ async def test_a_dead_endpoint_gets_one_attempt_at_a_time() -> None:
         assert sum(await attempts_of(bench)) == len(made)
 
 
-async def test_an_endpoint_that_is_back_gets_everything_within_a_minute() -> None:
+async def test_an_endpoint_that_is_back_gets_everything_within_a_minute(
+    autojump_clock: MockClock,
+) -> None:
     """The attempt that shows it is the first of many."""
     bench = OutboxBench()
     bench.receivers.answers["billing"] = failing
@@ -189,7 +192,9 @@ async def test_an_endpoint_that_is_back_gets_everything_within_a_minute() -> Non
 # -- the log of attempts --------------------------------------------------------------------------
 
 
-async def test_each_attempt_is_logged_with_what_was_sent_and_what_came() -> None:
+async def test_each_attempt_is_logged_with_what_was_sent_and_what_came(
+    autojump_clock: MockClock,
+) -> None:
     """In the ledger, with its delivery; a token in the URL is not."""
     bench = OutboxBench()
     bench.below = lambda steps: steps // 2
@@ -209,38 +214,14 @@ async def test_each_attempt_is_logged_with_what_was_sent_and_what_came() -> None
     assert first.url == "http://billing.test/hook?token=***"
 
 
-class CountingLedger(ModelLedger):
-    """Which deliveries were settled together, by how many they were."""
-
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        super().__init__(now_ms)
-        self.settled: list[int] = []
-
-    async def settle(
-        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
-    ) -> None:
-        self.settled.append(len(deliveries))
-        await super().settle(deliveries, attempts)
-
-
-async def test_what_ends_within_a_moment_is_settled_together() -> None:
-    """Each transaction waits for the disk, and a fast receiver answers faster than that."""
-    bench = OutboxBench()
-    bench.ledger = counting = CountingLedger(bench.clock.now_ms)
-    await bench.close_hour(*(f"c{number}" for number in range(64)))
-    async with bench.running():
-        await trio.sleep(1)
-    assert sum(counting.settled) == 64
-    assert len(counting.settled) <= 64 // 16
-    assert await states_of(bench) == {DeliveryStatus.DELIVERED}
-
-
 # -- order ----------------------------------------------------------------------------------------
 
 
-async def test_a_customers_later_ones_wait_for_its_first_and_nobody_elses_do() -> None:
+async def test_a_customers_later_ones_wait_for_its_first_and_nobody_elses_do(
+    autojump_clock: MockClock,
+) -> None:
     """A delivery that fails for an hour holds back its own customer."""
-    bench = OutboxBench()
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
     refused = "a"
 
     async def answer() -> Outcome:
@@ -280,7 +261,7 @@ async def delivered_by_customer(bench: OutboxBench) -> dict[str, int]:
 # -- slots ----------------------------------------------------------------------------------------
 
 
-async def test_another_number_of_slots_opens_other_connections() -> None:
+async def test_another_number_of_slots_opens_other_connections(autojump_clock: MockClock) -> None:
     """What hangs in the old ones is nobody's concern; nothing is sent twice."""
     bench = OutboxBench(msgspec.structs.replace(BILLING, slots=2))
     bench.receivers.answers["billing"] = hanging

@@ -93,6 +93,17 @@ async def early(stream: Stream) -> None:
     await stream.send_all(OK + b"content-length: 0\r\n\r\n")
 
 
+async def well(stream: Stream) -> None:
+    """No harm at all: reads each request to its end, and answers."""
+    while head := await _head(stream):
+        head, _, body = head.partition(b"\r\n\r\n")
+        fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
+        length = next(int(value) for name, _, value in fields if name == b"content-length")
+        while len(body) < length:
+            body += await stream.receive_some(65536)
+        await stream.send_all(OK + b"content-length: 0\r\n\r\n")
+
+
 async def redirects_to_itself(stream: Stream) -> None:
     await _head(stream)
     under = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream

@@ -38,7 +38,7 @@ from tests.model_ledger import ModelLedger
 from tests.system.torture import mutants
 from tests.system.torture.children import Voice, fork
 from tests.system.torture.harness import Harness, Run, Tally
-from tests.system.torture.hostile import Hostile, early, hostiles, old_context
+from tests.system.torture.hostile import Hostile, hostiles, old_context, well
 
 if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
@@ -70,7 +70,7 @@ class _Trial:
         """How many attempts at the hostile one were looked at."""
         async with (
             listening(self._hostile.handler, self._tls) as hostile,
-            listening(early) as healthy,
+            listening(well) as healthy,
         ):
             scheme = "https" if self._hostile.tls else "http"
             config = Config(
