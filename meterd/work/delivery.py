@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from meterd.work.endpoint_worker import OpenSender
 
 
-# How often the log of attempts is held against its limits.
-_FORGET_SECONDS: Final = 60.0
+# How often the log of attempts is held against its limits: an idle daemon sleeps, a busy one makes
+# a few MB of log until then.
+_FORGET_SECONDS: Final = 3600.0
+_FORGET_EACH: Final = 1000
 
 
 class DeliveryActor:
@@ -46,6 +48,8 @@ class DeliveryActor:
         self._nursery: trio.Nursery | None = None
         self._shutting_down = trio.Event()
         self._forgetting = trio.CancelScope()
+        self._settled_since = 0
+        self._has_grown = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until ``begin_shutdown``, and then until the attempts in the air are settled.
@@ -62,8 +66,11 @@ class DeliveryActor:
             for worker in self._workers.values():
                 worker.retire()
 
-    def _settled(self, endpoint_id: str) -> None:
+    def _settled(self, endpoint_id: str, attempts: int) -> None:
         """Perhaps by a worker that has retired meanwhile."""
+        self._settled_since += attempts
+        if self._settled_since >= _FORGET_EACH:
+            self._has_grown.set()
         if (worker := self._workers.get(endpoint_id)) is not None:
             worker.wake()
 
@@ -78,7 +85,9 @@ class DeliveryActor:
                     bytes_max=storage.attempts_mib << 20,
                 ):
                     pass
-                await trio.sleep(_FORGET_SECONDS)
+                self._settled_since, self._has_grown = 0, trio.Event()
+                with trio.move_on_after(_FORGET_SECONDS):
+                    await self._has_grown.wait()
 
     def begin_shutdown(self) -> None:
         """Begins no more attempts."""

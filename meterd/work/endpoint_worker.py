@@ -77,7 +77,7 @@ class OpenSender(Protocol):
 
 class Surroundings(NamedTuple):
     """What all workers have in common; ``below`` gives a random number less than that one, and
-    ``settled`` is told which endpoint's deliveries have been.
+    ``settled`` is told which endpoint's deliveries have been, after how many attempts.
     """
 
     ledger: Ledger
@@ -85,7 +85,7 @@ class Surroundings(NamedTuple):
     config: Callable[[], Config]
     user_agent: str
     below: Callable[[int], int]
-    settled: Callable[[str], None]
+    settled: Callable[[str, int], None]
 
 
 class _Wakes(NamedTuple):
@@ -271,7 +271,7 @@ class EndpointWorker:
         self._begun -= len(group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
         self.wake()
-        self._around.settled(self._endpoint.id)
+        self._around.settled(self._endpoint.id, len(group.attempts))
 
     async def _has_slot(self) -> bool:
         """Once there is one; False where nothing more is to be sent."""

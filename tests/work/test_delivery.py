@@ -334,7 +334,7 @@ async def test_what_became_of_an_attempt_is_logged(autojump_clock: MockClock) ->
 
 
 async def test_attempts_are_forgotten_when_they_are_too_old(autojump_clock: MockClock) -> None:
-    """Within a minute, as the configuration says at that moment."""
+    """Within an hour, as the configuration says at that moment."""
     bench = OutboxBench()
     await bench.close_hour("c")
     async with bench.running():
@@ -343,5 +343,22 @@ async def test_attempts_are_forgotten_when_they_are_too_old(autojump_clock: Mock
         bench.reload(BILLING, storage=Storage(attempts_kept_ms=7200_000))
         await trio.sleep(3590)
         assert len(bench.ledger.attempts) == 1
-        await trio.sleep(71)
+        await trio.sleep(3700)
         assert bench.ledger.attempts == []
+
+
+async def test_a_log_that_grows_is_looked_at_sooner(autojump_clock: MockClock) -> None:
+    """At each thousandth attempt that is settled."""
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
+    bench.config = msgspec.structs.replace(bench.config, storage=Storage(attempts_kept_ms=0))
+
+    async def take_a_moment() -> Outcome:
+        await trio.sleep(0.01)
+        return Outcome()
+
+    bench.receivers.answers["billing"] = take_a_moment
+    async with bench.running():
+        await bench.close_hour(*(f"c{number}" for number in range(1100)))
+        await trio.sleep(60)
+    assert len(bench.receivers.attempts) == 1100
+    assert len(bench.ledger.attempts) <= 100
