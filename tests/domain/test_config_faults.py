@@ -167,7 +167,10 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
             '[server]\nbind = "8080"',
             [f'line 2: server.bind: {BIND}, not "8080"'],
         ),
-        ('storage.dir = "x"', ["line 1: storage.dir: unknown option; known are path"]),
+        (
+            'storage.dir = "x"',
+            ["line 1: storage.dir: unknown option; known are path, attempts_kept, attempts_mib"],
+        ),
         (
             '[server]\nbind = "[::1]:1"\ntls_key = "k"',
             ["line 3: server.tls_key: needs tls_certificate beside it"],
