@@ -94,6 +94,6 @@ def _url(server: Server) -> str:
         raise MeterdError("the configuration leaves the port to the system: give --url")
     scheme = "https" if server.has_tls else "http"
     # Who listens everywhere listens here, too.
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104  # noqa: S104
     host = here.get(server.host, server.host)
     return f"{scheme}://{msgspec.structs.replace(server, host=host).bind}"
