@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FOREVER_S = 1000
 OK = b"HTTP/1.1 200 OK\r\n"
+# Or the next request may be on its way to who has just closed.
+CLOSES = b"connection: close\r\ncontent-length: 0\r\n\r\n"
 TIMEOUT = "Request timeout"
 
 
@@ -45,6 +47,18 @@ async def _head(stream: Stream) -> bytes:
     return data
 
 
+async def _request(stream: Stream) -> bool:
+    """Reads a request to its end: who closes before that resets, and its answer may be lost. False
+    where there is none.
+    """
+    head, _, body = (await _head(stream)).partition(b"\r\n\r\n")
+    fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
+    length = next((int(value) for name, _, value in fields if name == b"content-length"), 0)
+    while len(body) < length and (piece := await stream.receive_some(65536)):
+        body += piece
+    return bool(head)
+
+
 def _sending(first: bytes, again: Callable[[int], bytes] | None, pause_s: float = 0.0) -> Handler:
     async def handler(stream: Stream) -> None:
         await _head(stream)
@@ -60,7 +74,7 @@ def _sending(first: bytes, again: Callable[[int], bytes] | None, pause_s: float 
 
 def _answering(answer: bytes) -> Handler:
     async def handler(stream: Stream) -> None:
-        await _head(stream)
+        await _request(stream)
         await stream.send_all(answer)
 
     return handler
@@ -95,21 +109,16 @@ async def early(stream: Stream) -> None:
 
 async def well(stream: Stream) -> None:
     """No harm at all: reads each request to its end, and answers."""
-    while head := await _head(stream):
-        head, _, body = head.partition(b"\r\n\r\n")
-        fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
-        length = next(int(value) for name, _, value in fields if name == b"content-length")
-        while len(body) < length:
-            body += await stream.receive_some(65536)
+    while await _request(stream):
         await stream.send_all(OK + b"content-length: 0\r\n\r\n")
 
 
 async def redirects_to_itself(stream: Stream) -> None:
-    await _head(stream)
+    await _request(stream)
     under = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     port = under.socket.getsockname()[1]
     location = b"location: http://127.0.0.1:%d/\r\n" % port
-    await stream.send_all(b"HTTP/1.1 302 Found\r\n" + location + b"content-length: 0\r\n\r\n")
+    await stream.send_all(b"HTTP/1.1 302 Found\r\n" + location + CLOSES)
 
 
 async def speaks_plainly(stream: Stream) -> None:
