@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class ModelDeliveries:
+class ModelDeliveries(ABC):
     """See ``ledger.Ledger``."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -49,8 +50,9 @@ class ModelDeliveries:
         self._made = 0
         self._more_made = trio.Event()
 
+    @abstractmethod
     def now_ms(self) -> int:
-        raise NotImplementedError
+        """See ``ModelLedger.now_ms``."""
 
     async def deliveries(
         self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TypeVar
 
 from meterd.domain.errors import DiskFullError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class DeliveryDesk:
+class DeliveryDesk(ABC):
     """See ``ledger.Ledger``."""
 
     def __init__(
@@ -38,9 +39,9 @@ class DeliveryDesk:
         self._clock_ms = clock_ms
         self._read_hop = read_hop
 
+    @abstractmethod
     def now_ms(self) -> int:
         """When something is made: perhaps later than it is."""
-        raise NotImplementedError
 
     async def deliveries(
         self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
