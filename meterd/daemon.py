@@ -67,7 +67,7 @@ EXIT_BROKEN: Final = 70
 # with Python's 5 ms a transaction of 20,000 events took up to 0.5 s, and now takes a tenth of that.
 SWITCH_SECONDS: Final = 0.0005
 # How long attempts in the air may still take when everything else has stopped. What is left of the
-# 10 seconds that a stop may take; an attempt that is cut is made again when its lease is over.
+# 10 seconds that a stop may take; an attempt that is cut is made again by the next start.
 DELIVERY_STOP_S: Final = 1.5
 
 _log = structlog.get_logger("meterd")

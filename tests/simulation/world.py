@@ -227,7 +227,7 @@ class World:
             raise BrokenPromiseError("lost", f"{period.type} {period.key} does not close")
 
     def _require_delivered(self) -> None:
-        """The healthy receiver has what is due since five minutes: an attempt's lease."""
+        """The healthy receiver has what is due since two minutes."""
         due_ms = self.clock.now_ms() - int(_AT_ONCE_S * 1000)
         for name in self.oracle.pending:
             delivery = self.oracle.deliveries[name]
