@@ -5,6 +5,7 @@ that was not sent, each once, and from there on everything as if nothing had hap
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import trio
@@ -116,8 +117,11 @@ class Witness:
                     if any(there):
                         await self._model.append(batch)
             case Step(_, Claim() | Settle()) as step:
-                if await _published(ledger) != await _published(self._model):
+                without = deepcopy(self._model)
+                without.restarted()
+                if await _published(ledger) != await _published(without):
                     self._claimed = await act_on(self._model, step, self._claimed)
+        self._model.restarted()
 
     async def _compare_rest(self, ledger: Ledger, tally: Tally) -> None:
         # Clients repeat all that has a key, answered or not.
