@@ -34,7 +34,7 @@ from meterd.embedded import attempt_log, batches, keys, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from meterd.domain.deliveries import Attempt
     from meterd.embedded.transaction import Transaction
@@ -98,10 +98,9 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
     due_ms = next_due_ms(txn, endpoint_id)
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
-    if batch > 1:
-        _form_batches(txn, endpoint_id, limit, now_ms, batch)
+    due = _due_batches(txn, endpoint_id, limit, now_ms, batch) if batch > 1 else None
     begun = []
-    for key in _due(txn, endpoint_id, now_ms, limit, batches_only=batch > 1):
+    for key in _due(txn, endpoint_id, limit, now_ms) if due is None else due:
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
         txn.delete("outbox", key)
         txn.put("in_air", _key(delivery), b"")
@@ -113,46 +112,56 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
     return Claim(begun, due_ms)
 
 
-def _due(
-    txn: Transaction, endpoint_id: str, now_ms: int, limit: int, *, batches_only: bool
-) -> list[bytes]:
+def _due(txn: Transaction, endpoint_id: str, limit: int, now_ms: int) -> list[bytes]:
+    """The places of so many at most."""
     prefix = keys.endpoint_prefix(endpoint_id)
     found: list[bytes] = []
     for key in txn.keys_forward("outbox", prefix, prefix):
         if keys.due_ms_in(key) > now_ms or len(found) == limit:
             break
-        if not batches_only or keys.sequence_in(key) >= BATCH:
-            found.append(key)
+        found.append(key)
     return found
 
 
-def _form_batches(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, size: int) -> None:
-    """So many at most, of what is due. What is of a period that is being closed waits until there
-    are enough of it, or it is closed.
+def _due_batches(
+    txn: Transaction, endpoint_id: str, limit: int, now_ms: int, size: int
+) -> list[bytes]:
+    """As above, of batches, which are formed here. What is of a period that is being closed waits
+    until there are enough of it, or it is closed.
     """
     prefix = keys.endpoint_prefix(endpoint_id)
     by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
     full: list[list[tuple[bytes, Member]]] = []
+    again: list[bytes] = []
     for key, payload in txn.forward("outbox", prefix, prefix):
-        if keys.due_ms_in(key) > now_ms or len(full) == limit:
+        if keys.due_ms_in(key) > now_ms or len(full) + len(again) == limit:
             break
         sequence = keys.sequence_in(key)
-        if sequence < BATCH:
-            place, customer = payload[: keys.PLACE_BYTES], payload[keys.PLACE_BYTES :]
-            group = by_period[place[: keys.PERIOD_BYTES]]
-            group.append((key, Member(sequence, place, customer.decode())))
-            if len(group) == size:
-                full.append(by_period.pop(place[: keys.PERIOD_BYTES]))
+        if sequence >= BATCH:
+            again.append(key)
+            continue
+        place, customer = payload[: keys.PLACE_BYTES], payload[keys.PLACE_BYTES :]
+        group = by_period[place[: keys.PERIOD_BYTES]]
+        group.append((key, Member(sequence, place, customer.decode())))
+        if len(group) == size:
+            full.append(by_period.pop(place[: keys.PERIOD_BYTES]))
     rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
-    for group in (*full, *rest)[:limit]:
-        state = endpoint_state(txn, endpoint_id)
-        _put_state(
-            txn, endpoint_id, msgspec.structs.replace(state, next_batch=state.next_batch + 1)
-        )
-        for key, _ in group:
-            txn.delete("outbox", key)
-        members = [member for _, member in group]
-        insert(txn, batches.form(txn, endpoint_id, state.next_batch, members, now_ms))
+    room = limit - len(again)
+    formed = [_form_batch(txn, endpoint_id, group, now_ms) for group in (*full, *rest)[:room]]
+    return [*again, *formed]
+
+
+def _form_batch(
+    txn: Transaction, endpoint_id: str, group: Sequence[tuple[bytes, Member]], now_ms: int
+) -> bytes:
+    state = endpoint_state(txn, endpoint_id)
+    number = state.next_batch
+    _put_state(txn, endpoint_id, msgspec.structs.replace(state, next_batch=number + 1))
+    for key, _ in group:
+        txn.delete("outbox", key)
+    batch = batches.form(txn, endpoint_id, number, [member for _, member in group], now_ms)
+    insert(txn, batch)
+    return _outbox_key(batch)
 
 
 def _is_closed(txn: Transaction, period: bytes) -> bool:
