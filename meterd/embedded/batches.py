@@ -31,14 +31,15 @@ def form(
         _member(txn, endpoint_id, members[0].sequence), BATCH + number, members, now_ms
     )
     key = batch.sequence.to_bytes(_NUMBER_BYTES, "big")
-    for member in members:
-        txn.put("batched", keys.delivery_key(endpoint_id, member.sequence), key)
+    txn.put_all("batched", [(one, key) for one in _keys(endpoint_id, members)])
     return batch
 
 
 def with_body(txn: Transaction, batch: Delivery) -> Delivery:
     """The batch as it is sent."""
-    bodies = [_member(txn, batch.endpoint_id, one.sequence).body for one in batch.members]
+    payloads = txn.get_all("deliveries", _keys(batch.endpoint_id, batch.members))
+    assert len(payloads) == len(batch.members), f"{batch.id} holds a delivery that is not there"
+    bodies = [records.decode_body(one).body for one in payloads]
     return msgspec.structs.replace(batch, body=batch_body(batch, bodies))
 
 
@@ -55,6 +56,11 @@ def batch_of(txn: Transaction, delivery: Delivery) -> Delivery | None:
 def leave(txn: Transaction, delivery: Delivery) -> None:
     """The delivery has a state of its own from now on."""
     txn.delete("batched", keys.delivery_key(delivery.endpoint_id, delivery.sequence))
+
+
+def _keys(endpoint_id: str, members: Sequence[Member]) -> list[bytes]:
+    prefix = keys.endpoint_prefix(endpoint_id)
+    return [prefix + one.sequence.to_bytes(_NUMBER_BYTES, "big") for one in members]
 
 
 def _member(txn: Transaction, endpoint_id: str, sequence: int) -> Delivery:

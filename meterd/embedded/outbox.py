@@ -114,10 +114,10 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
 
 def _due(txn: Transaction, endpoint_id: str, limit: int, now_ms: int) -> list[bytes]:
     """The places of so many at most."""
-    prefix = keys.endpoint_prefix(endpoint_id)
+    prefix, later = keys.endpoint_prefix(endpoint_id), keys.outbox_key(endpoint_id, now_ms + 1, 0)
     found: list[bytes] = []
     for key in txn.keys_forward("outbox", prefix, prefix):
-        if keys.due_ms_in(key) > now_ms or len(found) == limit:
+        if key >= later or len(found) == limit:
             break
         found.append(key)
     return found
@@ -129,22 +129,22 @@ def _due_batches(
     """As above, of batches, which are formed here. What is of a period that is being closed waits
     until there are enough of it, or it is closed.
     """
-    prefix = keys.endpoint_prefix(endpoint_id)
+    prefix, later = keys.endpoint_prefix(endpoint_id), keys.outbox_key(endpoint_id, now_ms + 1, 0)
     by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
     full: list[list[tuple[bytes, Member]]] = []
     again: list[bytes] = []
     for key, payload in txn.forward("outbox", prefix, prefix):
-        if keys.due_ms_in(key) > now_ms or len(full) + len(again) == limit:
+        if key >= later or len(full) + len(again) == limit:
             break
         sequence = keys.sequence_in(key)
         if sequence >= BATCH:
             again.append(key)
             continue
-        place, customer = payload[: keys.PLACE_BYTES], payload[keys.PLACE_BYTES :]
-        group = by_period[place[: keys.PERIOD_BYTES]]
-        group.append((key, Member(sequence, place, customer.decode())))
+        period, place = payload[: keys.PERIOD_BYTES], payload[: keys.PLACE_BYTES]
+        group = by_period[period]
+        group.append((key, Member(sequence, place, payload[keys.PLACE_BYTES :].decode())))
         if len(group) == size:
-            full.append(by_period.pop(place[: keys.PERIOD_BYTES]))
+            full.append(by_period.pop(period))
     rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
     room = limit - len(again)
     formed = [_form_batch(txn, endpoint_id, group, now_ms) for group in (*full, *rest)[:room]]
@@ -157,8 +157,7 @@ def _form_batch(
     state = endpoint_state(txn, endpoint_id)
     number = state.next_batch
     _put_state(txn, endpoint_id, msgspec.structs.replace(state, next_batch=number + 1))
-    for key, _ in group:
-        txn.delete("outbox", key)
+    txn.delete_all("outbox", [key for key, _ in group])
     batch = batches.form(txn, endpoint_id, number, [member for _, member in group], now_ms)
     insert(txn, batch)
     return _outbox_key(batch)
@@ -185,9 +184,11 @@ def settle(
             _enqueue(txn, settled)
             continue
         for customer, place in _places(settled):
-            if settled.status is not DeliveryStatus.PENDING:
-                txn.delete("outbox_by_customer", customer + place)
-            first = _first_of_customer(txn, settled.endpoint_id, customer)
+            if settled.status is DeliveryStatus.PENDING:
+                first = _first_of_customer(txn, settled.endpoint_id, customer)
+            else:
+                behind = txn.pop("outbox_by_customer", customer + place, customer)
+                first = None if behind is None else _numbered(txn, settled.endpoint_id, behind)
             if first is not None:
                 _enqueue(txn, first)
     for attempt in attempts:
@@ -284,8 +285,13 @@ def _queue(txn: Transaction, delivery: Delivery) -> None:
 def _first_of_customer(txn: Transaction, endpoint_id: str, customer: bytes) -> Delivery | None:
     """The first that its customer's endpoint is still to get."""
     for _, sequence in txn.forward("outbox_by_customer", customer, customer):
-        return get(txn, endpoint_id, int.from_bytes(sequence, "big"))
+        return _numbered(txn, endpoint_id, sequence)
     return None
+
+
+def _numbered(txn: Transaction, endpoint_id: str, sequence: bytes) -> Delivery:
+    """The delivery that stands behind a record of ``outbox_by_customer``."""
+    return get(txn, endpoint_id, int.from_bytes(sequence, "big"))
 
 
 def _put(txn: Transaction, delivery: Delivery) -> None:

@@ -40,6 +40,19 @@ class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
     published: bytes = b""
 
 
+class DeliveryBody(msgspec.Struct, array_like=True, gc=False):
+    """A record of a delivery of which only the body is of interest: its fields so far."""
+
+    id: msgspec.Raw
+    endpoint_id: msgspec.Raw
+    sequence: msgspec.Raw
+    customer_id: msgspec.Raw
+    period_type: msgspec.Raw
+    start_ms: msgspec.Raw
+    revision: msgspec.Raw
+    body: bytes
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 encode: Final = _ENCODER.encode
@@ -48,6 +61,7 @@ decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
+decode_body: Final = msgspec.msgpack.Decoder(DeliveryBody).decode
 decode_attempt: Final = msgspec.msgpack.Decoder(Attempt).decode
 decode_endpoint_state: Final = msgspec.msgpack.Decoder(EndpointState).decode
 

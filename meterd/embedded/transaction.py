@@ -9,7 +9,7 @@ import xxhash
 from meterd.domain.errors import CorruptRecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import lmdb
 
@@ -58,6 +58,34 @@ class Transaction:
 
     def delete(self, table: str, key: bytes) -> bool:
         return self._txn.delete(key, db=self._tables[table])
+
+    def get_all(self, table: str, keys: Sequence[bytes]) -> list[bytes]:
+        """The payloads of those of the records that are there, in the order of the keys."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.getmulti(keys)
+        return [unseal(table, bytes(key), bytes(record)) for key, record in found]
+
+    def put_all(self, table: str, found: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keys with their payloads."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            cursor.putmulti([(key, seal(key, payload)) for key, payload in found])
+
+    def delete_all(self, table: str, keys: Iterable[bytes]) -> None:
+        """Those of the records that are there."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            for key in keys:
+                if cursor.set_key(key):
+                    cursor.delete()
+
+    def pop(self, table: str, key: bytes, prefix: bytes) -> bytes | None:
+        """Deletes the record, if it is there; the payload of the first that has the prefix then."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if cursor.set_key(key):
+                cursor.delete()
+            found = cursor.set_range(prefix)
+            if not found or not (first := bytes(cursor.key())).startswith(prefix):
+                return None
+            return unseal(table, first, bytes(cursor.value()))
 
     def count(self, table: str) -> int:
         return int(self._txn.stat(self._tables[table])["entries"])

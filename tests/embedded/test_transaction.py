@@ -68,6 +68,27 @@ def overwrite(store: Store, key: bytes, record: bytes) -> None:
     store.write(lambda txn: txn._txn.put(key, record, db=txn._tables["totals"]))
 
 
+def test_many_at_once(store: Store) -> None:
+    """What is not there is passed over."""
+    found = [(b"b", b"B"), (b"a", b"A"), (b"c", b"C")]
+    store.write(lambda txn: txn.put_all("meta", found))
+    store.write(lambda txn: txn.delete_all("meta", [b"c", b"x"]))
+    with store.read() as txn:
+        assert txn.get_all("meta", [b"b", b"a", b"c"]) == [b"B", b"A"]
+
+
+def test_what_stands_behind_a_popped_record(store: Store) -> None:
+    """Or in front of it: the first that is left with the prefix."""
+    store.write(lambda txn: txn.put_all("totals", [(b"b%d" % at, b"%d" % at) for at in (1, 2, 3)]))
+    put(store, b"c1", b"other", "totals")
+    popped = [store.write(partial(_pop, key=key)) for key in (b"b2", b"b2", b"b1", b"b3", b"b4")]
+    assert popped == [b"1", b"1", b"3", None, None]
+
+
+def _pop(txn: Transaction, key: bytes) -> bytes | None:
+    return txn.pop("totals", key, b"b")
+
+
 def test_a_flipped_bit_is_noticed(store: Store) -> None:
     """Whichever it is, and whichever way the record is read."""
     whole = seal(b"key", b"payload")
