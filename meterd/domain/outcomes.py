@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FIELDS_MAX: Final = 64
 FIELD_BYTES_MAX: Final = 8 * 1024
 BODY_BYTES_MAX: Final = 16 * 1024
+# To read an answer that goes on and on takes as much as several webhooks. Its slot rests for so
+# long, and the receiver costs the others no more than some hundredths of what they have.
+REST_AFTER_CUT_MS: Final = 100
 # Who asks for more waits like everybody else: the schedule goes on daily at last.
 RETRY_AFTER_MAX_MS: Final = 24 * 3600 * 1000
 
@@ -67,8 +70,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
     ``status``, ``headers`` and ``body`` are of the answer, as far as one came: its header fields as
     Latin-1 text in their order, and its body as it was sent, without the framing, still compressed
-    if it was. ``address`` is what was dialled, also for a connection that was kept. New fields go
-    to the end: outcomes are stored.
+    if it was. ``address`` is what was dialled, also for a connection that was kept. ``cut`` says
+    that the answer went on beyond what is read. New fields go to the end: outcomes are stored.
     """
 
     error: str | None = None
@@ -78,6 +81,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     body: bytes = b""
     address: str | None = None
     dry_run: bool = False
+    cut: bool = False
 
     @property
     def gone(self) -> bool:

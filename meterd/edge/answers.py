@@ -19,6 +19,11 @@ from meterd.edge.failures import HUNG_UP, AttemptError
 # 16 KiB for the head, as common servers have it, and as much for a body.
 ANSWER_BYTES_MAX: Final = 32 * 1024
 
+# Receivers send one or none; who goes on and on with them costs as much as who answers.
+INTERIM_MAX: Final = 16
+
+_TOO_MANY_INTERIM: Final = "Parse Error: Too many interim answers"
+
 # Stands for whatever was sent: how an answer ends depends on nothing but the method.
 _ASKED: Final = h11.Request(
     method="POST", target="/", headers=[("Host", "receiver"), ("Content-Length", "0")]
@@ -36,6 +41,7 @@ class Answer:
 
     ``status`` is 0 until its head is there; ``ended`` says that it is there to its end, ``again``
     that the connection is good for another one. ``fault`` is why no more of it is to be read.
+    ``is_in_chunks`` is of a body that comes so.
     """
 
     def __init__(self) -> None:
@@ -44,8 +50,10 @@ class Answer:
         self.fields: list[tuple[bytes, bytes]] = []
         self.ended = False
         self.again = False
+        self.is_in_chunks = False
         self.fault: AttemptError | None = None
         self._received = 0
+        self._interim = 0
         self._parser: h11.Connection | None = None
 
     def receive(self, data: bytes) -> bytes:
@@ -74,9 +82,15 @@ class Answer:
         try:
             while not self.ended:
                 match parser.next_event():
+                    case h11.InformationalResponse() if self._interim < INTERIM_MAX:
+                        self._interim += 1
+                    case h11.InformationalResponse():
+                        self.fault = AttemptError(ErrorKind.PROTOCOL, _TOO_MANY_INTERIM)
+                        break
                     case h11.Response(status_code=status, reason=reason, headers=headers):
                         self.status, self.reason = status, bytes(reason)
                         self.fields = headers.raw_items()
+                        self.is_in_chunks = any(name == b"transfer-encoding" for name, _ in headers)
                     case h11.Data(data=part):
                         body += part
                     case h11.EndOfMessage():

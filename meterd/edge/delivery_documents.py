@@ -157,6 +157,7 @@ def attempt_document(attempt: Attempt, body: bytes | None) -> dict[str, Any]:
     if outcome.status is not None:
         shown["responseHeaders"] = outcome.headers
         shown |= _answer_body(outcome.body)
+        shown["responseCut"] = outcome.cut or None
     if attempt.headers and body is not None:
         shown["curl"] = curl(attempt, body)
     return _given(shown)

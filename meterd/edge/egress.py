@@ -129,13 +129,15 @@ class _Received:
             assert failed is not None
             return Outcome(_one_line(str(failed)), failed.kind, address=address)
         error, kind = None, None
+        cut = failed is not None and failed.kind is ErrorKind.ANSWER_TOO_LONG
         # The status of a refusal tells more than how its body ended.
         if not response.is_success:
             error, kind = _status_line(response), ErrorKind.STATUS
-        elif failed is not None and failed.kind is not ErrorKind.ANSWER_TOO_LONG:
+        elif failed is not None and not cut:
             error, kind = _one_line(str(failed)), failed.kind
         fields = kept_fields(response.headers.raw)
-        return Outcome(error, kind, response.status_code, fields, bytes(self._body), address)
+        body = bytes(self._body)
+        return Outcome(error, kind, response.status_code, fields, body, address, cut=cut)
 
 
 @asynccontextmanager

@@ -28,8 +28,9 @@ ADDRESS: Final = "address"
 # cost the delivery an attempt.
 _KEEP_ALIVE_S: Final = 4.0
 # A receiver can make every 6 bytes a chunk and every 16 an interim answer; the parser goes through
-# a whole piece without letting others run, so a piece is small.
+# a whole piece without letting others run, so a piece is small, unless nothing is to be parsed.
 _PIECE_BYTES: Final = 1024
+_PLAIN_PIECE_BYTES: Final = 16 * 1024
 _PORTS: Final = {"http": 80, "https": 443}
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~]*\r\n)*")
 
@@ -158,8 +159,9 @@ class _Exchange(httpx.AsyncByteStream):
             self._kept.give_back(self._connection, again=self.answer.again)
 
     async def _read(self) -> bytes:
+        is_plain = self.answer.status and not self.answer.is_in_chunks
         try:
-            data = await self._stream.receive_some(_PIECE_BYTES)
+            data = await self._stream.receive_some(_PLAIN_PIECE_BYTES if is_plain else _PIECE_BYTES)
         except trio.BrokenResourceError as error:
             raise broken("read", error, ErrorKind.RESET) from error
         return self.answer.receive(bytes(data))

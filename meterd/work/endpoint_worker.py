@@ -27,7 +27,7 @@ from meterd.domain.deliveries import (
 from meterd.domain.endpoint_states import disabled, paused
 from meterd.domain.endpoints import masked_url
 from meterd.domain.instants import format_instant
-from meterd.domain.outcomes import Outcome
+from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
 from meterd.domain.probes import ID_LIMIT, probe
 from meterd.domain.signatures import sign
 from meterd.domain.statistics import Statistics
@@ -240,6 +240,8 @@ class EndpointWorker:
             try:
                 outcome, attempt = await self._send(sender, delivery)
                 self._note(outcome)  # before the next one has the slot
+                if outcome.cut:
+                    await self._clock.wait_until(self._clock.now_ms() + REST_AFTER_CUT_MS)
             finally:
                 self._slots.release()
             settled = settle_attempt(

@@ -139,6 +139,7 @@ def test_an_outcome_is_stored_as_it_is() -> None:
         b"\x00\xff",
         "[::1]:443",
         False,
+        False,
     ]
     assert msgspec.msgpack.decode(stored, type=Outcome) == outcome
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterd.domain.outcomes import ErrorKind
-from meterd.edge.answers import ANSWER_BYTES_MAX, Answer
+from meterd.edge.answers import ANSWER_BYTES_MAX, INTERIM_MAX, Answer
 
 LINE = b"HTTP/1.1 200 OK\r\n"
 LENGTH = b"Content-Length: 2\r\n"
@@ -146,7 +146,11 @@ def test_a_head_counts_though_the_body_is_broken() -> None:
         (LINE + LENGTH + b"\r\no", ErrorKind.RESET),
         (LINE + b"Transfer-Encoding: chunked\r\n\r\n2\r\n", ErrorKind.RESET),
         (b"SSH-2.0-x\r\n\r\n", ErrorKind.PROTOCOL),
-        (b"HTTP/1.1 103 x\r\n\r\n" * 2000, ErrorKind.ANSWER_TOO_LONG),
+        (b"HTTP/1.1 103 x\r\n\r\n" * (INTERIM_MAX + 1), ErrorKind.PROTOCOL),
+        (
+            LINE + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 6000,
+            ErrorKind.ANSWER_TOO_LONG,
+        ),
         (LINE + b"x: " + b"y" * ANSWER_BYTES_MAX, ErrorKind.ANSWER_TOO_LONG),
         (LINE + b"\r\n" + b"y" * ANSWER_BYTES_MAX, ErrorKind.ANSWER_TOO_LONG),
     ],
@@ -158,6 +162,21 @@ def test_why_no_more_is_read(data: bytes, kind: ErrorKind) -> None:
     assert answer.fault is not None
     assert answer.fault.kind is kind
     assert not answer.again
+
+
+def test_some_interim_answers_are_passed_over() -> None:
+    """As many as anybody has a use for."""
+    answer, found = read(b"HTTP/1.1 103 x\r\n\r\n" * INTERIM_MAX, LINE + LENGTH + b"\r\nok")
+    assert (answer.fault, answer.status, answer.ended, found) == (None, 200, True, b"ok")
+
+
+@pytest.mark.parametrize(
+    ("field", "is_in_chunks"), [(b"Transfer-Encoding: chunked", True), (b"X: y", False)]
+)
+def test_it_is_known_whether_a_body_comes_in_chunks(field: bytes, *, is_in_chunks: bool) -> None:
+    """Only then is there anything to be parsed in it."""
+    answer, _ = read(LINE + field + b"\r\n\r\n")
+    assert answer.is_in_chunks is is_in_chunks
 
 
 def test_an_answer_may_be_as_long_as_the_limit() -> None:

@@ -79,6 +79,13 @@ def test_the_body_of_an_answer(body: bytes, shown: dict[str, str]) -> None:
     assert {name: value for name, value in found.items() if "Body" in name} == shown
 
 
+def test_an_answer_that_was_not_read_to_its_end() -> None:
+    """Says so; others say nothing of it."""
+    for cut, shown in ((True, True), (False, None)):
+        found = attempt_document(attempt(Outcome(status=200, cut=cut)), None)
+        assert found.get("responseCut") is shown
+
+
 def test_the_curl_line_makes_the_same_request(tmp_path: Any) -> None:
     """A shell takes it apart into what was sent, whatever a customer is called."""
     line = curl(attempt(Outcome(), "http://b.test/?a=***&b"), BODY)

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.endpoint_states import enabled
-from meterd.domain.outcomes import Outcome
+from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
 from tests.work.outbox_bench import BILLING, CLOSED_MS, CRM, OutboxBench, failing, hanging
 
 if TYPE_CHECKING:
@@ -99,6 +99,23 @@ async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun(
         await wait_all_tasks_blocked()
         assert sorted(await attempts_of(bench)) == [0, 0, 0, 1]
         assert {delivery.begun_ms for delivery in await bench.deliveries()} == {None}
+
+
+# -- answers without end --------------------------------------------------------------------------
+
+
+async def test_a_slot_rests_behind_an_answer_that_went_on_and_on(autojump_clock: MockClock) -> None:
+    """They are taken for received, and cost nobody else's time."""
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=2))
+    bench.receivers.answers["billing"] = answering(*[Outcome(status=200, cut=True)] * 6)
+    await bench.close_hour(*(f"c{number}" for number in range(6)))
+    began_ms = bench.clock.now_ms()
+    async with bench.running():
+        await trio.sleep(1)
+    waited = sorted(attempt.at_ms - began_ms for attempt in bench.receivers.attempts)
+    rest = REST_AFTER_CUT_MS
+    assert waited == [0, 0, rest, rest, 2 * rest, 2 * rest]
+    assert await attempts_of(bench) == [1] * 6
 
 
 # -- 410 ------------------------------------------------------------------------------------------
