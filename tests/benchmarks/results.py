@@ -136,13 +136,16 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Delivering(msgspec.Struct, frozen=True):
-    """Aggregations a second, meterd's CPU for each, and how long each took from its close."""
+    """Aggregations a second, meterd's CPU for each, how long each took from its close, and how long
+    an event took that was appended meanwhile.
+    """
 
     case: str
     per_s: float
     cpu_us: float
     p50_ms: float
     p99_ms: float
+    append_p99_ms: float
 
 
 class Results(msgspec.Struct):

@@ -31,6 +31,7 @@ from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.edge.egress import open_sender
+from meterd.embedded import keys
 from meterd.embedded.engine import EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.ledger import DeliveryQuery
@@ -62,6 +63,7 @@ CASES: Final = (
 )
 _SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _BATCH_OF_EVENTS: Final = 1000
+_BETWEEN_EVENTS_S: Final = 0.005
 
 
 def measure(folder: Path, *, rounds: int, share: float = 1.0) -> list[list[Delivering]]:
@@ -119,6 +121,7 @@ class _Bench:
         self._case = case
         self._clock = WallClock()
         self._behind_ms = HOUR_MS
+        self._appended_ms: list[float] = []
         self._config = _config(case)
         limits = trio.CapacityLimiter(1), trio.CapacityLimiter(4)
         hop, read_hop = (partial(trio.to_thread.run_sync, limiter=limit) for limit in limits)
@@ -144,6 +147,7 @@ class _Bench:
             async with trio.open_nursery() as nursery:
                 began, cpu_began = time.perf_counter(), time.process_time()
                 await nursery.start(actor.run)
+                nursery.start_soon(self._ingest)
                 if case.is_closing:
                     await self.ledger.close(period, rules)
                 total = case.customers * case.endpoints
@@ -158,7 +162,16 @@ class _Bench:
             cpu / total * 1e6,
             percentile(waited, 0.5),
             percentile(waited, 0.99),
+            percentile(sorted(self._appended_ms), 0.99),
         )
+
+    async def _ingest(self) -> None:
+        """Events of the next hour, one at a time, as they come beside deliveries."""
+        while True:
+            began = time.perf_counter()
+            await self.ledger.append([UsageEvent("newcomer", EVENT_TYPES[0], Decimal(1), b"{}")])
+            self._appended_ms.append((time.perf_counter() - began) * 1e3)
+            await trio.sleep(_BETWEEN_EVENTS_S)
 
     async def _introduce(self) -> None:
         names = [f"customer_{number}" for number in range(self._case.customers)]
@@ -170,12 +183,14 @@ class _Bench:
 
     async def _wait_for_all(self) -> None:
         """Until nothing waits at the good ones."""
-        while await self._waiting():  # noqa: ASYNC110 - nobody tells
-            await trio.sleep(0.05)
+        while any(map(self._is_waited_for, _good(self._case))):  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.01)
 
-    async def _waiting(self) -> int:
-        found = {one.endpoint_id: one.pending for one in await self.ledger.endpoints()}
-        return sum(found[name] for name in _good(self._case))
+    def _is_waited_for(self, endpoint_id: str) -> bool:
+        """Looks at one key: to count what waits would take longer than to send it."""
+        prefix = keys.endpoint_prefix(endpoint_id)
+        with self.store.read() as txn:
+            return any(txn.keys_forward("outbox_by_customer", prefix, prefix))
 
     async def _delivered(self, total: int) -> Sequence[Delivery]:
         found: list[Delivery] = []
