@@ -46,6 +46,10 @@ HOURS_BEFORE: Final = 8
 # How many kills go by between two looks at all that is stored; the first comes soon, for mutants.
 CHECK_FIRST: Final = 10
 CHECK_EVERY: Final = 25
+# How often it ends while it starts, under load, as a period closes, as it posts, as it delivers.
+ANY_MOMENT: Final = (15, 25, 30, 10, 20)
+# What was in the air is put back while it starts.
+WHILE_DELIVERING: Final = (10, 0, 0, 0, 90)
 # A daemon that nobody forked: Python reads all of its code.
 COLD_EVERY: Final = 40
 STOP_S: Final = 10.0
@@ -73,9 +77,16 @@ class Life:
     """From the folder's making to the check of all that came of it."""
 
     def __init__(
-        self, seed: str, folder: Path, forks: Forks, mutant: str | None, tally: Tally
+        self,
+        seed: str,
+        folder: Path,
+        forks: Forks,
+        mutant: str | None,
+        tally: Tally,
+        odds: tuple[int, ...] = ANY_MOMENT,
     ) -> None:
         self._random = random.Random(seed)
+        self._odds = odds
         start_ms = parse_instant(self._random.choice(MONTH_ENDS))
         assert start_ms is not None
         self._daemon = Daemon(forks, folder, start_ms - HOURS_BEFORE * HOUR_MS - 60_000, mutant)
@@ -137,16 +148,14 @@ class Life:
 
     def _end(self) -> None:
         """Waits for the moment, and ends the daemon then."""
-        moments: tuple[tuple[Callable[[], bool], int], ...] = (
-            (self._while_it_starts, 15),
-            (self._under_load, 25),
-            (self._as_a_period_closes, 30),
-            (self._as_it_posts, 10),
-            (self._as_it_delivers, 20),
+        moments: tuple[Callable[[], bool], ...] = (
+            self._while_it_starts,
+            self._under_load,
+            self._as_a_period_closes,
+            self._as_it_posts,
+            self._as_it_delivers,
         )
-        [moment] = self._random.choices(
-            [moment for moment, _ in moments], [weight for _, weight in moments]
-        )
+        [moment] = self._random.choices(moments, self._odds)
         if moment != self._while_it_starts:
             if not self._serves():
                 return

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.system.torture.daemons.life import Life
+from tests.system.torture.daemons.life import ANY_MOMENT, Life
 from tests.system.torture.daemons.process import Forks
 from tests.system.torture.harness import Harness, Run, Tally
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 KILLS_OF_A_LIFE: Final = 100
 
 
-def kill(run: Run) -> Tally:
-    """``count`` kills, in lives of a hundred."""
+def kill(run: Run, odds: tuple[int, ...] = ANY_MOMENT) -> Tally:
+    """``count`` kills, in lives of a hundred; ``odds`` are of the moments of ``Life``."""
     tally = Tally()
     with Forks() as forks:
         while tally.done < run.count and not tally.broken:
             begun = tally.done
             folder = run.folder / f"life-{begun}"
             folder.mkdir()
-            life = Life(f"{run.seed}-{begun}", folder, forks, run.mutant, tally)
+            life = Life(f"{run.seed}-{begun}", folder, forks, run.mutant, tally, odds)
             life.run(min(KILLS_OF_A_LIFE, run.count - begun), partial(_done, run.done, begun))
     return tally
 

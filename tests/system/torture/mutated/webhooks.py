@@ -44,3 +44,22 @@ def broken_off_is_delivered() -> None:
         return Outcome() if broken else outcome
 
     patch(egress.Sender, "post", easy)
+
+
+@mutant
+def interrupted_was_not_begun() -> None:
+    """What was in the air at a kill is put back as if nobody had got it."""
+    from meterd.domain.deliveries import Delivery, withdrawn
+    from meterd.embedded import attempt_log, outbox
+
+    def interrupted(begun: Delivery, now_ms: int) -> Delivery:
+        return withdrawn(begun)
+
+    patch(outbox, "interrupted", interrupted)
+    write = attempt_log.write
+
+    def forgetful(txn: Any, attempt: Any) -> None:
+        if attempt.ended_ms is not None:
+            write(txn, attempt)
+
+    patch(attempt_log, "write", forgetful)
