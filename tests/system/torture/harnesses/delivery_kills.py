@@ -1,4 +1,4 @@
-"""kill -9 of the real daemon while receivers have its webhooks and have not answered, or just have."""
+"""kill -9 of the real daemon while receivers have its webhooks and did not answer, or just did."""
 
 from __future__ import annotations
 
