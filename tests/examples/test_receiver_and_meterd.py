@@ -14,7 +14,8 @@ from meterd.daemon import running
 from meterd.domain.config import decode
 from meterd.domain.instants import format_instant
 from tests.daemon_process import KEY, ROOT
-from tests.examples.test_webhook_receiver import PATH, SECRET, Receiver
+from tests.examples.receiver_example import PATH, Receiver
+from tests.examples.test_webhook_receiver import SECRET
 from tests.fake_clock import FakeClock
 
 if TYPE_CHECKING:
