@@ -94,7 +94,7 @@ def backup(given: Path | None, folder: Path, as_json: bool) -> None:
 
     While the daemon serves, too: everything that was acknowledged before the start is in it. Its
     store is there when all of it is on disk and checked, and never half. The configuration is not
-    copied. DIR may be a mount point.
+    copied. DIR may be a mount point; the folder above it must be there.
 
     Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
     """

@@ -173,13 +173,16 @@ def test_refusals_are_one_line(data: Path) -> None:
     """Exit 1, nothing on stdout, and what to do."""
     Path("full").mkdir()
     Path("full/x").touch()
+    in_use = f"another meterd has data open (process {os.getpid()})"
+    nowhere = Path("nowhere").absolute()
     with closing(Store(data)):
         refused = [
             (run("backup", "full"), "full is not empty, it has x: move that away"),
-            (run("restore", "nowhere"), "another meterd has data open: stop it"),
-            (run("restore", "nowhere", "--to", "new"), "there is no store in nowhere"),
-            (run("compact"), "another meterd has data open: stop it"),
-            (run("verify", "nowhere"), "there is no store in nowhere"),
+            (run("restore", "nowhere"), f"{in_use}: stop it and move the folder away"),
+            (run("restore", "nowhere", "--to", "new"), f"there is no folder {nowhere}"),
+            (run("compact"), f"{in_use}: stop it first"),
+            (run("verify", "nowhere"), f"there is no folder {nowhere}"),
+            (run("verify", "full"), "there is no store in full"),
         ]
     for result, message in refused:
         assert (result.exit_code, result.stdout) == (1, "")
