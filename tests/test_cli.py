@@ -34,7 +34,7 @@ periods = ["daily"]
 op = "sum"
 [[webhooks]]
 url = "http://localhost:3000/hook?token=hunter2"
-secret = "whsec_long_enough"
+secret = "whsec_AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHH"
 enabled = false
 """
 HASH = "0" * 64
