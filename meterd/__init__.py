@@ -114,6 +114,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     daemon           builds the daemon and takes it down
     client           speaks to a meterd that runs
     options          what the commands have in common
+    listening        where another process listens
     tables           what commands print
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks

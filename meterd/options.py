@@ -38,10 +38,20 @@ class OneLineErrors(click.Group):
         except click.MissingParameter:
             raise
         except click.BadParameter as error:
+            if error.param is not None and isinstance(error.param.type, click.IntRange):
+                said = _no_number(error.message, error.param.type)
+                raise click.BadParameter(said, error.ctx, error.param) from error
             if error.param is None or not isinstance(error.param.type, click.Path):
                 raise
             click.echo(error.message, err=True)
             ctx.exit(1)
+
+
+def _no_number(message: str, takes: click.IntRange) -> str:
+    """In place of ``'x' is not a valid integer range.``, which begins with the value."""
+    value = message.split(" is not ", maxsplit=1)[0].strip("'")
+    until = "on" if takes.max is None else f"to {takes.max:,}"
+    return f"{value!r} is no whole number from {takes.min} {until}"
 
 
 config_option: Final = click.option(
