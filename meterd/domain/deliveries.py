@@ -218,8 +218,9 @@ def settle_attempt(
     """The delivery after its attempt.
 
     ``waits_ms`` say how long after each failed attempt the next follows, and so how many there are;
-    ``jitter`` lies in [-1, 1] and spreads that. An attempt that was told to come back later counts
-    for nothing on that schedule.
+    ``jitter`` lies in [-1, 1] and spreads that. One that was told to come back later counts for
+    nothing on that schedule and stays due: it is the endpoint that is paused, and what waits for a
+    pause goes on when that ends, however it ends.
     """
     if outcome.error is None:
         return msgspec.structs.replace(
@@ -230,9 +231,8 @@ def settle_attempt(
             dry_run=outcome.dry_run,
         )
     failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error)
-    pause_ms = pause_asked(outcome, now_ms)
-    if pause_ms is not None:
-        return msgspec.structs.replace(failed, next_attempt_ms=now_ms + pause_ms)
+    if pause_asked(outcome, now_ms) is not None:
+        return msgspec.structs.replace(failed, next_attempt_ms=now_ms)
     if begun.failures >= len(waits_ms):
         return msgspec.structs.replace(
             failed, status=DeliveryStatus.PARKED, failures=begun.failures + 1

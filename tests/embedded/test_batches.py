@@ -137,6 +137,16 @@ def test_so_many_batches_and_no_more(store: Store) -> None:
     assert first.next_due_ms == 10
 
 
+def test_a_batch_that_was_told_to_wait_stays_due(store: Store) -> None:
+    """It is the endpoint that waits."""
+    close(store, *"ab")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome("HTTP 503: x", status=503, headers=(("Retry-After", "86400"),)))
+    (again,) = claim(store, now_ms=30).deliveries
+    assert (again.id, again.attempts, again.failures) == (first.id, 2, 0)
+    settle(store, again, Outcome())
+
+
 def test_a_batch_that_fails_is_sent_again_as_it_was(store: Store) -> None:
     """Same id, same bytes, whatever closed since; its deliveries have its state."""
     close(store, *"ab")
