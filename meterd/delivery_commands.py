@@ -149,31 +149,40 @@ def show(
     with daemon(given, url, key) as client:
         found = client.get(f"/deliveries/{_segment(delivery_id)}")
     if attempt is not None:
-        click.echo(_curl(found, attempt))
+        click.echo(curl_line(found, attempt))
     elif as_json:
         print_json(found)
     else:
-        _show(found)
+        show_delivery(found)
 
 
-def _curl(found: dict[str, Any], number: int) -> str:
+def curl_line(found: dict[str, Any], number: int) -> str:
+    """Of that attempt. Raises MeterdError, which says where else to look."""
     for attempt in found["attemptLog"]:
-        if attempt["number"] == number and "curl" in attempt:
+        if attempt["number"] != number:
+            continue
+        if "curl" in attempt:
             return str(attempt["curl"])
+        if "batch" in attempt:
+            batch, in_batch = attempt["batch"], attempt["batchAttempt"]
+            raise MeterdError(
+                f"sent with batch {batch}: meterd deliveries show {batch} --curl {in_batch}"
+            )
     known = ", ".join(str(one["number"]) for one in found["attemptLog"] if "curl" in one)
     raise MeterdError(
         f"what was sent at attempt {number} is not in the log; there are {known or 'none'}"
     )
 
 
-def _show(found: dict[str, Any]) -> None:
+def show_delivery(found: dict[str, Any]) -> None:
+    """A delivery as the API gave it, for people."""
     attempts = found.pop("attemptLog")
     body, held = found.pop("body"), found.pop("held", None)
     facts(found)
     if held is not None:
         click.echo(f"\nheld: {held['message']}{_until(held)}")
     for attempt in attempts:
-        click.echo(f"\nattempt {attempt.pop('number')}")
+        click.echo(f"\nattempt {attempt.pop('number')}{_with_batch(attempt)}")
         for name in ("curl", "bodySha256"):
             attempt.pop(name, None)
         for name in ("requestHeaders", "responseHeaders"):
@@ -181,6 +190,11 @@ def _show(found: dict[str, Any]) -> None:
                 attempt[name] = "; ".join(f"{one}: {value}" for one, value in attempt[name])
         facts(attempt)
     click.echo(f"\n{body}")
+
+
+def _with_batch(attempt: dict[str, Any]) -> str:
+    batch, number = attempt.pop("batch", None), attempt.pop("batchAttempt", None)
+    return "" if batch is None else f", batch {batch} attempt {number}"
 
 
 def _until(held: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from meterd.domain.deliveries import UNKNOWN, Attempt, DeliveryStatus, settle_at
 from meterd.domain.endpoint_states import EndpointState, disabled, enabled, paused
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
-from meterd.ledger import Claim
+from meterd.ledger import Claim, LoggedAttempt
 from tests.ledger_bench import START_MS, at, close_ended, event, published, rules
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class DeliveryConformance:
         await bench.ledger.settle([settled], [attempt])
         history = await bench.ledger.delivery(begun.id)
         assert history is not None
-        assert history.attempts == (attempt,)
+        assert history.attempts == (LoggedAttempt(attempt, 1),)
         assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS, bytes_max=1 << 40) == 0
         assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS + 1, bytes_max=1 << 40) == 1
         history = await bench.ledger.delivery(begun.id)

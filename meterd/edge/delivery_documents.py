@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meterd.domain.deliveries import Attempt, Delivery
     from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.endpoints import Endpoint
-    from meterd.ledger import DeliveryHistory, EndpointSummary
+    from meterd.ledger import DeliveryHistory, EndpointSummary, LoggedAttempt
     from meterd.work.endpoint_worker import EndpointWorker
 
 # Linux takes no argument of 128 KiB.
@@ -76,8 +76,8 @@ def history_document(history: DeliveryHistory, endpoint: Endpoint | None, now_ms
             "body": delivery.body.decode(),
             "bodySha256": sha256,
             "attemptLog": [
-                attempt_document(attempt, delivery.body if attempt.body_sha256 == sha256 else None)
-                for attempt in history.attempts
+                _logged_document(one, delivery.body if one.attempt.body_sha256 == sha256 else None)
+                for one in history.attempts
             ],
         }
     )
@@ -133,6 +133,13 @@ def state_of(state: EndpointState, endpoint: Endpoint | None, now_ms: int) -> st
     if state.is_disabled(endpoint.url):
         return "gone"
     return "paused" if state.paused_until_ms > now_ms else "on"
+
+
+def _logged_document(logged: LoggedAttempt, body: bytes | None) -> dict[str, Any]:
+    shown = {**attempt_document(logged.attempt, body), "number": logged.number}
+    if logged.batch is None:
+        return shown
+    return {**shown, "batch": logged.batch, "batchAttempt": logged.in_batch}
 
 
 def attempt_document(attempt: Attempt, body: bytes | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from meterd.edge.delivery_documents import (
     held,
     history_document,
 )
-from meterd.ledger import DeliveryHistory
+from meterd.ledger import DeliveryHistory, LoggedAttempt
 from tests.fake_clock import ms
 
 NOW_MS = ms("2026-03-10T10:00:00Z")
@@ -111,13 +111,18 @@ def test_a_long_body_is_no_argument() -> None:
 
 
 def test_only_what_was_sent_is_repeated() -> None:
-    """An attempt of a batch had another body."""
-    history = DeliveryHistory(WAITING, (attempt(Outcome()),), EndpointState())
+    """An attempt of a batch had another body; it says which, and which of that one's it was."""
+    alone = LoggedAttempt(attempt(Outcome()), 1)
+    history = DeliveryHistory(WAITING, (alone,), EndpointState())
     other = msgspec.structs.replace(attempt(Outcome()), body_sha256="0" * 64)
-    in_batch = msgspec.structs.replace(history, attempts=(other,), batch="msg_b")
+    logged = LoggedAttempt(other, 4, "msg_b", 1)
+    in_batch = msgspec.structs.replace(history, attempts=(logged,), batch="msg_b")
     found = [json.loads(history_document(one, BILLING, 5)) for one in (history, in_batch)]
     assert "curl" in found[0]["attemptLog"][0]
-    assert "curl" not in found[1]["attemptLog"][0]
+    [with_others] = found[1]["attemptLog"]
+    assert "curl" not in with_others
+    assert [with_others[name] for name in ("number", "batch", "batchAttempt")] == [4, "msg_b", 1]
+    assert not {"batch", "batchAttempt"} & found[0]["attemptLog"][0].keys()
     assert (found[0].get("batch"), found[1]["batch"]) == (None, "msg_b")
 
 
