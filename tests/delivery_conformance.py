@@ -185,7 +185,8 @@ class DeliveryConformance:
 
     async def test_what_is_known_of_an_endpoint_is_kept(self, bench: Bench) -> None:
         """That it is gone, and how far its deliveries are counted."""
-        assert await bench.ledger.endpoint_state("billing") == EndpointState()
+        for unknown in ("billing", "", "x" * 600, "\0", "\udcff"):
+            assert await bench.ledger.endpoint_state(unknown) == EndpointState()
         await close_hour(bench, "acme")
         url = "http://billing.test/"
         await bench.ledger.change_endpoint("billing", partial(disabled, url=url, now_ms=CLOSE_MS))
