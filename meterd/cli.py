@@ -142,6 +142,9 @@ def reload(given: Path | None) -> None:
     It gets SIGHUP, if the configuration is valid, and says in its log what became of it. Nothing is
     cut; what a reload cannot change waits for a restart.
 
+    A webhook that is switched on, or put back, gets what closes from then on: what closed
+    meanwhile is sent by meterd deliveries replay --since.
+
     Exit codes: 0 told; 1 not valid, or no meterd runs on the data folder; 2 wrong arguments.
     """
     folder = Path(config_source(given).read().storage.path)

@@ -204,7 +204,8 @@ def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
         return delivery
     batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
     if batch is not None and batch.status is DeliveryStatus.PENDING:
-        return as_batch(delivery, send_again(txn, batch, now_ms))
+        send_again(txn, batch, now_ms)
+        return shown(txn, get(txn, delivery.endpoint_id, delivery.sequence))
     again = once_more(delivery, now_ms)
     if again is delivery:
         return delivery

@@ -12,7 +12,9 @@ import pytest
 from meterd.domain.aggregations import Aggregation, completed_body
 from meterd.domain.deliveries import (
     BATCH,
+    BATCHES_KEPT,
     UNKNOWN,
+    Attempt,
     Delivery,
     DeliveryStatus,
     first_attempt,
@@ -21,6 +23,7 @@ from meterd.domain.deliveries import (
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType, period_at
 from meterd.embedded import batches, journal, outbox
+from meterd.embedded.delivery_queries import read_history
 from meterd.embedded.differences import Checking
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.store import Store
@@ -65,7 +68,8 @@ def settle(
     store: Store, begun: Delivery, outcome: Outcome, waits_ms: tuple[int, ...] = (5,)
 ) -> None:
     settled = settle_attempt(begun, outcome, 30, Fraction(0), waits_ms)
-    store.write(lambda txn: outbox.settle(txn, [settled]))
+    made = Attempt("billing", begun.sequence, begun.attempts, begun.begun_ms or 0, 30, outcome)
+    store.write(lambda txn: outbox.settle(txn, [settled], [made]))
 
 
 def found(store: Store, sequence: int) -> Delivery:
@@ -137,6 +141,16 @@ def test_so_many_batches_and_no_more(store: Store) -> None:
     assert first.next_due_ms == 10
 
 
+def test_a_batch_that_was_told_to_wait_stays_due(store: Store) -> None:
+    """It is the endpoint that waits."""
+    close(store, *"ab")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome("HTTP 503: x", status=503, headers=(("Retry-After", "86400"),)))
+    (again,) = claim(store, now_ms=30).deliveries
+    assert (again.id, again.attempts, again.failures) == (first.id, 2, 0)
+    settle(store, again, Outcome())
+
+
 def test_a_batch_that_fails_is_sent_again_as_it_was(store: Store) -> None:
     """Same id, same bytes, whatever closed since; its deliveries have its state."""
     close(store, *"ab")
@@ -177,6 +191,71 @@ def test_what_was_in_a_batch_is_sent_again_by_itself(store: Store) -> None:
     for each in (one, two):
         settle(store, each, Outcome())
     assert {found(store, n).status for n in (1, 2, 3, 4)} == {"delivered"}
+
+
+def test_attempts_are_counted_on_from_batch_to_batch(store: Store) -> None:
+    """Those alone and those with each batch, as if it had always gone alone; with the last error.
+
+    The log has them in the same numbers, and with which batch each was.
+    """
+    close(store, "a")
+    (alone,) = claim(store, batch=1).deliveries
+    settle(store, alone, FAILED)
+    close(store, "b")
+    (first,) = claim(store, now_ms=35).deliveries
+    settle(store, first, FAILED, ())
+    assert (found(store, 1).attempts, found(store, 2).attempts) == (2, 1)
+    send_again(store, found(store, 1))
+    waits = found(store, 1)
+    assert (waits.attempts, waits.failures, waits.last_error) == (2, 0, "HTTP 500: x")
+    (second,) = claim(store, now_ms=40).deliveries
+    state = found(store, 1)
+    assert (state.attempts, state.last_error, state.last_attempt_ms) == (3, "HTTP 500: x", 40)
+    settle(store, second, Outcome())
+    send_again(store, found(store, 1))
+    (again,) = claim(store, batch=1, now_ms=40).deliveries
+    settle(store, again, Outcome())
+    assert (again.id, again.attempts) == (alone.id, 4)
+    with store.read() as txn:
+        history = read_history(txn, again.id)
+    assert history is not None
+    assert [(one.number, one.batch, one.in_batch) for one in history.attempts] == [
+        (1, None, 0),
+        (2, first.id, 1),
+        (3, second.id, 1),
+        (4, None, 0),
+    ]
+
+
+def test_of_many_batches_the_last_are_remembered(store: Store) -> None:
+    """A delivery that is sent again for ever does not grow for ever."""
+    close(store, "a")
+    for _ in range(BATCHES_KEPT + 3):
+        (batch,) = claim(store, now_ms=40).deliveries
+        settle(store, batch, Outcome())
+        send_again(store, found(store, 1))
+    state = found(store, 1)
+    assert (state.attempts, len(state.batches)) == (BATCHES_KEPT + 3, BATCHES_KEPT)
+    with store.read() as txn:
+        history = read_history(txn, state.id)
+    assert history is not None
+    assert [one.number for one in history.attempts] == list(range(4, BATCHES_KEPT + 4))
+
+
+def test_who_retries_a_batch_that_waits_counts_nothing_twice(store: Store) -> None:
+    """The answer shows the delivery as it then stands."""
+    close(store, *"ab")
+    (first,) = claim(store).deliveries
+    settle(store, first, FAILED, (99_000,))
+
+    def work(txn: Transaction) -> Delivery:
+        one = outbox.find(txn, found(store, 2).id)
+        assert one is not None
+        return outbox.send_again(txn, one, 40)
+
+    again = store.write(work)
+    assert (again.attempts, again.next_attempt_ms, len(again.batches)) == (1, 40, 1)
+    assert again == found(store, 2)
 
 
 def test_a_batch_that_waits_is_asked_for_by_any_of_its_deliveries(store: Store) -> None:
