@@ -29,6 +29,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       probes           the message that tries an endpoint
       statistics       what came of an endpoint's attempts
       breaker          when an endpoint that fails is let alone
+      standing         whether an endpoint may be sent to now
       endpoint_states  what is known of an endpoint beside its configuration
       account          what an event or a period's end changes for one customer
     ledger           what an engine promises

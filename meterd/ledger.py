@@ -19,8 +19,9 @@ from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from meterd.domain.endpoint_states import Change
     from meterd.domain.idempotency import Recorded
 
 # So far are an endpoint's deliveries counted: a dead one may have millions.
@@ -229,7 +230,7 @@ class Ledger(Protocol):
         Every period that has ended must be closed already.
         """
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
         """Up to that many due deliveries of the endpoint, earliest first, attempts begun.
 
         With ``batch`` greater than 1 they are batches of up to so many deliveries of one period,
@@ -237,20 +238,24 @@ class Ledger(Protocol):
 
         Of a customer's pending deliveries only the first in the order of closing is ever due. An
         attempt that is not settled when the engine ends comes due again when it starts; its outcome
-        is then written as unknown. Nothing is due while the endpoint is paused.
+        is then written as unknown. Nothing is due while the endpoint, which has that URL now, is
+        paused, and nothing ever while it is disabled.
         """
 
     async def settle(
-        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+        self,
+        deliveries: Sequence[Delivery],
+        attempts: Sequence[Attempt] = (),
+        changes: Sequence[tuple[str, Change]] = (),
     ) -> None:
-        """Writes claimed deliveries as they stand after their attempts, once, and the attempts."""
+        """Writes claimed deliveries as they stand after their attempts, once, and the attempts; and
+        changes the states of these endpoints, in the same transaction.
+        """
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """What is known of the endpoint; the state of a new one for who was never heard of."""
 
-    async def change_endpoint(
-        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
-    ) -> None:
+    async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
         """Writes what the function makes of the endpoint's state; it may be called repeatedly."""
 
     async def deliveries(

@@ -11,7 +11,13 @@ import msgspec
 import trio
 import trio.testing
 
-from meterd.domain.deliveries import UNKNOWN, Attempt, DeliveryStatus, settle_attempt
+from meterd.domain.deliveries import (
+    UNKNOWN,
+    Attempt,
+    DeliveryStatus,
+    settle_attempt,
+    withdrawn,
+)
 from meterd.domain.endpoint_states import EndpointState, disabled, enabled, paused
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 CLOSE_MS = at("2026-01-14T12:00")
 FAILED = Outcome("HTTP 500: Internal Server Error")
+URL = "http://billing.test/"
 HOURLY_TO_TWO = rules(PeriodType.HOURLY, endpoints=("billing", "crm"))
 
 
@@ -172,31 +179,60 @@ class DeliveryConformance:
         assert (first.period_type, second.period_type) == ("hourly", "daily")
 
     async def test_a_paused_endpoint_has_nothing_due(self, bench: Bench) -> None:
-        """Until then, also over a restart; others go on. The longer of two pauses holds."""
+        """Until then, also over a restart; others go on, and so does another URL. The longer of two
+        pauses holds.
+        """
         await close_hour(bench, "acme")
         until_ms = CLOSE_MS + 90_000
         for one in (until_ms, until_ms - 50_000):
-            await bench.ledger.change_endpoint("billing", partial(paused, until_ms=one))
+            change = partial(paused, url=URL, until_ms=one)
+            await bench.ledger.change_endpoint("billing", change)
         await bench.restart()
-        assert await bench.ledger.claim("billing", limit=9) == Claim([], until_ms)
-        assert len((await bench.ledger.claim("crm", limit=9)).deliveries) == 1
-        bench.clock.now_ms = until_ms
-        assert len((await bench.ledger.claim("billing", limit=9)).deliveries) == 1
+        assert await bench.ledger.claim("billing", limit=9, url=URL) == Claim([], until_ms)
+        assert len((await bench.ledger.claim("crm", limit=9, url=URL)).deliveries) == 1
+        for url, clock_ms in (("http://other.test/", CLOSE_MS), (URL, until_ms)):
+            bench.clock.now_ms = clock_ms
+            claimed = (await bench.ledger.claim("billing", limit=9, url=url)).deliveries
+            assert len(claimed) == 1
+            await bench.ledger.settle([withdrawn(claimed[0])])
+
+    async def test_a_disabled_endpoint_has_nothing_due_ever(self, bench: Bench) -> None:
+        """Also over a restart; with another URL, or enabled, it has what waited."""
+        await close_hour(bench, "acme")
+        change = partial(disabled, url=URL, now_ms=CLOSE_MS)
+        await bench.ledger.change_endpoint("billing", change)
+        await bench.restart()
+        bench.clock.now_ms += 365 * DAY_MS
+        assert await bench.ledger.claim("billing", limit=9, url=URL) == Claim([], None)
+        (begun,) = (await bench.ledger.claim("billing", limit=9, url=URL + "new")).deliveries
+        await bench.ledger.settle([withdrawn(begun)])
+        await bench.ledger.change_endpoint("billing", enabled)
+        assert len((await bench.ledger.claim("billing", limit=9, url=URL)).deliveries) == 1
 
     async def test_what_is_known_of_an_endpoint_is_kept(self, bench: Bench) -> None:
         """That it is gone, and how far its deliveries are counted."""
         for unknown in ("billing", "", "x" * 600, "\0", "\udcff"):
             assert await bench.ledger.endpoint_state(unknown) == EndpointState()
         await close_hour(bench, "acme")
-        url = "http://billing.test/"
-        await bench.ledger.change_endpoint("billing", partial(disabled, url=url, now_ms=CLOSE_MS))
+        await bench.ledger.change_endpoint("billing", partial(disabled, url=URL, now_ms=CLOSE_MS))
         await bench.restart()
         state = await bench.ledger.endpoint_state("billing")
         assert (state.next_sequence, state.disabled_ms) == (2, CLOSE_MS)
-        assert state.is_disabled(url)
+        assert state.is_disabled(URL)
         assert not state.is_disabled("http://other.test/")
         await bench.ledger.change_endpoint("billing", enabled)
         assert await bench.ledger.endpoint_state("billing") == EndpointState(next_sequence=2)
+
+    async def test_an_answer_and_what_it_says_of_the_endpoint_are_one(self, bench: Bench) -> None:
+        """Whoever is killed has stored both or none."""
+        await close_hour(bench, "acme")
+        (begun,) = (await bench.ledger.claim("billing", limit=9, url=URL)).deliveries
+        change = partial(disabled, url=URL, now_ms=CLOSE_MS)
+        settled = settle_attempt(begun, FAILED, CLOSE_MS, Fraction(0))
+        await bench.ledger.settle([settled], (), [("billing", change)])
+        await bench.restart()
+        assert (await bench.ledger.endpoint_state("billing")).is_disabled(URL)
+        assert settled in await delivery_states(bench)
 
     async def test_the_earliest_due_is_claimed_first(self, bench: Bench) -> None:
         """Across periods."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meterd.domain.aggregations import ClosingRules
+    from meterd.domain.endpoint_states import Change
     from meterd.domain.events import UsageEvent
 
 APPEND_MAX: Final = 20_000
@@ -179,7 +180,7 @@ class ModelLedger(ModelDeliveries):
             len(self._log),
         )
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
         """See ``Ledger.claim``; knows of no batches."""
         assert batch == 1
         await trio.lowlevel.checkpoint()
@@ -197,7 +198,10 @@ class ModelLedger(ModelDeliveries):
             (delivery for delivery in first.values() if delivery.customer_id not in in_air),
             key=lambda delivery: (delivery.next_attempt_ms, delivery.sequence),
         )
-        paused_until_ms = (await self.endpoint_state(endpoint_id)).paused_until_ms
+        state = await self.endpoint_state(endpoint_id)
+        if state.is_disabled(url):
+            return Claim([], None)
+        paused_until_ms = state.pause_end_ms(url)
         is_paused = paused_until_ms > now_ms
         due = [one for one in queue if not is_paused and one.next_attempt_ms <= now_ms][:limit]
         begun = [begin_attempt(delivery, now_ms) for delivery in due]
@@ -206,7 +210,10 @@ class ModelLedger(ModelDeliveries):
         return Claim(begun, left[0] if left else None)
 
     async def settle(
-        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+        self,
+        deliveries: Sequence[Delivery],
+        attempts: Sequence[Attempt] = (),
+        changes: Sequence[tuple[str, Change]] = (),
     ) -> None:
         """See ``Ledger.settle``."""
         await trio.lowlevel.checkpoint()
@@ -214,6 +221,8 @@ class ModelLedger(ModelDeliveries):
             assert self._deliveries[delivery.id].begun_ms is not None
             self._deliveries[delivery.id] = delivery
         self.attempts.extend(attempts)
+        for endpoint_id, change in changes:
+            await self.change_endpoint(endpoint_id, change)
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``; takes no room."""
@@ -229,9 +238,7 @@ class ModelLedger(ModelDeliveries):
         await trio.lowlevel.checkpoint()
         return self._endpoints.get(endpoint_id, EndpointState())
 
-    async def change_endpoint(
-        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
-    ) -> None:
+    async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
         """See ``Ledger.change_endpoint``."""
         await trio.lowlevel.checkpoint()
         self._endpoints[endpoint_id] = change(self._endpoints.get(endpoint_id, EndpointState()))

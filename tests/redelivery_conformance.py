@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FAILED = Outcome("HTTP 500: Internal Server Error", status=500)
 EVERY_DELIVERY = DeliveryQuery()
+URL = "http://aside.test/"
 DISTANT_MS = at("9999-12-31T23:59")
 CUSTOMERS = ("acme", "acme2", "b", "Ærø")
 HOURLY_AND_DAILY = rules(PeriodType.HOURLY, PeriodType.DAILY, endpoints=("billing", "crm"))
@@ -200,10 +201,11 @@ class RedeliveryConformance:
         """Also of one that closings name no more; by id, with what waits and what is parked."""
         assert await bench.ledger.endpoints() == []
         await three_hours(bench)
-        await bench.ledger.change_endpoint("aside", partial(paused, until_ms=5))
+        await bench.ledger.change_endpoint("aside", partial(paused, url=URL, until_ms=5))
         await bench.restart()
+        aside = paused(EndpointState(), URL, 5)
         assert await bench.ledger.endpoints() == [
-            EndpointSummary("aside", EndpointState(paused_until_ms=5), 0, 0),
+            EndpointSummary("aside", aside, 0, 0),
             EndpointSummary("billing", EndpointState(next_sequence=14), 10, 1),
             EndpointSummary("crm", EndpointState(next_sequence=9), 7, 0),
         ]

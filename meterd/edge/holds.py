@@ -37,7 +37,7 @@ def state_of(state: EndpointState, endpoint: Endpoint | None, now_ms: int) -> st
         return "off"
     if state.is_disabled(endpoint.url):
         return "gone"
-    return "paused" if state.paused_until_ms > now_ms else "on"
+    return "paused" if state.pause_end_ms(endpoint.url) > now_ms else "on"
 
 
 def endpoint_hold(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.domain.endpoint_states import Change
     from meterd.domain.events import UsageEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
@@ -270,22 +271,25 @@ class EmbeddedLedger(DeliveryDesk):
         )
         return SnapshotCounts(made[True], made[False], known, events)
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
         """See ``Ledger.claim``."""
         with self._store.read() as txn:
-            has_due = outbox.next_due_ms(txn, endpoint_id)
+            has_due = outbox.next_due_ms(txn, endpoint_id, url)
         if has_due is None or has_due > self._clock_ms():
             return Claim([], has_due)
         # The attempt begins when it is written, which a full disk may put off.
         return await self._committer.execute(
-            lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms(), batch)
+            lambda txn: outbox.claim(txn, endpoint_id, limit, self._clock_ms(), batch, url)
         )
 
     async def settle(
-        self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
+        self,
+        deliveries: Sequence[Delivery],
+        attempts: Sequence[Attempt] = (),
+        changes: Sequence[tuple[str, Change]] = (),
     ) -> None:
         """See ``Ledger.settle``."""
-        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
+        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts, changes))
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``."""
@@ -304,9 +308,7 @@ class EmbeddedLedger(DeliveryDesk):
             return EndpointState()
         return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
 
-    async def change_endpoint(
-        self, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
-    ) -> None:
+    async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
         """See ``Ledger.change_endpoint``."""
         await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))
 

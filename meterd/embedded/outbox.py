@@ -34,9 +34,10 @@ from meterd.embedded import attempt_log, batches, keys, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from meterd.domain.deliveries import Attempt
+    from meterd.domain.endpoint_states import Change
     from meterd.embedded.transaction import Transaction
 
 
@@ -84,18 +85,23 @@ def insert(txn: Transaction, delivery: Delivery) -> None:
             txn.put("parked", _key(delivery), b"")
 
 
-def next_due_ms(txn: Transaction, endpoint_id: str) -> int | None:
-    """When the endpoint's first delivery comes due, if it has any."""
+def next_due_ms(txn: Transaction, endpoint_id: str, url: str = "") -> int | None:
+    """When the endpoint's first delivery comes due, if it has any and that URL is not disabled."""
     prefix = keys.endpoint_prefix(endpoint_id)
     key = txn.first_key("outbox", prefix)
     if key is None or not key.startswith(prefix):
         return None
-    return max(keys.due_ms_in(key), endpoint_state(txn, endpoint_id).paused_until_ms)
+    state = endpoint_state(txn, endpoint_id)
+    if state.is_disabled(url):
+        return None
+    return max(keys.due_ms_in(key), state.pause_end_ms(url))
 
 
-def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int = 1) -> Claim:
+def claim(
+    txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int = 1, url: str = ""
+) -> Claim:
     """See ``Ledger.claim``."""
-    due_ms = next_due_ms(txn, endpoint_id)
+    due_ms = next_due_ms(txn, endpoint_id, url)
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
     due = _due_batches(txn, endpoint_id, limit, now_ms, batch) if batch > 1 else None
@@ -106,7 +112,7 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
         begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
-    due_ms = next_due_ms(txn, endpoint_id)
+    due_ms = next_due_ms(txn, endpoint_id, url)
     if batch > 1 and not begun and due_ms is not None:
         due_ms = max(due_ms, now_ms + _HELD_BACK_MS)
     return Claim(begun, due_ms)
@@ -170,7 +176,10 @@ def _is_closed(txn: Transaction, period: bytes) -> bool:
 
 
 def settle(
-    txn: Transaction, deliveries: Iterable[Delivery], attempts: Iterable[Attempt] = ()
+    txn: Transaction,
+    deliveries: Iterable[Delivery],
+    attempts: Iterable[Attempt] = (),
+    changes: Iterable[tuple[str, Change]] = (),
 ) -> None:
     """See ``Ledger.settle``."""
     for settled in deliveries:
@@ -193,6 +202,8 @@ def settle(
                 _enqueue(txn, first)
     for attempt in attempts:
         attempt_log.write(txn, attempt)
+    for endpoint_id, change in changes:
+        change_endpoint(txn, endpoint_id, change)
 
 
 def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
@@ -261,9 +272,7 @@ def endpoint_state(txn: Transaction, endpoint_id: str) -> EndpointState:
     return EndpointState() if found is None else records.decode_endpoint_state(found)
 
 
-def change_endpoint(
-    txn: Transaction, endpoint_id: str, change: Callable[[EndpointState], EndpointState]
-) -> None:
+def change_endpoint(txn: Transaction, endpoint_id: str, change: Change) -> None:
     _put_state(txn, endpoint_id, change(endpoint_state(txn, endpoint_id)))
 
 

@@ -49,7 +49,7 @@ class DeliveryActor:
         below: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         """``below`` gives a random number less than that one."""
-        self._around = Surroundings(ledger, clock, config, user_agent, below, self._settled)
+        self._around = Surroundings(ledger, clock, config, user_agent, below, self._settled, {})
         self._open_sender = open_sender
         self._workers: dict[str, EndpointWorker] = {}
         self._nursery: trio.Nursery | None = None

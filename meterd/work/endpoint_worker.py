@@ -3,34 +3,28 @@
 It claims due deliveries (from then on the disk says that an attempt has begun), somewhat more than
 it has slots, so that a slot never waits for the disk; sends each in a slot; and settles it. What
 was claimed and is not to be sent any more, since the endpoint is paused or the worker retires, is
-given back as if it had never begun. All that must last is in the ledger.
+given back as if it had never begun. All that must last is in the ledger, which gives out nothing
+for an endpoint that is paused or disabled.
 """
 
 from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
 import trio
 
-from meterd.domain.breaker import Breaker
-from meterd.domain.deliveries import (
-    Attempt,
-    DeliveryStatus,
-    pause_asked,
-    settle_attempt,
-    withdrawn,
-)
-from meterd.domain.endpoint_states import disabled, paused
+from meterd.domain.deliveries import Attempt, DeliveryStatus, settle_attempt, withdrawn
+from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
 from meterd.domain.instants import format_instant
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
 from meterd.domain.probes import ID_LIMIT, probe
 from meterd.domain.signatures import sign
+from meterd.domain.standing import Standing
 from meterd.domain.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -39,7 +33,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.config import Config
     from meterd.domain.deliveries import Delivery
-    from meterd.domain.endpoint_states import EndpointState
+    from meterd.domain.endpoint_states import Change
     from meterd.domain.endpoints import Endpoint
     from meterd.ledger import Ledger
     from meterd.work.clock import Clock
@@ -79,6 +73,7 @@ class OpenSender(Protocol):
 class Surroundings(NamedTuple):
     """What all workers have in common; ``below`` gives a random number less than that one, and
     ``settled`` is told which endpoint's deliveries have been, after how many attempts.
+    ``standings`` are those of all endpoints that ever had a worker: the next goes on from there.
     """
 
     ledger: Ledger
@@ -87,6 +82,7 @@ class Surroundings(NamedTuple):
     user_agent: str
     below: Callable[[int], int]
     settled: Callable[[str, int], None]
+    standings: dict[str, Standing]
 
 
 class _Wakes(NamedTuple):
@@ -102,6 +98,7 @@ class _Group:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.attempts: list[Attempt] = []
+        self.changes: list[tuple[str, Change]] = []
         self.settled = trio.Event()
 
 
@@ -113,14 +110,11 @@ class EndpointWorker:
         self._ledger = around.ledger
         self._clock = around.clock
         self._endpoint = endpoint
-        self._breaker = Breaker()
+        self._standing = around.standings.get(endpoint.id, Standing(endpoint)).configured(endpoint)
         self._slots = trio.CapacityLimiter(endpoint.slots)
         self._begun = 0
         self._settling = _Group()
         self._settling_last = trio.Lock()
-        self._held_until_ms = 0
-        # None while that is to be read from the ledger.
-        self._is_disabled: bool | None = None
         self._is_retired = False
         self._pause = trio.CancelScope()
         self._waiting: set[trio.CancelScope] = set()
@@ -134,6 +128,14 @@ class EndpointWorker:
         return self._endpoint
 
     @property
+    def _standing(self) -> Standing:
+        return self._around.standings[self._endpoint.id]
+
+    @_standing.setter
+    def _standing(self, standing: Standing) -> None:
+        self._around.standings[self._endpoint.id] = standing
+
+    @property
     def in_air(self) -> int:
         """Attempts that are being made."""
         return self._slots.borrowed_tokens
@@ -141,7 +143,7 @@ class EndpointWorker:
     @property
     def is_failing(self) -> bool:
         """Whether the endpoint gets one attempt at a time, and pauses between them."""
-        return self._breaker.is_open
+        return self._standing.breaker.is_open
 
     async def probe(self) -> tuple[Delivery, Attempt]:
         """Sends a test message at once, whatever else waits or keeps the endpoint from getting any.
@@ -152,19 +154,21 @@ class EndpointWorker:
             await self._opened.wait()
             assert self._sender is not None
             message = probe(self._endpoint.id, self._around.below(ID_LIMIT), self._clock.now_ms())
-            _, attempt = await self._send(self._sender, message)
+            _, attempt = await self._send(self._sender, self._endpoint, message)
             return message, attempt
 
     def reconfigure(self, endpoint: Endpoint) -> None:
         """From now on it is this one; attempts in the air end in peace."""
         assert endpoint.slots == self._endpoint.slots, "connections are opened once"
+        if endpoint.url != self._endpoint.url:
+            self._give_back()  # that one may be disabled
         self._endpoint = endpoint
-        self.reconsider()
+        self._standing = self._standing.configured(endpoint)
+        self._pause.cancel()
 
     def reconsider(self) -> None:
-        """The endpoint's state has been changed by somebody else."""
-        self._is_disabled = None
-        self._held_until_ms = 0
+        """The endpoint has been enabled: whatever it said, and however it failed, is forgotten."""
+        self._standing = Standing(self._endpoint)
         self._pause.cancel()
 
     def wake(self) -> None:
@@ -201,22 +205,20 @@ class EndpointWorker:
             await self._wait(made, wakes)
 
     async def _begin(self, sender: Sender, nursery: trio.Nursery) -> _Wakes:
-        if self._is_disabled is None:
-            state = await self._ledger.endpoint_state(self._endpoint.id)
-            self._is_disabled = state.is_disabled(self._endpoint.url)
-        if self._is_disabled:
-            return _Wakes(on_new=False)
-        if self._held_until_ms > self._clock.now_ms():
-            return _Wakes(on_new=False, at_ms=self._held_until_ms)
-        slots = 1 if self._breaker.is_open else self._endpoint.slots
-        begun_max = 1 if self._breaker.is_open else slots * _BEGUN_FOR_EACH_SLOT
+        standing, endpoint = self._standing, self._endpoint
+        if standing.is_held(self._clock.now_ms()):
+            at_ms = None if standing.is_gone else standing.held_until_ms
+            return _Wakes(on_new=False, at_ms=at_ms)
+        begun_max = 1 if standing.breaker.is_open else endpoint.slots * _BEGUN_FOR_EACH_SLOT
         room = begun_max - self._begun
         if 2 * room < begun_max:  # a claim is a transaction: it is to be worth it
             return _Wakes(on_new=False)
-        claim = await self._ledger.claim(self._endpoint.id, limit=room, batch=self._endpoint.batch)
+        claim = await self._ledger.claim(
+            endpoint.id, limit=room, batch=endpoint.batch, url=endpoint.url
+        )
         for delivery in claim.deliveries:
             self._begun += 1
-            nursery.start_soon(self._attempt, sender, delivery)
+            nursery.start_soon(self._attempt, sender, delivery, endpoint.url)
         if claim.deliveries:
             return _Wakes(at_ms=self._clock.now_ms())
         return _Wakes(at_ms=claim.next_due_ms)
@@ -236,11 +238,12 @@ class EndpointWorker:
                 await self._clock.wait_until(wakes.at_ms)
                 nursery.cancel_scope.cancel()
 
-    async def _attempt(self, sender: Sender, delivery: Delivery) -> None:
-        if await self._has_slot():
+    async def _attempt(self, sender: Sender, delivery: Delivery, url: str) -> None:
+        if await self._has_slot(url):
+            endpoint = self._endpoint
             try:
-                outcome, attempt = await self._send(sender, delivery)
-                self._note(outcome)  # before the next one has the slot
+                outcome, attempt = await self._send(sender, endpoint, delivery)
+                change = self._note(endpoint, outcome)  # before the next one has the slot
                 if outcome.cut:
                     await self._clock.wait_until(self._clock.now_ms() + REST_AFTER_CUT_MS)
             finally:
@@ -253,44 +256,51 @@ class EndpointWorker:
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
-            self._tell(settled, outcome)
-            # First what holds the endpoint, and then what it holds: from a pause on all is due.
-            await self._obey(outcome)
-            await self._settle(settled, attempt)
+            _tell(settled, outcome)
+            await self._settle(settled, attempt, change)
         else:
-            await self._settle(withdrawn(delivery), None)
+            await self._settle(withdrawn(delivery), None, None)
 
-    async def _settle(self, delivery: Delivery, attempt: Attempt | None) -> None:
+    async def _settle(
+        self, delivery: Delivery, attempt: Attempt | None, change: Change | None
+    ) -> None:
         """With all that ended while the last ones were being settled."""
         group = self._settling
         group.deliveries.append(delivery)
         if attempt is not None:
             group.attempts.append(attempt)
+        if change is not None:
+            group.changes.append((delivery.endpoint_id, change))
         if len(group.deliveries) > 1:
             await group.settled.wait()
             return
         async with self._settling_last:
             self._settling = _Group()
-            await self._ledger.settle(group.deliveries, group.attempts)
+            await self._ledger.settle(group.deliveries, group.attempts, group.changes)
         group.settled.set()
         self._begun -= len(group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
         self.wake()
         self._around.settled(self._endpoint.id, len(group.attempts))
 
-    async def _has_slot(self) -> bool:
-        """Once there is one; False where nothing more is to be sent."""
-        if self._is_held():
+    async def _has_slot(self, url: str) -> bool:
+        """Once there is one; False where nothing more is to be sent, or not to that URL."""
+        if self._is_held(url):
             return False
         with trio.CancelScope() as waiting:
             self._waiting.add(waiting)
             await self._slots.acquire()
         self._waiting.discard(waiting)
-        return not waiting.cancelled_caught
+        if waiting.cancelled_caught:
+            return False
+        if self._is_held(url):  # by what another worker of the endpoint was answered
+            self._slots.release()
+            return False
+        return True
 
-    def _is_held(self) -> bool:
-        held = self._is_retired or self._is_disabled is True
-        return held or self._held_until_ms > self._clock.now_ms()
+    def _is_held(self, url: str) -> bool:
+        is_other = url != self._endpoint.url
+        return self._is_retired or is_other or self._standing.is_held(self._clock.now_ms())
 
     def _give_back(self) -> None:
         """What is claimed and has no slot yet is not to be sent."""
@@ -300,50 +310,24 @@ class EndpointWorker:
     def _jitter(self) -> Fraction:
         return Fraction(self._around.below(2 * _JITTER_STEPS + 1) - _JITTER_STEPS, _JITTER_STEPS)
 
-    def _note(self, outcome: Outcome) -> None:
-        """At once, so that nothing more is sent where nothing more is to be."""
+    def _note(self, asked: Endpoint, outcome: Outcome) -> Change | None:
+        """At once, so that nothing more is sent where nothing more is to be; what is to be kept of
+        it over restarts.
+        """
         now_ms = self._clock.now_ms()
         self.statistics = self.statistics.after(outcome, now_ms)
-        pause_ms = pause_asked(outcome, now_ms)
-        if pause_ms is None:
-            self._trip(failed=outcome.error is not None)
-            pause_ms = self._breaker.pause_ms
-        self._held_until_ms = max(self._held_until_ms, now_ms + pause_ms)
-        self._is_disabled = self._is_disabled or outcome.gone
-        if self._is_held():
+        before = self._standing
+        self._standing = before.after(asked, outcome, now_ms)
+        _tell_change(before, self._standing)
+        if self._standing.is_held(now_ms):
             self._give_back()
+        # What the URL of before says is of no interest, and must not replace what this one says.
+        return change_by(outcome, asked.url, now_ms) if asked.url == before.endpoint.url else None
 
-    def _trip(self, *, failed: bool) -> None:
-        was_open = self._breaker.is_open
-        self._breaker = self._breaker.after(failed=failed)
-        if self._breaker.is_open and not was_open:
-            _log.warning("endpoint fails: one attempt at a time", endpoint=self._endpoint.id)
-        elif was_open and not self._breaker.is_open:
-            _log.info("endpoint is back", endpoint=self._endpoint.id)
-
-    async def _obey(self, outcome: Outcome) -> None:
-        """What the answer says of the endpoint, kept over restarts."""
-        now_ms = self._clock.now_ms()
-        pause_ms = pause_asked(outcome, now_ms)
-        change: Callable[[EndpointState], EndpointState]
-        if pause_ms is not None:
-            until_ms = now_ms + pause_ms
-            _log.warning(
-                "endpoint asks to wait", endpoint=self._endpoint.id, until=format_instant(until_ms)
-            )
-            change = partial(paused, until_ms=until_ms)
-        elif outcome.gone:
-            _log.error(
-                "endpoint is gone (410) and disabled until its URL changes or it is enabled",
-                endpoint=self._endpoint.id,
-            )
-            change = partial(disabled, url=self._endpoint.url, now_ms=now_ms)
-        else:
-            return
-        await self._ledger.change_endpoint(self._endpoint.id, change)
-
-    async def _send(self, sender: Sender, delivery: Delivery) -> tuple[Outcome, Attempt]:
-        endpoint, sent_ms = self._endpoint, self._clock.now_ms()
+    async def _send(
+        self, sender: Sender, endpoint: Endpoint, delivery: Delivery
+    ) -> tuple[Outcome, Attempt]:
+        sent_ms = self._clock.now_ms()
         headers = {
             "Content-Type": "application/json",
             "User-Agent": self._around.user_agent,
@@ -380,15 +364,28 @@ class EndpointWorker:
         )
         return outcome, attempt
 
-    def _tell(self, settled: Delivery, outcome: Outcome) -> None:
-        log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
-        if settled.status is DeliveryStatus.DELIVERED:
-            log.info("delivered", dry_run=outcome.dry_run)
-        elif settled.status is DeliveryStatus.PARKED:
-            log.error("delivery parked: every attempt failed", error=outcome.error)
-        else:
-            log.warning(
-                "attempt failed",
-                error=outcome.error,
-                next=format_instant(max(settled.next_attempt_ms, self._held_until_ms)),
-            )
+
+def _tell(settled: Delivery, outcome: Outcome) -> None:
+    log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
+    if settled.status is DeliveryStatus.DELIVERED:
+        log.info("delivered", dry_run=outcome.dry_run)
+    elif settled.status is DeliveryStatus.PARKED:
+        log.error("delivery parked: every attempt failed", error=outcome.error)
+    else:
+        log.warning(
+            "attempt failed",
+            error=outcome.error,
+            next=format_instant(settled.next_attempt_ms),
+        )
+
+
+def _tell_change(before: Standing, now: Standing) -> None:
+    log = _log.bind(endpoint=now.endpoint.id)
+    if now.is_gone and not before.is_gone:
+        log.error("endpoint is gone (410) and disabled until its URL changes or it is enabled")
+    if now.paused_until_ms > before.paused_until_ms:
+        log.warning("endpoint asks to wait", until=format_instant(now.paused_until_ms))
+    if now.breaker.is_open and not before.breaker.is_open:
+        log.warning("endpoint fails: one attempt at a time")
+    elif before.breaker.is_open and not now.breaker.is_open:
+        log.info("endpoint is back")

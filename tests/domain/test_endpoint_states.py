@@ -10,9 +10,19 @@ URL = "https://billing.example/hooks/s3cret-t0ken"
 
 
 def test_of_two_pauses_the_later_holds() -> None:
-    """Answers to several attempts come in any order."""
-    state = paused(paused(EndpointState(), 90), 30)
-    assert state.paused_until_ms == 90
+    """Answers to several attempts come in any order; another URL's is no pause of this one."""
+    state = paused(paused(EndpointState(), URL, 90), URL, 30)
+    assert state.pause_end_ms(URL) == 90
+    assert state.pause_end_ms(URL + "2") == 0
+    assert paused(state, URL + "2", 30).pause_end_ms(URL + "2") == 30
+
+
+def test_a_pause_without_a_url_holds_for_any() -> None:
+    """As it was stored when URLs were not kept with pauses."""
+    stored = msgspec.msgpack.encode((7, 90, None, "", 3))
+    state = msgspec.msgpack.decode(stored, type=EndpointState)
+    assert state == EndpointState(7, 90, next_batch=3)
+    assert state.pause_end_ms(URL) == 90
 
 
 def test_gone_is_the_url_that_said_so() -> None:
@@ -26,5 +36,5 @@ def test_gone_is_the_url_that_said_so() -> None:
 
 def test_an_operator_lifts_both() -> None:
     """And nothing else changes."""
-    state = disabled(paused(EndpointState(7), 90), URL, 1000)
+    state = disabled(paused(EndpointState(7), URL, 90), URL, 1000)
     assert enabled(state) == EndpointState(7)

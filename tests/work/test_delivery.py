@@ -235,9 +235,9 @@ class SilentLedger(ModelLedger):
         super().__init__(now_ms)
         self.answers = trio.Event()
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1) -> Claim:
+    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
         await self.answers.wait()
-        return await super().claim(endpoint_id, limit=limit, batch=batch)
+        return await super().claim(endpoint_id, limit=limit, batch=batch, url=url)
 
 
 async def test_a_ledger_that_does_not_answer_does_not_keep_the_actor(

@@ -210,7 +210,7 @@ async def test_who_is_gone_comes_back(autojump_clock: MockClock, by: str) -> Non
             bench.reload(msgspec.structs.replace(BILLING, url="http://new.test/"))
         else:
             await bench.ledger.change_endpoint("billing", enabled)
-            bench.reload(BILLING)
+            bench.actor.reconsider("billing")
         await wait_all_tasks_blocked()
         assert await states_of(bench) == {DeliveryStatus.DELIVERED}
 

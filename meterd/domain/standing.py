@@ -1,0 +1,74 @@
+"""Whether an endpoint may be sent to now, by what came of the last attempts.
+
+It is what its workers know of it in memory, from the answer on; what must last is in the
+endpoint's state, which is written with the delivery that was answered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meterd.domain.breaker import Breaker
+from meterd.domain.deliveries import pause_asked
+from meterd.domain.endpoints import Endpoint
+
+if TYPE_CHECKING:
+    from meterd.domain.outcomes import Outcome
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """``endpoint`` is as it is configured now. It rests by its breaker, and is paused and gone by
+    its own word.
+    """
+
+    endpoint: Endpoint
+    breaker: Breaker = Breaker()
+    rests_until_ms: int = 0
+    paused_until_ms: int = 0
+    is_gone: bool = False
+
+    def is_held(self, now_ms: int) -> bool:
+        """Whether nothing is to be sent."""
+        return self.is_gone or self.held_until_ms > now_ms
+
+    @property
+    def held_until_ms(self) -> int:
+        """Until when, where it is not gone."""
+        return max(self.rests_until_ms, self.paused_until_ms)
+
+    def configured(self, endpoint: Endpoint) -> Standing:
+        """The endpoint is this one from now on; may be the same.
+
+        What another URL said holds no more. Nor does a rest, where an attempt may end otherwise
+        now: else each reload would be one more attempt at the dead.
+        """
+        if endpoint.url != self.endpoint.url:
+            return Standing(endpoint)
+        if _attempted(endpoint) != _attempted(self.endpoint):
+            return msgspec.structs.replace(
+                self, endpoint=endpoint, breaker=Breaker(), rests_until_ms=0
+            )
+        return msgspec.structs.replace(self, endpoint=endpoint)
+
+    def after(self, asked: Endpoint, outcome: Outcome, now_ms: int) -> Standing:
+        """After one more attempt, at the endpoint as it was when that began."""
+        if asked.url != self.endpoint.url:
+            return self
+        if outcome.gone:
+            return msgspec.structs.replace(self, is_gone=True)
+        pause_ms = pause_asked(outcome, now_ms)
+        if pause_ms is not None:
+            until_ms = max(self.paused_until_ms, now_ms + pause_ms)
+            return msgspec.structs.replace(self, paused_until_ms=until_ms)
+        if _attempted(asked) != _attempted(self.endpoint):
+            return self
+        breaker = self.breaker.after(failed=outcome.error is not None)
+        until_ms = max(self.rests_until_ms, now_ms + breaker.pause_ms)
+        return msgspec.structs.replace(self, breaker=breaker, rests_until_ms=until_ms)
+
+
+def _attempted(endpoint: Endpoint) -> tuple[object, ...]:
+    """Everything that decides how an attempt ends, on our side."""
+    return endpoint.url, endpoint.secrets, endpoint.allow_private, endpoint.deadline_ms
