@@ -74,6 +74,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
+      delivery_log     what is logged of deliveries
       endpoint_worker  one endpoint's deliveries
       delivery         a worker for each endpoint
     edge/            HTTP in and out

@@ -230,8 +230,19 @@ class Ledger(Protocol):
         Every period that has ended must be closed already.
         """
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
-        """Up to that many due deliveries of the endpoint, earliest first, attempts begun.
+    async def claim(
+        self,
+        endpoint_id: str,
+        *,
+        limit: int,
+        batch: int = 1,
+        url: str = "",
+        repeats_max: int | None = None,
+    ) -> Claim:
+        """Up to that many due deliveries of the endpoint, attempts begun: of those that failed
+        before up to ``repeats_max``, and then others, both earliest first.
+
+        Where there are so many of the former, the next one to come due is one of the others.
 
         With ``batch`` greater than 1 they are batches of up to so many deliveries of one period,
         with their bodies; of a period that is being closed only full ones.

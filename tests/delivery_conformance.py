@@ -178,6 +178,36 @@ class DeliveryConformance:
         [second] = (await bench.ledger.claim("billing", limit=9)).deliveries
         assert (first.period_type, second.period_type) == ("hourly", "daily")
 
+    async def test_what_failed_before_goes_first_and_no_more_of_it_than_asked_for(
+        self, bench: Bench
+    ) -> None:
+        """However many of it are due; then the next one due is one of the others."""
+        await close_hour(bench, "a", "b", "c")
+        begun = (await bench.ledger.claim("billing", limit=9)).deliveries
+        failed = [settle_attempt(one, FAILED, CLOSE_MS, Fraction(0)) for one in begun]
+        await bench.ledger.settle(failed)
+        bench.clock.now_ms = CLOSE_MS + HOUR_MS
+        await bench.ledger.append([event("z"), event("y")])
+        await close_ended(bench, HOURLY_TO_TWO, clock_ms=CLOSE_MS + 2 * HOUR_MS)
+        now_ms, due_ms = CLOSE_MS + 2 * HOUR_MS, CLOSE_MS + 5000
+        found = []
+        for limit, repeats_max in ((9, 1), (9, 0), (1, None), (9, 1), (9, 1)):
+            claim = await bench.ledger.claim("billing", limit=limit, repeats_max=repeats_max)
+            customers = [one.customer_id for one in claim.deliveries]
+            found.append(("".join(sorted(customers)), claim.next_due_ms))
+            assert [one.has_failed for one in claim.deliveries] == sorted(
+                (one.has_failed for one in claim.deliveries), reverse=True
+            )
+        assert [(len(names), at_ms) for names, at_ms in found] == [
+            (3, None),
+            (0, None),
+            (1, due_ms),
+            (1, None),
+            (0, None),
+        ]
+        assert now_ms == bench.clock.now_ms
+        assert sorted("".join(names for names, _ in found)) == ["a", "b", "c", "y", "z"]
+
     async def test_a_paused_endpoint_has_nothing_due(self, bench: Bench) -> None:
         """Until then, also over a restart; others go on, and so does another URL. The longer of two
         pauses holds.

@@ -180,7 +180,15 @@ class ModelLedger(ModelDeliveries):
             len(self._log),
         )
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
+    async def claim(
+        self,
+        endpoint_id: str,
+        *,
+        limit: int,
+        batch: int = 1,
+        url: str = "",
+        repeats_max: int | None = None,
+    ) -> Claim:
         """See ``Ledger.claim``; knows of no batches."""
         assert batch == 1
         await trio.lowlevel.checkpoint()
@@ -203,11 +211,19 @@ class ModelLedger(ModelDeliveries):
             return Claim([], None)
         paused_until_ms = state.pause_end_ms(url)
         is_paused = paused_until_ms > now_ms
-        due = [one for one in queue if not is_paused and one.next_attempt_ms <= now_ms][:limit]
+        ready = [one for one in queue if not is_paused and one.next_attempt_ms <= now_ms]
+        repeats = [one for one in ready if one.has_failed][:limit][:repeats_max]
+        others = [one for one in ready if not one.has_failed]
+        due = [*repeats, *others][:limit]
+        has_all_repeats = repeats_max is not None and len(repeats) >= repeats_max
         begun = [begin_attempt(delivery, now_ms) for delivery in due]
         self._deliveries.update({delivery.id: delivery for delivery in begun})
-        left = [max(one.next_attempt_ms, paused_until_ms) for one in queue[len(due) :]]
-        return Claim(begun, left[0] if left else None)
+        left_ms = [
+            max(one.next_attempt_ms, paused_until_ms)
+            for one in queue
+            if one not in due and not (has_all_repeats and one.has_failed)
+        ]
+        return Claim(begun, min(left_ms, default=None))
 
     async def settle(
         self,

@@ -95,6 +95,11 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     batches: tuple[Membership, ...] = ()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether one of its attempts did that counts on the schedule."""
+        return self.failures > 0
+
+    @property
     def is_batch(self) -> bool:
         return self.sequence >= BATCH
 

@@ -26,7 +26,9 @@ REST_AFTER_CUT_MS: Final = 100
 # Who asks for more waits like everybody else: the schedule goes on daily at last.
 RETRY_AFTER_MAX_MS: Final = 24 * 3600 * 1000
 
+_REQUEST_TIMEOUT: Final = 408
 _TOO_MANY_REQUESTS: Final = 429
+_INTERNAL_ERROR: Final = 500
 _UNAVAILABLE: Final = 503
 _GONE: Final = 410
 
@@ -87,6 +89,15 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     def gone(self) -> bool:
         """The receiver wants no more: Standard Webhooks 1.0.0 has 410 disable the endpoint."""
         return self.status == _GONE
+
+    @property
+    def refuses(self) -> bool:
+        """The receiver has answered, and it is about this message: 4xx that is not about time or
+        load, and 500, which is that of an application and of no gateway before it.
+        """
+        if self.status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS):
+            return False
+        return self.status is not None and 400 <= self.status <= _INTERNAL_ERROR
 
     def retry_after_ms(self, now_ms: int) -> int | None:
         """How long the receiver wants to be left alone; None where it does not say so.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """``endpoint`` is as it is configured now. It rests by its breaker, and is paused and gone by
-    its own word.
+    """``endpoint`` is as it is configured now. It rests by its breaker, from everything or from
+    repeats only, and is paused and gone by its own word.
     """
 
     endpoint: Endpoint
@@ -36,7 +36,17 @@ class Standing(msgspec.Struct, frozen=True):
     @property
     def held_until_ms(self) -> int:
         """Until when, where it is not gone."""
-        return max(self.rests_until_ms, self.paused_until_ms)
+        rests_until_ms = self.rests_until_ms if self.breaker.is_down else 0
+        return max(rests_until_ms, self.paused_until_ms)
+
+    def repeats_max(self, slots: int, now_ms: int) -> int:
+        """How many may be in the air at once of those that failed before.
+
+        Half of the slots at most, so that those that hang until their deadline hold up no others.
+        """
+        if not self.breaker.is_open:
+            return -(-slots // 2)
+        return int(self.rests_until_ms <= now_ms)
 
     def configured(self, endpoint: Endpoint) -> Standing:
         """The endpoint is this one from now on; may be the same.
@@ -52,7 +62,9 @@ class Standing(msgspec.Struct, frozen=True):
             )
         return msgspec.structs.replace(self, endpoint=endpoint)
 
-    def after(self, asked: Endpoint, outcome: Outcome, now_ms: int) -> Standing:
+    def after(
+        self, asked: Endpoint, outcome: Outcome, now_ms: int, *, is_repeat: bool = False
+    ) -> Standing:
         """After one more attempt, at the endpoint as it was when that began."""
         if asked.url != self.endpoint.url:
             return self
@@ -64,9 +76,13 @@ class Standing(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(self, paused_until_ms=until_ms)
         if _attempted(asked) != _attempted(self.endpoint):
             return self
-        breaker = self.breaker.after(failed=outcome.error is not None)
-        until_ms = max(self.rests_until_ms, now_ms + breaker.pause_ms)
-        return msgspec.structs.replace(self, breaker=breaker, rests_until_ms=until_ms)
+        breaker = self.breaker.after(outcome, is_repeat=is_repeat)
+        until_ms = self.rests_until_ms
+        if is_repeat or breaker.is_down or not self.breaker.is_open:
+            until_ms = max(until_ms, now_ms + breaker.pause_ms)
+        return msgspec.structs.replace(
+            self, breaker=breaker, rests_until_ms=until_ms if breaker.is_open else 0
+        )
 
 
 def _attempted(endpoint: Endpoint) -> tuple[object, ...]:

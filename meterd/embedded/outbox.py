@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
 
 
+# Beyond all instants, with room for what stands in front of them.
+_NEVER_MS: Final = 1 << 62
 # How soon deliveries that wait for more of their period are looked at again.
 _HELD_BACK_MS: Final = 200
 
@@ -85,44 +87,64 @@ def insert(txn: Transaction, delivery: Delivery) -> None:
             txn.put("parked", _key(delivery), b"")
 
 
-def next_due_ms(txn: Transaction, endpoint_id: str, url: str = "") -> int | None:
+def next_due_ms(
+    txn: Transaction, endpoint_id: str, url: str = "", *, with_repeats: bool = True
+) -> int | None:
     """When the endpoint's first delivery comes due, if it has any and that URL is not disabled."""
-    prefix = keys.endpoint_prefix(endpoint_id)
-    key = txn.first_key("outbox", prefix)
-    if key is None or not key.startswith(prefix):
-        return None
+    dues_ms = []
+    for is_repeat in (False, True)[: 1 + with_repeats]:
+        first = keys.outbox_key(endpoint_id, 0, 0, is_repeat=is_repeat)
+        beyond = keys.outbox_key(endpoint_id, _NEVER_MS, 0, is_repeat=is_repeat)
+        key = txn.first_key("outbox", first)
+        if key is not None and key < beyond:
+            dues_ms.append(keys.due_ms_in(key))
     state = endpoint_state(txn, endpoint_id)
-    if state.is_disabled(url):
+    if not dues_ms or state.is_disabled(url):
         return None
-    return max(keys.due_ms_in(key), state.pause_end_ms(url))
+    return max(min(dues_ms), state.pause_end_ms(url))
 
 
 def claim(
-    txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int = 1, url: str = ""
+    txn: Transaction,
+    endpoint_id: str,
+    limit: int,
+    now_ms: int,
+    batch: int = 1,
+    url: str = "",
+    repeats_max: int | None = None,
 ) -> Claim:
     """See ``Ledger.claim``."""
-    due_ms = next_due_ms(txn, endpoint_id, url)
+    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
-    due = _due_batches(txn, endpoint_id, limit, now_ms, batch) if batch > 1 else None
+    most = limit if repeats_max is None else min(limit, repeats_max)
+    due = _due(txn, endpoint_id, most, now_ms, batch, is_repeat=True)
+    has_all_repeats = repeats_max is not None and len(due) >= repeats_max
+    due += _due(txn, endpoint_id, limit - len(due), now_ms, batch, is_repeat=False)
     begun = []
-    for key in _due(txn, endpoint_id, limit, now_ms) if due is None else due:
+    for key in due:
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
         txn.delete("outbox", key)
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
         begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
-    due_ms = next_due_ms(txn, endpoint_id, url)
+    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=not has_all_repeats)
     if batch > 1 and not begun and due_ms is not None:
         due_ms = max(due_ms, now_ms + _HELD_BACK_MS)
     return Claim(begun, due_ms)
 
 
-def _due(txn: Transaction, endpoint_id: str, limit: int, now_ms: int) -> list[bytes]:
-    """The places of so many at most."""
-    prefix, later = keys.endpoint_prefix(endpoint_id), keys.outbox_key(endpoint_id, now_ms + 1, 0)
+def _due(
+    txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int, *, is_repeat: bool
+) -> list[bytes]:
+    """The places of so many at most, of those that failed before or of the others."""
+    first = keys.outbox_key(endpoint_id, 0, 0, is_repeat=is_repeat)
+    later = keys.outbox_key(endpoint_id, now_ms + 1, 0, is_repeat=is_repeat)
+    if batch > 1:
+        return _due_batches(txn, endpoint_id, limit, now_ms, batch, first, later)
+    prefix = keys.endpoint_prefix(endpoint_id)
     found: list[bytes] = []
-    for key in txn.keys_forward("outbox", prefix, prefix):
+    for key in txn.keys_forward("outbox", first, prefix):
         if key >= later or len(found) == limit:
             break
         found.append(key)
@@ -130,16 +152,22 @@ def _due(txn: Transaction, endpoint_id: str, limit: int, now_ms: int) -> list[by
 
 
 def _due_batches(
-    txn: Transaction, endpoint_id: str, limit: int, now_ms: int, size: int
+    txn: Transaction,
+    endpoint_id: str,
+    limit: int,
+    now_ms: int,
+    size: int,
+    first: bytes,
+    later: bytes,
 ) -> list[bytes]:
     """As above, of batches, which are formed here. What is of a period that is being closed waits
     until there are enough of it, or it is closed.
     """
-    prefix, later = keys.endpoint_prefix(endpoint_id), keys.outbox_key(endpoint_id, now_ms + 1, 0)
+    prefix = keys.endpoint_prefix(endpoint_id)
     by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
     full: list[list[tuple[bytes, Member]]] = []
     again: list[bytes] = []
-    for key, payload in txn.forward("outbox", prefix, prefix):
+    for key, payload in txn.forward("outbox", first, prefix):
         if key >= later or len(full) + len(again) == limit:
             break
         sequence = keys.sequence_in(key)
@@ -326,7 +354,12 @@ def _key(delivery: Delivery) -> bytes:
 
 
 def _outbox_key(delivery: Delivery) -> bytes:
-    return keys.outbox_key(delivery.endpoint_id, delivery.next_attempt_ms, delivery.sequence)
+    return keys.outbox_key(
+        delivery.endpoint_id,
+        delivery.next_attempt_ms,
+        delivery.sequence,
+        is_repeat=delivery.has_failed,
+    )
 
 
 def _places(delivery: Delivery) -> list[tuple[bytes, bytes]]:

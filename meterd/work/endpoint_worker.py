@@ -17,15 +17,16 @@ import msgspec
 import structlog
 import trio
 
-from meterd.domain.deliveries import Attempt, DeliveryStatus, settle_attempt, withdrawn
+from meterd.domain.deliveries import Attempt, settle_attempt, withdrawn
 from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
-from meterd.domain.instants import format_instant
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
 from meterd.domain.probes import ID_LIMIT, probe
 from meterd.domain.signatures import sign
 from meterd.domain.standing import Standing
 from meterd.domain.statistics import Statistics
+from meterd.ledger import Claim
+from meterd.work.delivery_log import tell_change, tell_settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,6 +114,8 @@ class EndpointWorker:
         self._standing = around.standings.get(endpoint.id, Standing(endpoint)).configured(endpoint)
         self._slots = trio.CapacityLimiter(endpoint.slots)
         self._begun = 0
+        self._repeats: set[str] = set()
+        self._repeats_turn = False
         self._settling = _Group()
         self._settling_last = trio.Lock()
         self._is_retired = False
@@ -209,19 +212,39 @@ class EndpointWorker:
         if standing.is_held(self._clock.now_ms()):
             at_ms = None if standing.is_gone else standing.held_until_ms
             return _Wakes(on_new=False, at_ms=at_ms)
-        begun_max = 1 if standing.breaker.is_open else endpoint.slots * _BEGUN_FOR_EACH_SLOT
+        is_down = standing.breaker.is_down
+        begun_max = 1 if is_down else endpoint.slots * _BEGUN_FOR_EACH_SLOT
         room = begun_max - self._begun
         if 2 * room < begun_max:  # a claim is a transaction: it is to be worth it
             return _Wakes(on_new=False)
-        claim = await self._ledger.claim(
-            endpoint.id, limit=room, batch=endpoint.batch, url=endpoint.url
-        )
+        now_ms = self._clock.now_ms()
+        repeats_max = max(0, standing.repeats_max(endpoint.slots, now_ms) - len(self._repeats))
+        choices = [repeats_max]
+        if is_down:
+            # By turns, that neither kind waits for the other. Where there is none, it is the other.
+            self._repeats_turn = not self._repeats_turn
+            choices = [repeats_max] if self._repeats_turn else [0, repeats_max]
+        claim = Claim([], None)
+        for choice in choices:
+            if not claim.deliveries:
+                claim = await self._ledger.claim(
+                    endpoint.id,
+                    limit=room,
+                    batch=endpoint.batch,
+                    url=endpoint.url,
+                    repeats_max=choice,
+                )
         for delivery in claim.deliveries:
             self._begun += 1
+            if delivery.has_failed:
+                self._repeats.add(delivery.id)
             nursery.start_soon(self._attempt, sender, delivery, endpoint.url)
         if claim.deliveries:
-            return _Wakes(at_ms=self._clock.now_ms())
-        return _Wakes(at_ms=claim.next_due_ms)
+            return _Wakes(at_ms=now_ms)
+        wakes_ms = [] if claim.next_due_ms is None else [claim.next_due_ms]
+        if standing.rests_until_ms > now_ms:
+            wakes_ms.append(standing.rests_until_ms)
+        return _Wakes(at_ms=min(wakes_ms, default=None))
 
     async def _wait(self, made: int, wakes: _Wakes) -> None:
         if wakes.at_ms is None and not wakes.on_new:
@@ -243,7 +266,7 @@ class EndpointWorker:
             endpoint = self._endpoint
             try:
                 outcome, attempt = await self._send(sender, endpoint, delivery)
-                change = self._note(endpoint, outcome)  # before the next one has the slot
+                change = self._note(endpoint, delivery, outcome)  # before the next one has the slot
                 if outcome.cut:
                     await self._clock.wait_until(self._clock.now_ms() + REST_AFTER_CUT_MS)
             finally:
@@ -256,7 +279,7 @@ class EndpointWorker:
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
-            _tell(settled, outcome)
+            tell_settled(settled, outcome)
             await self._settle(settled, attempt, change)
         else:
             await self._settle(withdrawn(delivery), None, None)
@@ -279,6 +302,7 @@ class EndpointWorker:
             await self._ledger.settle(group.deliveries, group.attempts, group.changes)
         group.settled.set()
         self._begun -= len(group.deliveries)
+        self._repeats.difference_update(one.id for one in group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
         self.wake()
         self._around.settled(self._endpoint.id, len(group.attempts))
@@ -310,15 +334,15 @@ class EndpointWorker:
     def _jitter(self) -> Fraction:
         return Fraction(self._around.below(2 * _JITTER_STEPS + 1) - _JITTER_STEPS, _JITTER_STEPS)
 
-    def _note(self, asked: Endpoint, outcome: Outcome) -> Change | None:
+    def _note(self, asked: Endpoint, delivery: Delivery, outcome: Outcome) -> Change | None:
         """At once, so that nothing more is sent where nothing more is to be; what is to be kept of
         it over restarts.
         """
         now_ms = self._clock.now_ms()
         self.statistics = self.statistics.after(outcome, now_ms)
         before = self._standing
-        self._standing = before.after(asked, outcome, now_ms)
-        _tell_change(before, self._standing)
+        self._standing = before.after(asked, outcome, now_ms, is_repeat=delivery.has_failed)
+        tell_change(before, self._standing)
         if self._standing.is_held(now_ms):
             self._give_back()
         # What the URL of before says is of no interest, and must not replace what this one says.
@@ -363,29 +387,3 @@ class EndpointWorker:
             hashlib.sha256(delivery.body).hexdigest(),
         )
         return outcome, attempt
-
-
-def _tell(settled: Delivery, outcome: Outcome) -> None:
-    log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
-    if settled.status is DeliveryStatus.DELIVERED:
-        log.info("delivered", dry_run=outcome.dry_run)
-    elif settled.status is DeliveryStatus.PARKED:
-        log.error("delivery parked: every attempt failed", error=outcome.error)
-    else:
-        log.warning(
-            "attempt failed",
-            error=outcome.error,
-            next=format_instant(settled.next_attempt_ms),
-        )
-
-
-def _tell_change(before: Standing, now: Standing) -> None:
-    log = _log.bind(endpoint=now.endpoint.id)
-    if now.is_gone and not before.is_gone:
-        log.error("endpoint is gone (410) and disabled until its URL changes or it is enabled")
-    if now.paused_until_ms > before.paused_until_ms:
-        log.warning("endpoint asks to wait", until=format_instant(now.paused_until_ms))
-    if now.breaker.is_open and not before.breaker.is_open:
-        log.warning("endpoint fails: one attempt at a time")
-    elif before.breaker.is_open and not now.breaker.is_open:
-        log.info("endpoint is back")

@@ -113,6 +113,19 @@ def test_the_first_of_several_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "refuses"),
+    [
+        (None, False),
+        *((status, True) for status in (400, 401, 404, 413, 422, 499, 500)),
+        *((status, False) for status in (200, 302, 399, 408, 429, 501, 502, 503, 504)),
+    ],
+)
+def test_what_is_about_the_message(status: int | None, *, refuses: bool) -> None:
+    """Not what a gateway says for a receiver that is away, nor what is about time or load."""
+    assert Outcome("x", status=status).refuses is refuses
+
+
+@pytest.mark.parametrize(
     ("status", "gone"), [(410, True), (404, False), (200, False), (None, False)]
 )
 def test_only_410_is_gone(status: int | None, *, gone: bool) -> None:

@@ -14,7 +14,7 @@ from meterd.domain.standing import Standing
 
 HERE = Endpoint("billing", "http://here.test/", ("whsec_a",))
 THERE = msgspec.structs.replace(HERE, url="http://there.test/")
-FAILED = Outcome("HTTP 500: x", status=500)
+FAILED = Outcome("HTTP 503: x", status=503)
 GONE = Outcome("HTTP 410: Gone", status=410)
 BUSY = Outcome("HTTP 429: x", status=429, headers=(("Retry-After", "90"),))
 
@@ -34,6 +34,23 @@ def test_what_holds_it() -> None:
     paused = after(new, BUSY, Outcome())
     assert [paused.is_held(at_ms) for at_ms in (1000, 90_999, 91_000)] == [True, True, False]
     assert after(new, GONE, Outcome()).is_held(1 << 60)
+
+
+def test_what_refuses_is_rested_from_with_repeats_only() -> None:
+    """First attempts go on; what was refused before rests, and its next failure makes it longer."""
+    refusing = after(Standing(HERE), *[Outcome("HTTP 404: x", status=404)] * OPENS_AFTER)
+    assert not refusing.is_held(1000)
+    assert [refusing.repeats_max(4, at_ms) for at_ms in (1999, 2000)] == [0, 1]
+    more = after(refusing, Outcome("HTTP 404: x", status=404))
+    assert more.rests_until_ms == refusing.rests_until_ms
+    again = refusing.after(HERE, Outcome("HTTP 404: x", status=404), 2000, is_repeat=True)
+    assert [again.repeats_max(4, at_ms) for at_ms in (3999, 4000)] == [0, 1]
+
+
+@pytest.mark.parametrize(("slots", "repeats"), [(1, 1), (2, 1), (3, 2), (4, 2), (32, 16)])
+def test_repeats_have_half_of_the_slots(slots: int, repeats: int) -> None:
+    """One at least."""
+    assert Standing(HERE).repeats_max(slots, 0) == repeats
 
 
 def test_asking_to_wait_is_no_failure() -> None:

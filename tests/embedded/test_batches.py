@@ -284,7 +284,7 @@ def test_batches_go_on_where_they_are_configured_no_more(store: Store) -> None:
     (first,) = claim(store).deliveries
     settle(store, first, FAILED)
     close(store, "c")
-    alone, again = claim(store, batch=1, now_ms=35).deliveries
-    assert (alone.customer_id, again.id) == ("c", first.id)
+    again, alone = claim(store, batch=1, now_ms=35).deliveries
+    assert (again.id, alone.customer_id) == (first.id, "c")
     with store.read() as txn:
         assert batches.batch_of(txn, found(store, 1)) is not None

@@ -152,9 +152,11 @@ class EngineAndModel(RuleBasedStateMachine):
         self.close(by)
         self.both(lambda ledger: ledger.snapshot(by))
 
-    @rule(endpoint=ENDPOINTS, limit=LIMITS)
-    def claim(self, endpoint: str, limit: int) -> None:
-        claim = self.both(lambda ledger: ledger.claim(endpoint, limit=limit))
+    @rule(endpoint=ENDPOINTS, limit=LIMITS, repeats_max=st.none() | st.integers(0, 3))
+    def claim(self, endpoint: str, limit: int, repeats_max: int | None) -> None:
+        claim = self.both(
+            lambda ledger: ledger.claim(endpoint, limit=limit, repeats_max=repeats_max)
+        )
         self.claimed |= {delivery.id: delivery for delivery in claim.deliveries}
 
     @precondition(lambda self: bool(getattr(self, "claimed", None)))

@@ -82,6 +82,9 @@ def test_the_outbox_stands_in_the_order_of_coming_due() -> None:
     due = [keys.outbox_key("crm", at_ms, 256) for at_ms in (0, 255, 256, START_MS, 1 << 41)]
     assert due == sorted(due)
     assert (keys.due_ms_in(due[3]), keys.sequence_in(due[3])) == (START_MS, 256)
+    again = keys.outbox_key("crm", 5, 256, is_repeat=True)
+    assert (keys.due_ms_in(again), keys.sequence_in(again)) == (5, 256)
+    assert due[-1] < again < keys.outbox_key("crm", 6, 1, is_repeat=True)
 
 
 def test_a_customers_deliveries_stand_in_the_order_of_closing() -> None:

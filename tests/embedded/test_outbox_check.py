@@ -44,7 +44,7 @@ def change(txn: Transaction, key: bytes, found: Delivery, **state: Any) -> None:
 
 def due(found: Delivery, at_ms: int | None = None) -> bytes:
     at_ms = found.next_attempt_ms if at_ms is None else at_ms
-    return keys.outbox_key(found.endpoint_id, at_ms, found.sequence)
+    return keys.outbox_key(found.endpoint_id, at_ms, found.sequence, is_repeat=found.has_failed)
 
 
 def it_stands_in_no_queue(txn: Transaction) -> None:

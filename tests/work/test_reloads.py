@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -34,8 +34,8 @@ MORE_SLOTS = msgspec.structs.replace(BILLING, slots=5)
 class SlowLedger(ModelLedger):
     """A claim and a settlement are on disk a moment before it says so, as after a sync."""
 
-    async def claim(self, endpoint_id: str, *, limit: int, batch: int = 1, url: str = "") -> Claim:
-        claim = await super().claim(endpoint_id, limit=limit, batch=batch, url=url)
+    async def claim(self, endpoint_id: str, **wanted: Any) -> Claim:
+        claim = await super().claim(endpoint_id, **wanted)
         await trio.sleep(0.05)
         return claim
 

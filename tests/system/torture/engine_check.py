@@ -298,7 +298,9 @@ def _queued(deliveries: Iterable[Delivery]) -> set[bytes]:
         if each.status is DeliveryStatus.PENDING:
             first.setdefault((each.endpoint_id, each.customer_id), each)
     return {
-        keys.outbox_key(each.endpoint_id, each.next_attempt_ms, each.sequence)
+        keys.outbox_key(
+            each.endpoint_id, each.next_attempt_ms, each.sequence, is_repeat=each.has_failed
+        )
         for each in first.values()
     }
 
