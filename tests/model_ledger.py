@@ -238,7 +238,7 @@ class ModelLedger(ModelDeliveries):
             self._deliveries[delivery.id] = delivery
         self.attempts.extend(attempts)
         for endpoint_id, change in changes:
-            await self.change_endpoint(endpoint_id, change)
+            self._change_endpoint(endpoint_id, change)
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``; takes no room."""
@@ -257,6 +257,9 @@ class ModelLedger(ModelDeliveries):
     async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
         """See ``Ledger.change_endpoint``."""
         await trio.lowlevel.checkpoint()
+        self._change_endpoint(endpoint_id, change)
+
+    def _change_endpoint(self, endpoint_id: str, change: Change) -> None:
         self._endpoints[endpoint_id] = change(self._endpoints.get(endpoint_id, EndpointState()))
 
     def deliveries_made(self) -> int:
