@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("delivery")
 
 
-def tell_settled(settled: Delivery, outcome: Outcome) -> None:
+def tell_settled(settled: Delivery, outcome: Outcome, held_until_ms: int) -> None:
     log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
     if settled.status is DeliveryStatus.DELIVERED:
         log.info("delivered", dry_run=outcome.dry_run)
@@ -27,7 +27,7 @@ def tell_settled(settled: Delivery, outcome: Outcome) -> None:
         log.warning(
             "attempt failed",
             error=outcome.error,
-            next=format_instant(settled.next_attempt_ms),
+            next=format_instant(max(settled.next_attempt_ms, held_until_ms)),
         )
 
 

@@ -279,7 +279,7 @@ class EndpointWorker:
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
-            tell_settled(settled, outcome)
+            tell_settled(settled, outcome, self._standing.held_until_ms)
             await self._settle(settled, attempt, change)
         else:
             await self._settle(withdrawn(delivery), None, None)
@@ -315,12 +315,7 @@ class EndpointWorker:
             self._waiting.add(waiting)
             await self._slots.acquire()
         self._waiting.discard(waiting)
-        if waiting.cancelled_caught:
-            return False
-        if self._is_held(url):  # by what another worker of the endpoint was answered
-            self._slots.release()
-            return False
-        return True
+        return not waiting.cancelled_caught
 
     def _is_held(self, url: str) -> bool:
         is_other = url != self._endpoint.url

@@ -21,7 +21,7 @@ OFF = msgspec.structs.replace(BILLING, enabled=False)
 MOVED = msgspec.structs.replace(BILLING, url="http://new.test/")
 ON = EndpointState()
 GONE = disabled(ON, BILLING.url, NOW_MS)
-BUSY = paused(ON, NOW_MS + 1)
+BUSY = paused(ON, BILLING.url, NOW_MS + 1)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ BUSY = paused(ON, NOW_MS + 1)
         (WAITING, ON, BILLING, None, None),
         (WAITING, ON, BILLING, "msg_0", "behind"),
         (WAITING, BUSY, BILLING, "msg_0", "paused"),
-        (WAITING, paused(ON, NOW_MS), BILLING, None, None),
+        (WAITING, paused(ON, BILLING.url, NOW_MS), BILLING, None, None),
         (WAITING, GONE, BILLING, "msg_0", "gone"),
         (WAITING, GONE, MOVED, None, None),
         (WAITING, GONE, OFF, None, "off"),
