@@ -120,7 +120,9 @@ def claim(
     most = limit if repeats_max is None else min(limit, repeats_max)
     due = _due(txn, endpoint_id, most, now_ms, batch, is_repeat=True)
     has_all_repeats = repeats_max is not None and len(due) >= repeats_max
-    due += _due(txn, endpoint_id, limit - len(due), now_ms, batch, is_repeat=False)
+    others = _due(txn, endpoint_id, limit - len(due), now_ms, batch, is_repeat=False)
+    # A batch that was formed just now of what failed alone has itself not failed yet.
+    due += [key for key in others if key not in due]
     begun = []
     for key in due:
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)

@@ -125,27 +125,6 @@ async def test_the_last_attempt_is_that_of_the_log(autojump_clock: MockClock) ->
     assert sorted(one.last_attempt_ms or 0 for one in await bench.deliveries()) == logged
 
 
-async def test_a_pause_is_kept_before_what_it_holds_is_due(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However the process ends in between, the endpoint is left alone."""
-    bench = OutboxBench()
-    bench.receivers.answers["billing"] = answering(BUSY)
-    await bench.close_hour("a")
-
-    async def settle_never(*_: object) -> None:
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(bench.ledger, "settle", settle_never)
-    async with bench.running():
-        await wait_all_tasks_blocked()
-    monkeypatch.undo()
-    bench.ledger.restarted()
-    async with bench.running():
-        await trio.sleep(300)
-    assert seconds(bench) == [0.0, 90.0]
-
-
 async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun(
     autojump_clock: MockClock,
 ) -> None:
