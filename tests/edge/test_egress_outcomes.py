@@ -204,6 +204,11 @@ KINDS: dict[str, tuple[Callable[[], Awaitable[Outcome]], ErrorKind, bool]] = {
     "no HTTP": (from_receiver(answering(b"SSH-2.0\r\n\r\n")), ErrorKind.PROTOCOL, True),
     "hints for ever": (
         from_receiver(answering(b"HTTP/1.1 103 x\r\n\r\n" * 5000)),
+        ErrorKind.PROTOCOL,
+        True,
+    ),
+    "a head without end": (
+        from_receiver(answering(LINE + b"x: y\r\n" * 20_000)),
         ErrorKind.ANSWER_TOO_LONG,
         True,
     ),

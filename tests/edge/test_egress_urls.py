@@ -6,7 +6,6 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,8 @@ from tests.edge.receivers import OK, post, resolving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
     from meterd.domain.outcomes import Outcome
 
