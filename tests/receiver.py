@@ -69,9 +69,14 @@ class Receiver:
                     status = receiver.statuses.pop(0) if receiver.statuses else 200
                     receiver.received.append(Received(headers, body))
                     receiver._arrived.notify_all()
+                # As common servers say it; and redirects repeat all of a URL.
+                said = b"" if status < 300 else f"Cannot POST: {self.path}".encode()
                 self.send_response(status)
-                self.send_header("Content-Length", "0")
+                if said:
+                    self.send_header("Location", f"https://elsewhere.test{self.path}")
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                self.wfile.write(said)
 
             def log_message(self, *_: Any) -> None:
                 pass

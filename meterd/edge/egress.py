@@ -5,7 +5,7 @@ What it keeps, whatever the receiver or its name server do:
 - No byte goes to an address that was not judged: see ``dialling``.
 - An attempt ends: one deadline spans look-up, connect, request and answer (timeouts of single reads
   never end a peer that drips), and the answer has a limit: see ``answers``.
-- Of the answer nothing is decoded, followed or remembered.
+- Of the answer nothing is decoded, followed or remembered; what it repeats of the URL is masked.
 - One endpoint cannot slow another: connections and look-ups are its own.
 
 What an outcome means for the delivery is decided elsewhere; so is what to send, and when.
@@ -21,6 +21,8 @@ import httpx
 import msgspec
 import trio
 
+from meterd.domain.echoes import Echoes
+from meterd.domain.endpoints import URL_MAX
 from meterd.domain.outcomes import BODY_BYTES_MAX, ErrorKind, Outcome, kept_fields
 from meterd.edge.dialling import Guard, system_look_up
 from meterd.edge.failures import AttemptError
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 # Standard Webhooks 1.0.0 asks senders to wait 15 to 30 s.
 DEADLINE_S: Final = 15.0
 _ERROR_CHARACTERS_MAX: Final = 500
+# A token that begins in what is kept of a body is to be recognised.
+_BODY_READ_MAX: Final = BODY_BYTES_MAX + 4 * URL_MAX
 
 
 class Sender:
@@ -49,7 +53,7 @@ class Sender:
     def __init__(self, transport: httpx.AsyncBaseTransport, guard: Guard) -> None:
         self._transport = transport
         self._guard = guard
-        self._target = _Target("", httpx.URL(), b"")
+        self._target = _Target("", httpx.URL(), b"", Echoes(""))
 
     def update(self, endpoint: Endpoint) -> None:
         """From now on every request obeys this ``allow_private``, on kept connections too."""
@@ -72,7 +76,7 @@ class Sender:
             request = self._request(url, headers, body)
         except httpx.InvalidURL as error:
             return Outcome(_one_line(f"Invalid URL: {error}"), ErrorKind.URL)
-        received = _Received()
+        received = _Received(self._target.echoes)
         try:
             with trio.fail_after(deadline_s):
                 await received.read(self._transport, request)
@@ -86,7 +90,7 @@ class Sender:
     def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpx.Request:
         if url != self._target.text:
             parsed = httpx.URL(url)
-            self._target = _Target(url, parsed, parsed.netloc)
+            self._target = _Target(url, parsed, parsed.netloc, Echoes(url))
         target = self._target
         # All fields are here: to make them out takes httpx ten times as long.
         fields = [
@@ -104,12 +108,14 @@ class _Target(msgspec.Struct, frozen=True):
     text: str
     url: httpx.URL
     host: bytes
+    echoes: Echoes
 
 
 class _Received:
-    """As much of the answer as has come."""
+    """As much of the answer as has come; what it says of the URL's tokens is masked."""
 
-    def __init__(self) -> None:
+    def __init__(self, echoes: Echoes) -> None:
+        self._echoes = echoes
         self._response: httpx.Response | None = None
         self._body = bytearray()
 
@@ -119,7 +125,7 @@ class _Received:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         try:
             async for part in response.stream:
-                self._body += part[: BODY_BYTES_MAX - len(self._body)]
+                self._body += part[: _BODY_READ_MAX - len(self._body)]
         finally:
             await response.aclose()
 
@@ -127,17 +133,21 @@ class _Received:
         response = self._response
         if response is None:
             assert failed is not None
-            return Outcome(_one_line(str(failed)), failed.kind, address=address)
+            return Outcome(self._line(str(failed)), failed.kind, address=address)
         error, kind = None, None
         cut = failed is not None and failed.kind is ErrorKind.ANSWER_TOO_LONG
         # The status of a refusal tells more than how its body ended.
         if not response.is_success:
-            error, kind = _status_line(response), ErrorKind.STATUS
+            error, kind = self._line(_status_line(response)), ErrorKind.STATUS
         elif failed is not None and not cut:
-            error, kind = _one_line(str(failed)), failed.kind
-        fields = kept_fields(response.headers.raw)
-        body = bytes(self._body)
+            error, kind = self._line(str(failed)), failed.kind
+        masked = self._echoes.masked
+        fields = kept_fields((name, masked(value)) for name, value in response.headers.raw)
+        body = masked(bytes(self._body))[:BODY_BYTES_MAX]
         return Outcome(error, kind, response.status_code, fields, body, address, cut=cut)
+
+    def _line(self, text: str) -> str:
+        return _one_line(self._echoes.masked_text(text))
 
 
 @asynccontextmanager
@@ -167,7 +177,7 @@ def _status_line(response: httpx.Response) -> str:
         reason = sent.decode("latin-1")  # RFC 9112 leaves the encoding open; this was HTTP's once
     reason = reason.strip() or _standard_reason(response.status_code)
     status = f"HTTP {response.status_code}"
-    return _one_line(f"{status}: {reason}" if reason else status)
+    return f"{status}: {reason}" if reason else status
 
 
 def _standard_reason(status: int) -> str:
