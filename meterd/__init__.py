@@ -21,6 +21,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       addresses        the address to listen on
       credentials      API keys and their scopes
       endpoints        webhook endpoints
+      echoes           what a receiver repeats of its URL, masked
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
       aggregations     a period's totals as they are published
