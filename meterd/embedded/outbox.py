@@ -208,14 +208,14 @@ def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
     again = once_more(delivery, now_ms)
     if again is delivery:
         return delivery
-    batches.leave(txn, delivery)
-    txn.delete("parked", _key(delivery))
-    txn.delete("outbox", _outbox_key(delivery))
+    stood = txn.delete("outbox", _outbox_key(delivery))
     _put(txn, again)
-    if again.is_batch:
-        _enqueue(txn, again)
-    else:
+    if delivery.status is not DeliveryStatus.PENDING:
+        batches.leave(txn, delivery)
+        txn.delete("parked", _key(delivery))
         _queue(txn, again)
+    elif stood:  # else another goes before it, or is in the air
+        _enqueue(txn, again)
     return again
 
 
@@ -275,7 +275,7 @@ def _queue(txn: Transaction, delivery: Delivery) -> None:
     ((customer, place),) = _places(delivery)
     before = _first_of_customer(txn, delivery.endpoint_id, customer)
     txn.put("outbox_by_customer", customer + place, delivery.sequence.to_bytes(8, "big"))
-    is_first = before is None or before.sequence == delivery.sequence
+    is_first = before is None
     if before is not None and place < keys.outbox_place(before.period, before.revision):
         is_first = txn.delete("outbox", _outbox_key(before))
     if is_first:
