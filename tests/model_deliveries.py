@@ -86,12 +86,16 @@ class ModelDeliveries(ABC):
             if one.status is DeliveryStatus.PENDING
             and (one.endpoint_id, one.customer_id) == (delivery.endpoint_id, delivery.customer_id)
         ]
-        is_behind = delivery in waiting and min(waiting, key=closing_order) != delivery
+        before = min(waiting, key=closing_order, default=delivery)
+        in_air = [one for one in waiting if one.begun_ms is not None]
+        if before == delivery and in_air:
+            before = in_air[0]
+        is_behind = delivery in waiting and before != delivery and delivery not in in_air
         return DeliveryHistory(
             delivery,
             tuple(sorted(attempts, key=lambda attempt: attempt.number)),
             self._endpoints.get(delivery.endpoint_id, EndpointState()),
-            min(waiting, key=closing_order).id if is_behind else None,
+            before.id if is_behind else None,
         )
 
     async def endpoints(self) -> list[EndpointSummary]:

@@ -40,7 +40,7 @@ def run(
         name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
         delivery = outbox.find(txn, name)
         if delivery is not None:
-            outbox.send_again(txn, delivery, now_ms)
+            outbox.replay(txn, delivery, now_ms)
             continue
         body = completed_body(aggregation)
         outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, now_ms))

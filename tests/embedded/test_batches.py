@@ -17,10 +17,11 @@ from meterd.domain.deliveries import (
     DeliveryStatus,
     first_attempt,
     settle_attempt,
+    withdrawn,
 )
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType, period_at
-from meterd.embedded import batches, journal, outbox
+from meterd.embedded import batches, delivery_queries, journal, outbox
 from meterd.embedded.differences import Checking
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.store import Store
@@ -80,6 +81,14 @@ def send_again(store: Store, delivery: Delivery, now_ms: int = 40) -> None:
         outbox.send_again(txn, one, now_ms)
 
     store.write(work)
+
+
+def behind(store: Store, sequence: int) -> str | None:
+    with store.read() as txn:
+        one = outbox.get(txn, "billing", sequence)
+        history = delivery_queries.read_history(txn, one.id)
+    assert history is not None
+    return history.behind
 
 
 def customers_of(batch: Delivery) -> list[str]:
@@ -163,20 +172,125 @@ def test_a_batch_is_delivered_or_parked_as_one(store: Store) -> None:
 
 
 def test_what_was_in_a_batch_is_sent_again_by_itself(store: Store) -> None:
-    """Or with others that are; the rest of it stays as it was. All of a batch likewise."""
-    close(store, *"abcd")
-    arrived, failed = claim(store, batch=2).deliveries
-    settle(store, arrived, Outcome())
-    settle(store, failed, FAILED, ())
+    """The rest of it stays as it was, and goes one by one, too, when the batch is asked for."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
+    settle(store, first, FAILED, ())
     send_again(store, found(store, 1))
-    assert [found(store, n).status for n in (1, 2)] == ["pending", "delivered"]
-    send_again(store, failed)
-    (one, two) = claim(store, batch=2, now_ms=40).deliveries
-    assert [customers_of(one), customers_of(two)] == [["a", "c"], ["d"]]
-    assert not {one.id, two.id} & {arrived.id, failed.id}
-    for each in (one, two):
+    assert [found(store, n).status for n in (1, 2, 3)] == ["pending", "parked", "parked"]
+    send_again(store, first)
+    again = claim(store, now_ms=40).deliveries
+    assert [one.id for one in again] == [found(store, n).id for n in (1, 2, 3)]
+    for each in again:
         settle(store, each, Outcome())
-    assert {found(store, n).status for n in (1, 2, 3, 4)} == {"delivered"}
+    assert {found(store, n).status for n in (1, 2, 3)} == {"delivered"}
+
+
+@pytest.mark.parametrize("waits_ms", [(5,), ()], ids=["delivered", "parked"])
+def test_a_whole_batch_is_sent_again_as_it_was(store: Store, waits_ms: tuple[int, ...]) -> None:
+    """Under its id, which tells the receiver that it is the same."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome() if waits_ms else FAILED, waits_ms)
+    send_again(store, first)
+    assert {found(store, n).status for n in (1, 2, 3)} == {"pending"}
+    (again,) = claim(store, now_ms=40).deliveries
+    assert (again.id, again.body, again.attempts) == (first.id, first.body, 2)
+    settle(store, again, Outcome())
+    assert {found(store, n).status for n in (1, 2, 3)} == {"delivered"}
+
+
+def test_what_was_begun_alone_goes_alone(store: Store) -> None:
+    """Under its id, also where batches are configured meanwhile and nobody knows what became of it;
+    what was given back before it was sent is as if it had never begun.
+    """
+    close(store, *"abcd")
+    singles = claim(store, batch=1).deliveries
+    store.write(lambda txn: outbox.settle(txn, [withdrawn(singles[3])]))
+    store.write(lambda txn: outbox.recover(txn, 60, 500))
+    *again, batch = claim(store, now_ms=70).deliveries
+    assert [(one.id, one.body) for one in again] == [(one.id, one.body) for one in singles[:3]]
+    assert {one.attempts for one in again} == {2}
+    assert customers_of(batch) == ["d"]
+
+
+def test_a_replay_of_a_batch_is_that_batch_once(store: Store) -> None:
+    """However many of it are replayed; where one has left it, each goes by itself."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome())
+
+    def replay(*sequences: int) -> list[Delivery]:
+        for sequence in sequences:
+            store.write(partial(outbox.replay, delivery=found(store, sequence), now_ms=50))
+        return claim(store, now_ms=50).deliveries
+
+    (again,) = replay(2, 1, 3)
+    assert (again.id, again.body) == (first.id, first.body)
+    settle(store, again, Outcome())
+    assert replay(3) == []
+    send_again(store, found(store, 1))
+    alone = replay(2, 1, 3)
+    assert [one.customer_id for one in alone] == ["a", "b", "c"]
+    for one in alone:
+        settle(store, one, Outcome())
+
+
+def test_an_earlier_one_goes_before_a_batch_that_waits(store: Store) -> None:
+    """All of the batch wait for it, whoever's it is: their order holds, and the batch stays whole.
+    It is told what they wait for.
+    """
+    close(store, "a", kind=PeriodType.HOURLY)
+    (hour,) = claim(store, batch=1).deliveries
+    settle(store, hour, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day,) = claim(store).deliveries
+    settle(store, day, FAILED, (5,))
+    send_again(store, hour)
+    assert [behind(store, n) for n in (1, 2, 3)] == [None, hour.id, hour.id]
+    (first,) = claim(store, now_ms=40).deliveries
+    assert first.id == hour.id
+    assert claim(store, now_ms=99).deliveries == []
+    settle(store, first, Outcome())
+    (again,) = claim(store, now_ms=40).deliveries
+    assert (again.id, again.body) == (day.id, day.body)
+
+
+def test_an_earlier_one_waits_for_a_batch_in_the_air(store: Store) -> None:
+    """However often it is asked for; then it goes before the batch's next attempt."""
+    close(store, "a", kind=PeriodType.HOURLY)
+    (hour,) = claim(store, batch=1).deliveries
+    settle(store, hour, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day,) = claim(store).deliveries
+    for _ in range(2):
+        send_again(store, hour)
+        assert claim(store, now_ms=40).deliveries == []
+    assert [behind(store, n) for n in (1, 2, 3)] == [found(store, 2).id, None, None]
+    settle(store, day, FAILED, (0,))
+    (first,) = claim(store, now_ms=40).deliveries
+    assert first.id == hour.id
+    settle(store, first, FAILED, ())
+    (again,) = claim(store, now_ms=40).deliveries
+    assert again.id == day.id
+
+
+def test_a_batch_that_is_sent_again_goes_before_what_is_later(store: Store) -> None:
+    """Of each of its customers, when nothing of any of them is in the air."""
+    close(store, "a", "b", kind=PeriodType.HOURLY)
+    (hours,) = claim(store).deliveries
+    settle(store, hours, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day, other) = claim(store, batch=1).deliveries
+    settle(store, other, FAILED, (5,))
+    send_again(store, hours)
+    assert behind(store, 1) == behind(store, 2) == day.id
+    assert claim(store, now_ms=99).deliveries == []
+    settle(store, day, FAILED, (5,))
+    (again,) = claim(store, now_ms=99).deliveries
+    assert (again.id, again.body) == (hours.id, hours.body)
+    settle(store, again, Outcome())
+    assert [one.id for one in claim(store, now_ms=99).deliveries] == [day.id, other.id]
 
 
 def test_a_batch_that_waits_is_asked_for_by_any_of_its_deliveries(store: Store) -> None:
