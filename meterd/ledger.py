@@ -233,7 +233,9 @@ class Ledger(Protocol):
     async def settle(
         self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
     ) -> None:
-        """Writes claimed deliveries as they stand after their attempts, once, and the attempts."""
+        """Writes claimed deliveries as they stand after their attempts, once, and the attempts:
+        each delivery with its own, all of them perhaps in several transactions.
+        """
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """What is known of the endpoint; the state of a new one for who was never heard of."""

@@ -284,7 +284,8 @@ class EmbeddedLedger(DeliveryDesk):
         self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
     ) -> None:
         """See ``Ledger.settle``."""
-        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
+        for some, theirs in outbox.in_portions(deliveries, attempts):
+            await self._settle(some, theirs)
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``."""
@@ -319,6 +320,9 @@ class EmbeddedLedger(DeliveryDesk):
     async def wait_deliveries_made(self, beyond: int) -> None:
         """See ``Ledger.wait_deliveries_made``."""
         await self._committer.wait_deliveries_made(beyond)
+
+    async def _settle(self, deliveries: list[Delivery], attempts: list[Attempt]) -> None:
+        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
 
     def _judge(self, events: Sequence[UsageEvent], *, partial: bool) -> Judged:
         """In one go with sending the new ones, so that no two callers take one key."""

@@ -31,12 +31,14 @@ from meterd.embedded import attempt_log, batches, keys, lines, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from meterd.domain.deliveries import Attempt
     from meterd.embedded.transaction import Transaction
 
 
+# Begun or settled in one transaction, for which events wait: of batches, all that are in them.
+_AT_ONCE: Final = 1000
 # How soon deliveries that wait for more of their period are looked at again.
 _HELD_BACK_MS: Final = 200
 
@@ -97,8 +99,12 @@ def claim(txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: in
         return Claim([], due_ms)
     due = _due_batches(txn, endpoint_id, limit, now_ms, batch) if batch > 1 else None
     begun: list[Delivery] = []
+    room = _AT_ONCE
     for key in _due(txn, endpoint_id, limit, now_ms) if due is None else due:
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
+        room -= len(delivery.sequences)
+        if room < 0 and begun:
+            break  # which is due, and claimed next
         txn.delete("outbox", key)
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
@@ -131,7 +137,7 @@ def _due_batches(
     full: list[list[tuple[bytes, Member]]] = []
     again: list[bytes] = []
     for key, payload in txn.forward("outbox", prefix, prefix):
-        if key >= later or len(full) + len(again) == limit:
+        if key >= later or len(full) + len(again) == limit or size * len(full) >= _AT_ONCE:
             break
         if not payload:
             again.append(key)
@@ -144,8 +150,13 @@ def _due_batches(
         if len(group) == size:
             full.append(by_period.pop(period))
     rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
-    room = limit - len(again)
-    formed = [_form_batch(txn, endpoint_id, group, now_ms) for group in (*full, *rest)[:room]]
+    formed: list[bytes] = []
+    room = _AT_ONCE
+    for group in (*full, *rest)[: limit - len(again)]:
+        room -= len(group)
+        if room < 0:
+            break
+        formed.append(_form_batch(txn, endpoint_id, group, now_ms))
     return [*again, *formed]
 
 
@@ -181,6 +192,27 @@ def settle(
         lines.go_on(txn, settled)
     for attempt in attempts:
         attempt_log.write(txn, attempt)
+
+
+def in_portions(
+    deliveries: Iterable[Delivery], attempts: Iterable[Attempt]
+) -> Iterator[tuple[list[Delivery], list[Attempt]]]:
+    """What is settled in one transaction each, deliveries with their attempts."""
+    of_delivery: defaultdict[tuple[str, int], list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        of_delivery[attempt.endpoint_id, attempt.sequence].append(attempt)
+    portion: tuple[list[Delivery], list[Attempt]] = [], []
+    room = _AT_ONCE
+    for settled in deliveries:
+        room -= len(settled.sequences)
+        if room < 0 and portion[0]:
+            yield portion
+            portion, room = ([], []), _AT_ONCE - len(settled.sequences)
+        portion[0].append(settled)
+        portion[1].extend(of_delivery.pop((settled.endpoint_id, settled.sequence), ()))
+    assert not of_delivery, f"attempts of what is not settled: {list(of_delivery)}"
+    if portion[0]:
+        yield portion
 
 
 def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:

@@ -13,6 +13,7 @@ from meterd.domain.aggregations import Aggregation, completed_body
 from meterd.domain.deliveries import (
     BATCH,
     UNKNOWN,
+    Attempt,
     Delivery,
     DeliveryStatus,
     first_attempt,
@@ -144,6 +145,37 @@ def test_so_many_batches_and_no_more(store: Store) -> None:
     first = claim(store, limit=2)
     assert [customers_of(one) for one in first.deliveries] == [[*"abc"], [*"def"]]
     assert first.next_due_ms == 10
+
+
+def test_a_transaction_begins_and_settles_a_thousand_at_most(store: Store) -> None:
+    """For events wait for it; however many slots there are. A batch is one, whole."""
+    one = Aggregation("c", PeriodType.DAILY, START_MS, 1, True, 0, 0, {}, ())
+    customers = [f"c{number:04}" for number in range(2500)]
+
+    def add(txn: Transaction) -> None:
+        for customer in customers:
+            made = msgspec.structs.replace(one, customer_id=customer)
+            outbox.add(txn, first_attempt(made, "billing", completed_body(made), 10))
+        journal.write_closed(txn, period_at(PeriodType.DAILY, START_MS))
+
+    store.write(add)
+    first = claim(store, limit=64, batch=400)
+    assert [len(begun.members) for begun in first.deliveries] == [400, 400]
+    assert first.next_due_ms == 10
+    rest = claim(store, limit=64, batch=1000).deliveries
+    last = claim(store, limit=64, batch=1000).deliveries
+    assert [[len(begun.members) for begun in found] for found in (rest, last)] == [[1000], [700]]
+    begun = [*first.deliveries, *rest, *last]
+    settled = [settle_attempt(one, FAILED, 30, Fraction(0), (5,)) for one in begun]
+    attempts = [Attempt("billing", one.sequence, 1, 20, 30, FAILED) for one in settled]
+    portions = list(outbox.in_portions(settled, attempts))
+    assert [found for found, _ in portions] == [settled[:2], settled[2:3], settled[3:]]
+    assert [found for _, found in portions] == [attempts[:2], attempts[2:3], attempts[3:]]
+    for found, theirs in portions:
+        store.write(partial(outbox.settle, deliveries=found, attempts=theirs))
+    for sizes in ([400, 400], [1000], [700]):
+        again = claim(store, limit=64, now_ms=35, batch=1000).deliveries
+        assert [len(one.members) for one in again] == sizes
 
 
 def test_a_batch_that_fails_is_sent_again_as_it_was(store: Store) -> None:
