@@ -150,7 +150,7 @@ class ModelDeliveries(ABC):
             if name in self._deliveries:
                 again += 1
                 if not dry_run:
-                    self._send_again(name, now_ms)
+                    self._send_again(name, self._clock_ms())
             else:
                 created += 1
                 if not dry_run:
@@ -197,7 +197,8 @@ class ModelDeliveries(ABC):
     def _make(self, aggregation: Aggregation, endpoint_id: str, now_ms: int) -> None:
         """A delivery of the aggregation, made no earlier than the endpoint's last one."""
         state = self._endpoints.get(endpoint_id, EndpointState())
-        made = first_attempt(aggregation, endpoint_id, completed_body(aggregation), now_ms)
+        body, due_ms = completed_body(aggregation), self._clock_ms()
+        made = first_attempt(aggregation, endpoint_id, body, now_ms, due_ms)
         earlier = reversed(self._deliveries.values())
         last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)
         made = msgspec.structs.replace(made, created_ms=max(now_ms, last_ms))

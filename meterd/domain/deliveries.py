@@ -124,8 +124,15 @@ def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
     return "msg_" + hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
-def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_ms: int) -> Delivery:
-    """The delivery of a closed aggregation, due at once; its sequence is given when it is stored.
+def first_attempt(
+    aggregation: Aggregation,
+    endpoint_id: str,
+    body: bytes,
+    now_ms: int,
+    due_ms: int | None = None,
+) -> Delivery:
+    """The delivery of a closed aggregation, due when it is made, which is ``now_ms``, or before;
+    its sequence is given when it is stored.
 
     ``body`` is that of the aggregation: ``numbered`` makes it the delivery's.
     """
@@ -139,7 +146,7 @@ def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_m
         aggregation.revision,
         body,
         now_ms,
-        now_ms,
+        now_ms if due_ms is None else due_ms,
     )
 
 

@@ -209,7 +209,9 @@ class EmbeddedLedger(DeliveryDesk):
         """See ``Ledger.close``."""
         self._require_disk()
         async with self._closing:
-            now_ms = self.now_ms()
+            # Due by the clock, as a claim goes by it: what is stored may be ahead of it.
+            due_ms = self._clock_ms()
+            now_ms = self._dated(due_ms)
             if period.end_ms > now_ms:
                 return Closed()  # the clock was set back since the caller looked at it
             floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
@@ -228,7 +230,9 @@ class EmbeddedLedger(DeliveryDesk):
                     made: list[Aggregation] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
-                        self._registry.send(customer_id, Close(period, rules, now_ms, made, reply))
+                        self._registry.send(
+                            customer_id, Close(period, rules, now_ms, made, reply, due_ms)
+                        )
                     await reply.wait()
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
