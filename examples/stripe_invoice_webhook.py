@@ -78,6 +78,12 @@ BODY_MAX: Final = 8 * 1024 * 1024  # bytes; a hundred aggregations in a batch, m
 STRIPE_TIMEOUT_S: Final = 10  # meterd waits for 15 seconds
 STRIPE_AT_A_TIME: Final = 8  # a batch's customers; Stripe takes 25 requests a second in test mode
 PAUSE_S: Final = 60  # what meterd is asked to wait where Stripe cannot be used at all
+# Of the currencies whose smallest unit is not a hundredth to Stripe.
+DECIMAL_PLACES: Final = {
+    **dict.fromkeys(("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf"), 0),
+    **dict.fromkeys(("vnd", "vuv", "xaf", "xof", "xpf"), 0),
+    **dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3),
+}
 # No total times a price has as many digits; what is no number at all is an error.
 EXACT: Final = Context(prec=2000, Emax=2000, Emin=-2000, traps=[InvalidOperation, Overflow])
 
@@ -150,6 +156,13 @@ def aggregation_of(payload: Any) -> Aggregation:
     except (ValueError, DecimalException) as error:
         reason = f"periodStart, periodEnd or exact: {error!r}"
         raise RefusedError(HTTPStatus.BAD_REQUEST, reason) from error
+
+
+def whose(webhook: dict[str, Any], what: str) -> str:
+    """``customer_1 daily 20260131``, as far as the webhook says."""
+    data = webhook.get("data")
+    parts = (webhook.get("customerId"), what, isinstance(data, dict) and data.get("periodKey"))
+    return " ".join(part for part in parts if isinstance(part, str))
 
 
 def number(text: str) -> Decimal:
@@ -239,6 +252,12 @@ def billed(aggregation: Aggregation, earlier: list[Bill]) -> Bill:
     )
 
 
+def money(amount: int, currency: str) -> str:
+    """``1238`` cents as people write them: ``12.38 usd``."""
+    places = DECIMAL_PLACES.get(currency, 2)
+    return f"{Decimal(amount).scaleb(-places):.{places}f} {currency}"
+
+
 class Books:
     """What is to be invoiced and what is done, on disk before a method returns."""
 
@@ -314,8 +333,8 @@ class Invoicer:
             bill, _, invoice = self._books.bills(aggregation.id)[-1]
         if not invoice:
             return f"{aggregation.text}: nothing to invoice"
-        amount = sum(line.amount for line in bill.lines)
-        return f"{aggregation.text}: {invoice} for {bill.customer}, {amount} ({bill.currency})"
+        amount = money(sum(line.amount for line in bill.lines), bill.currency)
+        return f"{aggregation.text}: {invoice} for {bill.customer}, {amount}"
 
     def _carry_out(self, bill: Bill, refusals: int) -> str:
         """The id of its invoice, with each of its lines once; "" where all lines are zero."""
@@ -435,9 +454,9 @@ class Receiver(ThreadingHTTPServer):
 
     def _done(self, webhook: Any) -> str:
         if needed(webhook, "type", str) not in ("aggregation.completed", "aggregation.revised"):
-            return f"ignored: {webhook['type']}"
+            return f"ignored: {whose(webhook, webhook['type'])}"
         if needed(webhook, "period", str) != PERIOD:
-            return f"ignored: {webhook['period']}"
+            return f"ignored: {whose(webhook, webhook['period'])}"
         try:
             return self._invoicer.take(aggregation_of(webhook))
         except sqlite3.Error as error:
@@ -497,8 +516,9 @@ def setting(name: str) -> str:
 
 
 def verifier_of(secret: str) -> Webhook:
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_") + "==", validate=True)
+    spelled = secret.removeprefix("whsec_")
+    try:  # with its padding or without
+        key = base64.b64decode(spelled + "=" * (-len(spelled) % 4), validate=True)
     except ValueError:
         key = b""
     if not secret.startswith("whsec_") or len(key) not in range(24, 64 + 1):

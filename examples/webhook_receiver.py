@@ -6,7 +6,8 @@ Environment: PORT (3000) and WEBHOOK_SECRET (whsec_test_secret), the secret of t
 meterd's configuration. It needs the standard library only, to be copied into other projects.
 
 A webhook is believed once its signature is verified: nothing of it is parsed or shown before.
-Deliveries arrive at least once, and a repeat is told by its webhook-id.
+Deliveries arrive at least once. An aggregation is known again by its id and revision, which an item
+of a batch has too, whose webhook-id is the batch's; one without them, by its webhook-id.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/webhooks/metering"
 TOLERANCE_S: Final = 300  # older is a replay: meterd signs every attempt anew
-BODY_MAX: Final = 1024 * 1024  # bytes; an event type takes about a hundred of them
+BODY_MAX: Final = 8 * 1024 * 1024  # bytes; a batch of aggregations, a hundred for each event type
 IDS_REMEMBERED: Final = 10_000
 
 PRICE_PER_API_CALL: Final = Decimal("0.001")  # dollars
@@ -46,6 +47,8 @@ ERROR_SPIKE: Final = 10
 RULE: Final = "─" * 41
 DOUBLE_RULE: Final = "═" * 40
 VERIFIED: Final = "✅ Signature verified"
+BATCH: Final = "aggregation.batch"
+AGGREGATIONS: Final = ("aggregation.completed", "aggregation.revised")
 
 
 class Refusal(NamedTuple):
@@ -79,6 +82,14 @@ def refusal(headers: Message, body: bytes, secret: str, now_s: int) -> Refusal |
     expected = "v1=" + hmac.digest(secret.encode(), signed, "sha256").hex()
     # The time == takes would tell how much of a guess is right.
     return None if hmac.compare_digest(expected.encode(), signature.encode()) else FORGED
+
+
+def name_of(webhook: dict[str, Any], headers: Message) -> str:
+    """What an aggregation is known again by. The signature covers its id, and no header."""
+    data = webhook["data"]
+    if "id" in data and "revision" in data:
+        return f"{data['id']} revision {data['revision']}"
+    return headers.get("webhook-id", "")
 
 
 def described(webhook: dict[str, Any]) -> Iterator[str]:
@@ -147,21 +158,33 @@ class Receiver(ThreadingHTTPServer):
             return refused, [f"❌ {refused.reason}"]
         try:
             # Decimal keeps the digits as they were written; a float would not.
-            lines = list(described(json.loads(body, parse_float=Decimal)))
+            webhook = json.loads(body, parse_float=Decimal)
+            kind = webhook["type"] + ""
+            if kind not in (
+                BATCH,
+                *AGGREGATIONS,
+            ):  # a sender may learn others, and repeats refusals
+                return None, [VERIFIED, f"⏭️  Ignored: {kind}"]
+            items = webhook["data"]["items"] if kind == BATCH else [webhook]
+            # All of them before the first is processed.
+            found = [(name_of(item, headers), list(described(item))) for item in items]
         except (ValueError, LookupError, TypeError, AttributeError):
             return MALFORMED, [VERIFIED, f"❌ {MALFORMED.reason}"]
-        webhook_id = headers.get("webhook-id", "")
-        if self._is_repeat(webhook_id):
-            lines = [f"🔁 Repeat of {webhook_id}: already processed", RULE]
-        return None, [VERIFIED, *lines]
+        shown = [f"📦 Batch of {len(found)} aggregations"] if kind == BATCH else []
+        for name, lines in found:
+            if self._is_repeat(name):
+                shown += [f"🔁 Repeat of {name}: already processed", RULE]
+            else:
+                shown += lines
+        return None, [VERIFIED, *shown]
 
-    def _is_repeat(self, webhook_id: str) -> bool:
-        """Remembers the id, as one's own books must: in the transaction that books the totals."""
+    def _is_repeat(self, name: str) -> bool:
+        """Remembers the name, as one's own books must: in the transaction that books the totals."""
         with self._lock:
-            if webhook_id in self._ids:
+            if name in self._ids:
                 return True
-            if webhook_id:
-                self._ids.append(webhook_id)
+            if name:
+                self._ids.append(name)
             return False
 
 

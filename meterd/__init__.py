@@ -97,6 +97,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       parameters       query parameters
       pages            long answers, a page at a time
       routes           what routes have in common
+      holds            why a delivery is not sent, and what ends that
       delivery_documents  deliveries, attempts and webhooks as the API shows them
       replay_request   what a replay asks for
       delivery_api     the routes of deliveries and webhooks
@@ -115,6 +116,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     daemon           builds the daemon and takes it down
     client           speaks to a meterd that runs
     options          what the commands have in common
+    listening        where another process listens
     tables           what commands print
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks

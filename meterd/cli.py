@@ -30,6 +30,7 @@ from meterd.domain.sections import DESCRIPTION, Refused
 from meterd.edge.certificates import server_context, validity
 from meterd.embedded.data_folder import holder
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
+from meterd.listening import other_address
 from meterd.options import OneLineErrors, config_option, config_source
 from meterd.upkeep import backup, compact, restore, verify
 from meterd.webhook_commands import webhooks
@@ -99,7 +100,9 @@ def check(given: Path | None) -> None:
 def _beside_a_daemon(config: Config) -> list[str]:
     with suppress(StoreError):
         pid = holder(Path(config.storage.path))
-        return [f"process {pid} runs: it needs a restart, not a reload, for another server.bind"]
+        if found := other_address(pid, config.server):
+            where = f"process {pid} listens on {found}"
+            return [f"{where}: it needs a restart, not a reload, for another server.bind"]
     return []
 
 
@@ -138,6 +141,9 @@ def reload(given: Path | None) -> None:
 
     It gets SIGHUP, if the configuration is valid, and says in its log what became of it. Nothing is
     cut; what a reload cannot change waits for a restart.
+
+    A webhook that is switched on, or put back, gets what closes from then on: what closed
+    meanwhile is sent by meterd deliveries replay --since.
 
     Exit codes: 0 told; 1 not valid, or no meterd runs on the data folder; 2 wrong arguments.
     """

@@ -6,6 +6,7 @@ a key is for the meterd that is named, and for nobody between.
 
 from __future__ import annotations
 
+import re
 import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 # A test of a webhook takes its deadline, a minute at most.
 _TIMEOUT_S: Final = 90.0
 _FORWARD_TIMEOUT_S: Final = 30.0
+# What the daemon's errors tell to ask for, as somebody at a shell does.
+_COMMANDS: Final = {
+    "GET /deliveries": "meterd deliveries list",
+    "GET /webhooks": "meterd webhooks list",
+}
+_SCOPE: Final = re.compile('scope="([a-z]+)"')
 
 
 class _Closing:
@@ -91,7 +98,8 @@ class Client(_Closing):
             )
         if answer.status_code == HTTPStatus.FORBIDDEN:
             raise MeterdError(
-                "the key lacks a scope: read is needed to look, admin to send or to change"
+                f"the key lacks the scope {_scope(answer)}: read is for looking, admin for all that"
+                " sends or changes something; meterd keys create makes another"
             )
         raise MeterdError(_error(answer))
 
@@ -108,10 +116,18 @@ def _http_url(text: str) -> httpx.URL:
 
 def _error(answer: httpx.Response) -> str:
     try:
-        return str(msgspec.json.decode(answer.content)["error"])
+        error = str(msgspec.json.decode(answer.content)["error"])
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
         line = f"HTTP {answer.status_code} {answer.reason_phrase}"
         return f"{line}: {answer.url.host} is no meterd, or an older one"
+    for request, command in _COMMANDS.items():
+        error = error.replace(f": {request} lists them", f"; {command} shows them")
+    return error
+
+
+def _scope(answer: httpx.Response) -> str:
+    named = _SCOPE.search(answer.headers.get("WWW-Authenticate", ""))
+    return "that is needed" if named is None else named[1]
 
 
 class Receiver(_Closing):

@@ -24,6 +24,7 @@ from meterd.embedded.data_folder import (
     give_to_owner,
     held,
     make,
+    no_store,
     sync,
     sync_entries,
 )
@@ -42,6 +43,7 @@ _SHOWN_MAX: Final = 5
 _NEW: Final = ".new"
 _BACKING_UP: Final = "backup.new"
 _LOST_AND_FOUND: Final = "lost+found"  # is in every new ext4
+_STOP_IT: Final = "stop it and move the folder away, or name another with --to"
 _DAMAGED_SOURCE: Final = "the store that was copied is damaged"
 
 
@@ -68,6 +70,7 @@ def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> C
     # Where a link leads; and "." has a name then.
     place = Path(os.path.realpath(to))
     _require_store(data)
+    _require_place(place, data, to)
     _require_empty(place, _unfinished(place, _BACKING_UP), to)
     try:
         if place.is_dir():
@@ -77,7 +80,6 @@ def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> C
                 copied = _copy(data, part, progress, _DAMAGED_SOURCE)
                 _move(part, place)
         else:
-            make(place.parent)
             with _filled(place.with_name(place.name + _NEW)) as part:
                 copied = _copy(data, part, progress, _DAMAGED_SOURCE)
                 part.rename(place)
@@ -99,13 +101,13 @@ def restore(saved: Path, data: Path, progress: Callable[[str, int, int], None]) 
         try:
             was_there = (data / "lock").exists()
             if was_there:  # else one would be made, which a refusal must not leave
-                holding.enter_context(held(data))
+                holding.enter_context(held(data, _STOP_IT))
             _require_restorable(data)
             _require_clean(saved, Checking(progress), f"{saved} is damaged")
             read_keys(saved)  # raises where the file is damaged
             if not was_there:
                 make(data)
-                holding.enter_context(held(data))
+                holding.enter_context(held(data, _STOP_IT))
                 _require_restorable(data)
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o700)
@@ -258,7 +260,23 @@ def _require_clean(folder: Path, checking: Checking, what: str) -> None:
 def _require_store(data: Path) -> None:
     """Before anything is made for its copy."""
     if not (data / "store" / "data.mdb").exists():
-        raise StoreError(f"there is no store in {data}")
+        raise no_store(data)
+
+
+def _require_place(place: Path, data: Path, name: Path) -> None:
+    """Folders above it are not made: in place of a disk that is not mounted they would fill what it
+    is to be mounted on.
+    """
+    if place.is_relative_to(os.path.realpath(data)):
+        raise StoreError(
+            f"{name} is within the data folder {data}: name another folder, best on another disk"
+        )
+    missing = [folder for folder in place.parents if not folder.exists()]
+    if missing:
+        raise StoreError(
+            f"there is no folder {missing[-1]}, and a backup makes only its own: mount what belongs"
+            f" there, or mkdir -p {place.parent}"
+        )
 
 
 def _require_restorable(data: Path) -> None:

@@ -22,7 +22,7 @@ import trio
 
 from meterd import __version__
 from meterd.domain.config import changes_needing_restart
-from meterd.domain.credentials import KEY_BYTES, Keyring
+from meterd.domain.credentials import ENVIRONMENT_KEY_ID, KEY_BYTES, Keyring
 from meterd.domain.errors import (
     CommitFailedError,
     ConfigError,
@@ -299,6 +299,10 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
 def _ensure_key(source: ConfigSource, daemon: Daemon) -> None:
     """Makes a key if there is none: only now, when nothing keeps meterd from serving any more."""
     config = daemon.settings.config()
+    if any(key.id == ENVIRONMENT_KEY_ID for key in config.keys):
+        # It may have been meant for commands, and no other is made where there is one.
+        others = len(config.keys) - 1
+        _log.info("the key in METERD_API_KEY is let in, with all scopes", other_keys=others)
     text = ensure_key(
         config.storage.path,
         config,

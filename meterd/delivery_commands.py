@@ -17,7 +17,15 @@ from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.errors import MeterdError
 from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.periods import PeriodType
-from meterd.options import config_option, daemon, json_option, key_option, url_option
+from meterd.options import (
+    Name,
+    config_option,
+    daemon,
+    id_in_path,
+    json_option,
+    key_option,
+    url_option,
+)
 from meterd.tables import facts, print_json, table
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ _COLUMNS: Final = {
     "status": "status",
     "attempts": "attempts",
     "nextAttemptAt": "next attempt",
+    "held": "held",
     "lastError": "last error",
 }
 
@@ -64,8 +73,8 @@ def deliveries() -> None:
 @config_option
 @url_option
 @key_option
-@click.option("--endpoint", help="Those of this webhook.")
-@click.option("--customer", help="Those of this customer.")
+@click.option("--endpoint", type=Name(), help="Those of this webhook.")
+@click.option("--customer", type=Name(), help="Those of this customer.")
 @click.option(
     "--period",
     type=click.Choice([kind.value for kind in PeriodType]),
@@ -95,7 +104,11 @@ def list_deliveries(
 ) -> None:
     """List deliveries, the newest first.
 
-    Exit codes: 0 listed, also where there are none; 1 no answer; 2 wrong arguments.
+    What waits for more than its time says what holds it: the webhook is gone (410), paused, off or
+    removed. show has the rest, also whether an earlier one of its customer goes first.
+
+    Exit codes: 0 listed, also where there are none; 1 no such webhook, or no answer; 2 wrong
+    arguments.
     """
     with daemon(given, url, key) as client:
         found = client.get(
@@ -110,9 +123,17 @@ def list_deliveries(
         for one in found:
             print_json(one)
         return
-    table(_COLUMNS, found)
+    table(_COLUMNS, [_row(one) for one in found])
     if len(found) == limit:
         click.echo(f"the newest {limit}; --limit shows more", err=True)
+
+
+def _row(found: dict[str, Any]) -> dict[str, Any]:
+    """The error of what arrived after all is in its log of attempts, and no trouble any more."""
+    row = {**found, "held": found["held"]["reason"]} if "held" in found else dict(found)
+    if found["status"] == DeliveryStatus.DELIVERED:
+        row.pop("lastError", None)
+    return row
 
 
 @deliveries.command(
@@ -149,42 +170,59 @@ def show(
     with daemon(given, url, key) as client:
         found = client.get(f"/deliveries/{_segment(delivery_id)}")
     if attempt is not None:
-        click.echo(_curl(found, attempt))
+        click.echo(curl_line(found, attempt))
     elif as_json:
         print_json(found)
     else:
-        _show(found)
+        show_delivery(found)
 
 
-def _curl(found: dict[str, Any], number: int) -> str:
+def curl_line(found: dict[str, Any], number: int) -> str:
+    """Of that attempt. Raises MeterdError, which says where else to look."""
     for attempt in found["attemptLog"]:
-        if attempt["number"] == number and "curl" in attempt:
+        if attempt["number"] != number:
+            continue
+        if "curl" in attempt:
             return str(attempt["curl"])
+        if "batch" in attempt:
+            batch, in_batch = attempt["batch"], attempt["batchAttempt"]
+            raise MeterdError(
+                f"sent with batch {batch}: meterd deliveries show {batch} --curl {in_batch}"
+            )
     known = ", ".join(str(one["number"]) for one in found["attemptLog"] if "curl" in one)
     raise MeterdError(
         f"what was sent at attempt {number} is not in the log; there are {known or 'none'}"
     )
 
 
-def _show(found: dict[str, Any]) -> None:
+def show_delivery(found: dict[str, Any]) -> None:
+    """A delivery as the API gave it, for people."""
     attempts = found.pop("attemptLog")
     body, held = found.pop("body"), found.pop("held", None)
     facts(found)
     if held is not None:
-        click.echo(f"\nheld: {held['message']}{_until(held)}")
+        click.echo(f"\n{_held(held, found['endpoint'])}")
     for attempt in attempts:
-        click.echo(f"\nattempt {attempt.pop('number')}")
+        click.echo(f"\nattempt {attempt.pop('number')}{_with_batch(attempt)}")
         for name in ("curl", "bodySha256"):
             attempt.pop(name, None)
         for name in ("requestHeaders", "responseHeaders"):
             if name in attempt:
-                attempt[name] = "; ".join(f"{one}: {value}" for one, value in attempt[name])
+                attempt[name] = [f"{one}: {value}" for one, value in attempt[name]]
         facts(attempt)
     click.echo(f"\n{body}")
 
 
-def _until(held: dict[str, str]) -> str:
-    return "".join(f" ({held[name]})" for name in ("until", "behind") if name in held)
+def _with_batch(attempt: dict[str, Any]) -> str:
+    batch, number = attempt.pop("batch", None), attempt.pop("batchAttempt", None)
+    return "" if batch is None else f", batch {batch} attempt {number}"
+
+
+def _held(held: dict[str, str], endpoint_id: str) -> str:
+    """Why something is not sent, and the way out."""
+    more = "".join(f" ({held[name]})" for name in ("until", "behind") if name in held)
+    way_out = f"; meterd webhooks enable {endpoint_id}" if "enable" in held else ""
+    return f"held: {held['message']}{more}{way_out}"
 
 
 @deliveries.command(
@@ -205,10 +243,15 @@ def retry(
 ) -> None:
     """Send deliveries again, whatever became of them: at once, with the same id and body.
 
-    The schedule of attempts begins anew. Earlier deliveries of the same customer still go first.
+    The schedule of attempts begins anew. Earlier deliveries of the same customer still go first;
+    what is held, by a webhook that is gone, paused or off say, says so and is sent when that ends.
 
-    Exit codes: 0 all are under way; 1 one is not known, those before it are under way, or no
-    answer; 2 wrong arguments.
+    To a webhook with batch, what is delivered or parked leaves its batch and may come in another,
+    whose id is new: its body in there is the same, and so are its data.id and revision. What
+    still waits in a batch is sent again with all of it.
+
+    Exit codes: 0 all are under way, or held, which is said; 1 one is not known, those before it are
+    under way, or no answer; 2 wrong arguments.
     """
     with daemon(given, url, key) as client:
         for delivery_id in delivery_ids:
@@ -216,12 +259,17 @@ def retry(
             if as_json:
                 print_json(again)
             else:
-                click.echo(f"{again['id']} is under way to {again['endpoint']}")
+                click.echo(f"{again['id']} {_under_way(again)}")
+
+
+def _under_way(again: dict[str, Any]) -> str:
+    if "held" in again:
+        return f"is {_held(again['held'], again['endpoint'])}"
+    return f"is under way to {again['endpoint']}"
 
 
 def _segment(delivery_id: str) -> str:
-    """Ids have letters, digits and underscores; what has others is nobody's, and no path."""
-    return "".join(character if character.isalnum() else "_" for character in delivery_id) or "_"
+    return id_in_path(delivery_id, "delivery", "deliveries")
 
 
 @deliveries.command(
@@ -231,7 +279,9 @@ def _segment(delivery_id: str) -> str:
 @config_option
 @url_option
 @key_option
-@click.option("--endpoint", required=True, help="To this webhook, which is configured.")
+@click.option(
+    "--endpoint", required=True, type=Name(), help="To this webhook, which is configured."
+)
 @click.option("--since", type=_Instant(), required=True, help="Of periods that ended from then on.")
 @click.option("--until", type=_Instant(), help="Of periods that ended until then. Default: now.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
@@ -251,38 +301,50 @@ def replay(
     """Send every aggregation whose period ended in between, in the order of closing.
 
     What was sent before is sent again under its id, so a receiver that keeps ids knows it; for what
-    never was, as to a webhook that is new, deliveries are made. All is counted first. Interrupted,
-    it says how to go on.
+    never was, as to a webhook that is new, or was off, deliveries are made. All is counted first.
+    Interrupted, it says how to go on. To a webhook with batch it goes in new batches: what tells a
+    repeat is the data.id and revision of each item.
 
-    Exit codes: 0 all are under way, or counted; 1 not all; 2 wrong arguments; 130 interrupted.
+    Exit codes: 0 all are under way, held, which is said, or counted; 1 not all; 2 wrong arguments;
+    130 interrupted.
     """
+    if until is not None and _ms(until) < _ms(since):
+        raise click.BadParameter(f"{until} is before --since {since}", param_hint="--until")
     with daemon(given, url, key) as client:
-        asked = {
-            "endpoint": endpoint,
-            "from": since,
-            # All pages are of one stretch of time, the daemon's.
-            "to": until or client.get("/ping")["timestamp"],
-        }
+        now = client.get("/ping")["timestamp"]
+        if _ms(since) > _ms(now):
+            raise MeterdError(f"--since {since} is in the future: for meterd it is {now}")
+        # All pages are of one stretch of time, the daemon's.
+        asked = {"endpoint": endpoint, "from": since, "to": until or now}
         start = {} if cursor is None else {"cursor": cursor}
-        counted = _count(client, {**asked, **start})
+        counted, held = _count(client, {**asked, **start})
         if not dry_run:
-            if not as_json:
-                click.echo(_told(counted, "to do"), err=True)
+            if not as_json and any(counted.values()):
+                click.echo(told_of_replay(counted, "to be sent", held, endpoint), err=True)
             replay_pages(client, asked, start, sum(counted.values()))
     if as_json:
-        print_json({**asked, "dryRun": dry_run, **counted})
+        shown = {**asked, "dryRun": dry_run, **counted}
+        print_json(shown if held is None else {**shown, "held": held})
     else:
-        click.echo(_told(counted, "counted" if dry_run else "under way"))
+        how = "would be sent" if dry_run else "under way" if held is None else "waiting"
+        click.echo(told_of_replay(counted, how, held, endpoint))
 
 
-def _count(client: Posts, asked: dict[str, Any]) -> dict[str, int]:
+def _ms(instant: str) -> int:
+    found = parse_instant(instant)
+    assert found is not None, "it was looked at before"
+    return found
+
+
+def _count(client: Posts, asked: dict[str, Any]) -> tuple[dict[str, int], dict[str, str] | None]:
+    """How many there are, and what holds them."""
     counted = {"again": 0, "created": 0}
     while True:
         done = client.post("/deliveries/replay", {**asked, "dryRun": True})
         for name in counted:
             counted[name] += done[name]
         if "cursor" not in done:
-            return counted
+            return counted, done.get("held")
         asked = {**asked, "cursor": done["cursor"]}
 
 
@@ -308,8 +370,15 @@ def replay_pages(client: Posts, asked: dict[str, Any], start: dict[str, str], co
             )
 
 
-def _told(counted: dict[str, int], how: str) -> str:
-    return f"{how}: {counted['again']:,} once more, {counted['created']:,} for the first time"
+def told_of_replay(
+    counted: dict[str, int], how: str, held: dict[str, str] | None, endpoint_id: str
+) -> str:
+    """What a replay comes to, for people."""
+    count = sum(counted.values())
+    if not count:
+        return "nothing closed in between"
+    told = f"{count:,} {how}: {counted['again']:,} sent before, {counted['created']:,} never yet"
+    return told if held is None else f"{told}\n{_held(held, endpoint_id)}"
 
 
 @contextmanager

@@ -117,6 +117,18 @@ def place_of_delivery(delivery: Delivery) -> DeliveryPlace:
     return DeliveryPlace(delivery.created_ms, delivery.endpoint_id, delivery.sequence)
 
 
+class LoggedAttempt(msgspec.Struct, frozen=True):
+    """An attempt of a delivery: ``number`` of all its attempts, alone and with others.
+
+    ``batch`` is the id of the batch that it went with, of which it was the attempt ``in_batch``.
+    """
+
+    attempt: Attempt
+    number: int
+    batch: str | None = None
+    in_batch: int = 0
+
+
 class DeliveryHistory(msgspec.Struct, frozen=True):
     """A delivery with the attempts that the log still has, the earliest first.
 
@@ -126,7 +138,7 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
     """
 
     delivery: Delivery
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[LoggedAttempt, ...]
     endpoint: EndpointState
     behind: str | None = None
     batch: str | None = None

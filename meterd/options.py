@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from meterd.domain.errors import MeterdError
+from meterd.domain.sections import Refused, identifier, quoted
 from meterd.source import ConfigSource, locate
 
 if TYPE_CHECKING:
@@ -38,10 +39,20 @@ class OneLineErrors(click.Group):
         except click.MissingParameter:
             raise
         except click.BadParameter as error:
+            if error.param is not None and isinstance(error.param.type, click.IntRange):
+                said = _no_number(error.message, error.param.type)
+                raise click.BadParameter(said, error.ctx, error.param) from error
             if error.param is None or not isinstance(error.param.type, click.Path):
                 raise
             click.echo(error.message, err=True)
             ctx.exit(1)
+
+
+def _no_number(message: str, takes: click.IntRange) -> str:
+    """In place of ``'x' is not a valid integer range.``, which begins with the value."""
+    value = message.split(" is not ", maxsplit=1)[0].strip("'")
+    until = "on" if takes.max is None else f"to {takes.max:,}"
+    return f"{value!r} is no whole number from {takes.min} {until}"
 
 
 config_option: Final = click.option(
@@ -68,6 +79,30 @@ key_option: Final = click.option(
     show_envvar=True,
     help="Its API key; others see it in the list of processes, but not in the environment.",
 )
+
+
+class Name(click.ParamType[str]):
+    """A text that names something: an empty one is a variable that was not set."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("must not be empty", param, ctx)
+        return value
+
+
+def id_in_path(given: str, kind: str, command: str) -> str:
+    """The id as a part of a path. Raises MeterdError for what is nobody's, and could be a path."""
+    try:
+        return identifier(given)
+    except Refused as error:
+        raise nobody(given, kind, command) from error
+
+
+def nobody(given: str, kind: str, command: str) -> MeterdError:
+    """As the daemon says it, too."""
+    return MeterdError(f"No {kind} has the id {quoted(given)}; meterd {command} list shows them")
 
 
 def config_source(given: Path | None) -> ConfigSource:

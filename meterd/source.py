@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from meterd.domain.config import Config, decode
+from meterd.domain.config import OF_ENVIRONMENT, Config, decode
 from meterd.domain.credentials import ENVIRONMENT_KEY_ID
 from meterd.domain.errors import ConfigError
 from meterd.domain.source_text import TEXT_MAX
@@ -38,7 +38,10 @@ class ConfigSource(msgspec.Struct, frozen=True):
         try:
             return decode(text, form=form, environ=self.environ)
         except ConfigError as error:
-            placed = (f"{self.path}: {line}" for line in str(error).splitlines())
+            placed = (
+                line if line.startswith(OF_ENVIRONMENT) else f"{self.path}: {line}"
+                for line in str(error).splitlines()
+            )
             raise ConfigError("\n".join(placed)) from error
 
     def read(self, *, data_dir: str | None = None) -> Config:

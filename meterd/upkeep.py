@@ -25,13 +25,25 @@ from meterd.keyfile import KEY_FILE, read_keys
 from meterd.options import config_option, data_folder, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.progress import TaskID
 
     from meterd.copies import Copied
 
 _EXIT_DIFFERENT: Final = 1
+_MIB: Final = 1 << 20
+_COUNTED: Final = ("events", "customers", "aggregations", "deliveries")
+_COUNTED_EARLIER: Final = ("records",)
+_NOT_COUNTED: Final = "nothing could be counted"
+_ONE: Final = {
+    "differences": "difference",
+    "events": "event",
+    "customers": "customer",
+    "aggregations": "aggregation",
+    "deliveries": "delivery",
+    "records": "record",
+}
 
 
 @click.command(epilog="Example: meterd verify && echo sound; meterd verify /backups/monday")
@@ -63,10 +75,10 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
     if as_json:
         summary = {"folder": str(place), "differences": differences}
         summary["format"] = checking.store_format
-        click.echo(_json({**summary, "checked": checked, "seconds": seconds}))
+        looked_at = {"checked": checked, "left_out": checking.left_out}
+        click.echo(_json({**summary, **looked_at, "seconds": seconds}))
     else:
-        found = f"{differences:,} differences" if differences else "no differences"
-        click.echo(f"{place}: {found} in {_counts(checked)} ({seconds} s)")
+        click.echo(f"{place}: {_outcome(differences, checking)} ({seconds} s)")
         _note_format(checking.store_format)
     ctx.exit(_EXIT_DIFFERENT if differences else 0)
 
@@ -82,7 +94,7 @@ def backup(given: Path | None, folder: Path, as_json: bool) -> None:
 
     While the daemon serves, too: everything that was acknowledged before the start is in it. Its
     store is there when all of it is on disk and checked, and never half. The configuration is not
-    copied. DIR may be a mount point.
+    copied. DIR may be a mount point; the folder above it must be there.
 
     Exit codes: 0 made and checked; 1 not made, nothing left; 2 wrong arguments.
     """
@@ -124,8 +136,9 @@ def compact(given: Path | None, as_json: bool) -> None:
     """
     with _progress() as progress:
         copied = copies.compact(data_folder(given), progress)
-    saved = max(0, copied.bytes_before - copied.bytes)
-    _report(f"{_size(saved)} saved in", copied, as_json)
+    saved = copied.bytes_before - copied.bytes
+    done = f"{_size(saved)} saved" if saved > 0 else "nothing to save"
+    _report(f"{done} in", copied, as_json)
 
 
 def _key_faults(folder: Path) -> Iterator[Difference]:
@@ -133,7 +146,7 @@ def _key_faults(folder: Path) -> Iterator[Difference]:
     try:
         read_keys(folder)
     except MeterdError as fault:
-        yield Difference(KEY_FILE, "the file", f"what cannot be read ({fault})", "one with keys")
+        yield Difference(KEY_FILE, "the file", f"cannot be read: {fault}", "")
 
 
 @contextmanager
@@ -159,7 +172,7 @@ def _report(done: str, copied: Copied, as_json: bool) -> None:
     if as_json:
         click.echo(_json(copied))
     else:
-        counts = _counts(copied.checked)
+        counts = _counts(copied.checked) or "nothing is in it yet"
         click.echo(f"{done} {copied.folder}: {_size(copied.bytes)}, checked: {counts}")
         _note_format(copied.format)
     for folder in copied.left:
@@ -175,12 +188,33 @@ def _note_format(found: int) -> None:
         )
 
 
-def _counts(checked: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in checked.items())
+def _outcome(differences: int, checking: Checking) -> str:
+    found = _number(differences, "differences") if differences else "no differences"
+    counts = _counts(checking.counts, checking.left_out)
+    if not counts:
+        is_counted = "aggregations" in checking.counts and not checking.left_out
+        return f"{found}: the store is empty" if is_counted else f"{found}; {_NOT_COUNTED}"
+    said = f"{found} in {counts}"
+    if left_out := checking.left_out:
+        *others, last = left_out
+        names = f"{', '.join(others)} and {last}" if others else last
+        said += f"; because of {'it' if differences == 1 else 'them'} {names} could not be counted"
+    return said
+
+
+def _counts(checked: Mapping[str, int], left_out: Sequence[str] = ()) -> str:
+    """Of what users know; of an earlier version's store nothing is known but its records."""
+    shown = _COUNTED if "aggregations" in checked or left_out else _COUNTED_EARLIER
+    found = [name for name in shown if checked.get(name) and name not in left_out]
+    return ", ".join(_number(checked[name], name) for name in found)
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count:,} {_ONE.get(name, name) if count == 1 else name}"
 
 
 def _size(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"
+    return f"{count / _MIB:,.1f} MiB" if count >= _MIB else f"{count / 1024:,.0f} KiB"
 
 
 def _json(value: Any) -> str:

@@ -8,24 +8,28 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 import click
 import msgspec
 
 from meterd import __version__
 from meterd.domain.deliveries import DeliveryStatus
+from meterd.domain.endpoints import endpoint_url
 from meterd.domain.errors import MeterdError
+from meterd.domain.sections import Refused
 from meterd.domain.signatures import sign
 from meterd.options import (
+    Name,
     config_option,
     config_source,
     daemon,
+    id_in_path,
     json_option,
     key_option,
+    nobody,
     url_option,
 )
-from meterd.tables import print_json, table
+from meterd.tables import print_json, printable, table
 from meterd.work.clock import WallClock
 
 if TYPE_CHECKING:
@@ -39,15 +43,16 @@ _COLUMNS: Final = {
     "state": "state",
     "pending": "pending",
     "parked": "parked",
-    "delivered": "delivered",
-    "failed": "failed",
-    "consecutiveFailures": "in a row",
+    "delivered": "delivered since start",
+    "failed": "failed since start",
+    "consecutiveFailures": "failed in a row",
     "lastSuccessAt": "last success",
     "lastFailureAt": "last failure",
     "lastError": "last error",
 }
 _POLL_SECONDS: Final = 1.0
 _PAGE: Final = 100
+_ANSWER_SHOWN_MAX: Final = 2000
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -77,10 +82,14 @@ def webhooks() -> None:
 @key_option
 @json_option
 def list_webhooks(given: Path | None, url: str | None, key: str | None, as_json: bool) -> None:
-    """List webhooks: state, what waits and is parked, and what came of attempts since the start.
+    """List webhooks: state, what waits and is parked, and what came of attempts.
 
-    Also those that are not configured any more and whose deliveries are kept. The state is on; off
-    (enabled = false); paused (it asked to be left alone); gone (it answered 410); or removed.
+    What came of attempts is counted from meterd's last start, or a reload that switched the webhook
+    on: deliveries list has all. Counts of what waits end at 10,000, shown as 10,000+. Webhooks that
+    are not configured any more are listed while something waits for them, or is parked.
+
+    The state is on; off (enabled = false); paused (it asked to be left alone); gone (it answered
+    410); or removed.
 
     Exit codes: 0 listed; 1 no answer; 2 wrong arguments.
     """
@@ -122,18 +131,22 @@ def test(
     """Send a signed message of type webhook.test at once, and say what came of it.
 
     It goes from the daemon, the way that deliveries go, also while the webhook is paused. Nothing
-    of it is kept.
+    of it is kept. Of a refusal the body is shown, where the reason often is.
 
-    Exit codes: 0 received (2xx); 1 not received, or no answer of meterd; 2 wrong arguments.
+    Exit codes: 0 received (2xx); 1 not received, also since DRY_RUN is set, or no such webhook, or
+    no answer of meterd; 2 wrong arguments.
     """
     with daemon(given, url, key) as client:
-        told = client.post(f"/webhooks/{quote(endpoint_id, safe='')}/test")
+        told = client.post(f"/webhooks/{_segment(endpoint_id)}/test")
     if as_json:
         print_json(told)
     else:
-        where = told.get("address", "an address that is not known")
+        where = f" at {told['address']}" if "address" in told else ""
         came = "dry run: not sent" if told.get("dryRun") else told.get("error") or told["status"]
-        click.echo(f"{endpoint_id}: {came} ({told['url']} at {where}, {told['durationMs']} ms)")
+        click.echo(f"{endpoint_id}: {came} ({told['url']}{where}, {told['durationMs']} ms)")
+        if not told["delivered"]:
+            for line in told.get("responseBody", "")[:_ANSWER_SHOWN_MAX].splitlines():
+                click.echo(printable(line))
     ctx.exit(0 if told["delivered"] else 1)
 
 
@@ -151,16 +164,32 @@ def enable(
 ) -> None:
     """End the pause of a webhook, or that it is gone: what waits is sent when it is due.
 
-    One with enabled = false in the configuration stays off.
+    One with enabled = false in the configuration, or taken out of it, is changed there. What closes
+    meanwhile is not kept for it: meterd deliveries replay --since sends that.
 
-    Exit codes: 0 done; 1 there is none of that id, or no answer; 2 wrong arguments.
+    Exit codes: 0 done; 1 there is none of that id, it is off or taken out, or no answer; 2 wrong
+    arguments.
     """
     with daemon(given, url, key) as client:
-        shown = client.post(f"/webhooks/{quote(endpoint_id, safe='')}/enable")
+        shown = client.post(f"/webhooks/{_segment(endpoint_id)}/enable")
     if as_json:
         print_json(shown)
     else:
         click.echo(f"{endpoint_id} is {shown['state']}; {_row(shown)['pending']} wait")
+
+
+def _segment(endpoint_id: str) -> str:
+    return id_in_path(endpoint_id, "webhook", "webhooks")
+
+
+class _Url(click.ParamType[str]):
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return endpoint_url(value)
+        except Refused as error:
+            self.fail(str(error), param, ctx)
 
 
 @webhooks.command(
@@ -170,9 +199,15 @@ def enable(
 @config_option
 @url_option
 @key_option
-@click.option("--endpoint", "endpoint_id", required=True, help="What this webhook gets.")
 @click.option(
-    "--forward", "to", metavar="URL", help="Send each there, signed; without it they are shown."
+    "--endpoint", "endpoint_id", type=Name(), required=True, help="What this webhook gets."
+)
+@click.option(
+    "--forward",
+    "to",
+    type=_Url(),
+    metavar="URL",
+    help="Send each there, signed; without it they are shown.",
 )
 @click.option(
     "--secret",
@@ -202,7 +237,9 @@ def listen(
     """Show what a webhook gets, and forward it, to a receiver on this machine say.
 
     It reads the webhook's stream beside the daemon, once a second: what the daemon sends and what
-    comes of that does not change. The receiver gets the same ids and bodies. Ctrl-C ends it.
+    comes of that does not change. The receiver gets the ids and bodies that the webhook gets, or,
+    of a webhook with batch, each aggregation by itself, under an id and a body of its own: no
+    aggregation.batch. Ctrl-C ends it.
 
     Exit codes: 130 interrupted; 1 there is no such webhook, no secret, or no answer; 2 wrong
     arguments.
@@ -240,7 +277,7 @@ def _last_sequence(client: Client, endpoint_id: str) -> int:
     for one in client.get("/webhooks"):
         if one["id"] == endpoint_id:
             return int(one["lastSequence"])
-    raise MeterdError(f"no webhook has the id {endpoint_id}; meterd webhooks list shows them")
+    raise nobody(endpoint_id, "webhook", "webhooks")
 
 
 def _pull(client: Client, endpoint_id: str, behind: int) -> list[Pulled]:

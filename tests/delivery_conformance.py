@@ -15,7 +15,7 @@ from meterd.domain.deliveries import UNKNOWN, Attempt, DeliveryStatus, settle_at
 from meterd.domain.endpoint_states import EndpointState, disabled, enabled, paused
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
-from meterd.ledger import Claim
+from meterd.ledger import Claim, LoggedAttempt
 from tests.ledger_bench import START_MS, at, close_ended, event, published, rules
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ class DeliveryConformance:
 
     async def test_what_is_known_of_an_endpoint_is_kept(self, bench: Bench) -> None:
         """That it is gone, and how far its deliveries are counted."""
-        assert await bench.ledger.endpoint_state("billing") == EndpointState()
+        for unknown in ("billing", "", "x" * 600, "\0", "\udcff"):
+            assert await bench.ledger.endpoint_state(unknown) == EndpointState()
         await close_hour(bench, "acme")
         url = "http://billing.test/"
         await bench.ledger.change_endpoint("billing", partial(disabled, url=url, now_ms=CLOSE_MS))
@@ -249,7 +250,7 @@ class DeliveryConformance:
         await bench.ledger.settle([settled], [attempt])
         history = await bench.ledger.delivery(begun.id)
         assert history is not None
-        assert history.attempts == (attempt,)
+        assert history.attempts == (LoggedAttempt(attempt, 1),)
         assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS, bytes_max=1 << 40) == 0
         assert await bench.ledger.prune_attempts(before_ms=CLOSE_MS + 1, bytes_max=1 << 40) == 1
         history = await bench.ledger.delivery(begun.id)

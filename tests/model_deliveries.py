@@ -28,6 +28,7 @@ from meterd.ledger import (
     DeliveryPlace,
     DeliveryQuery,
     EndpointSummary,
+    LoggedAttempt,
     Replay,
     Replayed,
     place_of,
@@ -93,7 +94,10 @@ class ModelDeliveries(ABC):
         is_behind = delivery in waiting and before != delivery and delivery not in in_air
         return DeliveryHistory(
             delivery,
-            tuple(sorted(attempts, key=lambda attempt: attempt.number)),
+            tuple(
+                LoggedAttempt(attempt, attempt.number)
+                for attempt in sorted(attempts, key=lambda attempt: attempt.number)
+            ),
             self._endpoints.get(delivery.endpoint_id, EndpointState()),
             before.id if is_behind else None,
         )

@@ -22,11 +22,14 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """Listens within ``with``; ``statuses`` are its next answers, 200 when there are none."""
+    """Listens within ``with``; ``statuses`` are its next answers, 200 when there are none, each
+    with ``body``.
+    """
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.statuses: list[int] = []
+        self.body = b""
         self._arrived = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -70,8 +73,9 @@ class Receiver:
                     receiver.received.append(Received(headers, body))
                     receiver._arrived.notify_all()
                 self.send_response(status)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(receiver.body)))
                 self.end_headers()
+                self.wfile.write(receiver.body)
 
             def log_message(self, *_: Any) -> None:
                 pass

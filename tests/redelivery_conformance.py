@@ -188,8 +188,9 @@ class RedeliveryConformance:
         found = await bench.ledger.delivery(first.id)
         assert found is not None
         assert (found.delivery, found.behind) == (parked, None)
-        assert [(one.number, one.outcome) for one in found.attempts] == [(1, FAILED), (2, FAILED)]
-        assert found.attempts[0].begun_ms == failed.last_attempt_ms
+        logged = [(one.number, one.attempt.outcome) for one in found.attempts]
+        assert logged == [(1, FAILED), (2, FAILED)]
+        assert found.attempts[0].attempt.begun_ms == failed.last_attempt_ms
         second = await bench.ledger.delivery(later.id)
         assert second == DeliveryHistory(later, (), state)
         for unknown in ("msg_" + "0" * 32, "nonsense", "", "msg_\ud800"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -34,7 +35,7 @@ periods = ["daily"]
 op = "sum"
 [[webhooks]]
 url = "http://localhost:3000/hook?token=hunter2"
-secret = "whsec_long_enough"
+secret = "whsec_AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHH"
 enabled = false
 """
 HASH = "0" * 64
@@ -222,14 +223,26 @@ def test_a_reload_is_for_the_daemon_that_has_the_folder(folder: Path) -> None:
             assert (result.exit_code, result.stdout) == (0, "")
             assert result.stderr.startswith(f"process {os.getpid()} was told; ")
             assert told == [signal.SIGHUP]
-            noted = run("check")
-            assert (noted.exit_code, noted.stdout.splitlines()[0]) == (0, VALID)
-            assert "needs a restart, not a reload, for another server.bind" in noted.stderr
             (folder / "systemconfig.toml").write_text("grace = 'soon'")
             assert run("reload").exit_code == 1
     finally:
         signal.signal(signal.SIGHUP, before)
     assert told == [signal.SIGHUP]
+
+
+def test_check_tells_what_waits_for_a_restart(folder: Path) -> None:
+    """Where a meterd runs that listens elsewhere, and only there."""
+    with closing(Store(folder / "meterd-data")), socket.create_server(("127.0.0.1", 0)) as listener:
+        bind = f"127.0.0.1:{listener.getsockname()[1]}"
+        noted = run("check")
+        assert (noted.exit_code, noted.stdout.splitlines()[0]) == (0, VALID)
+        assert noted.stderr == (
+            f"note: process {os.getpid()} listens on {bind}: it needs a restart, not a reload, for"
+            " another server.bind\n"
+        )
+        (folder / "systemconfig.toml").write_text(f'{CONFIG}[server]\nbind = "{bind}"\n')
+        noted = run("check")
+        assert (noted.exit_code, noted.stderr) == (0, "")
 
 
 def test_a_daemon_that_may_not_be_told_is_one_line(

@@ -80,9 +80,14 @@ def test_a_key_without_the_scope(daemon: DaemonProcess) -> None:
     daemon.wait_for("configuration reloaded")
     with (
         Client(daemon.url, made.stdout.strip()) as client,
-        pytest.raises(MeterdError, match="the key lacks a scope: read"),
+        pytest.raises(MeterdError, match="the key lacks the scope read: "),
     ):
         client.get("/events")
+    with (
+        Client(daemon.url, made.stdout.strip()) as client,
+        pytest.raises(MeterdError, match="the key lacks the scope admin: "),
+    ):
+        client.post("/webhooks/billing/test")
 
 
 def test_nobody_answers(closed_port: int) -> None:

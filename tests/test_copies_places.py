@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 from contextlib import closing
@@ -32,6 +33,8 @@ def data(tmp_path: Path) -> Path:
 
 def test_new_folders_on_the_way_are_closed_to_others(data: Path, tmp_path: Path) -> None:
     """All of them, and their entries are on disk."""
+    (tmp_path / "a" / "b").mkdir(parents=True, mode=0o700)
+    (tmp_path / "a").chmod(0o700)
     copies.backup(data, tmp_path / "a" / "b" / "c", ignore)
     copies.restore(tmp_path / "a" / "b" / "c", tmp_path / "d" / "e", ignore)
     for name in ("a", "a/b", "a/b/c", "d", "d/e"):
@@ -50,11 +53,31 @@ def test_every_new_entry_is_synced(
 
     real = data_folder.sync
     monkeypatch.setattr(data_folder, "sync", record)
+    (tmp_path / "a").mkdir()
     copies.backup(data, tmp_path / "a" / "b", ignore)
     assert synced[:2] == [tmp_path / "a", tmp_path]
     synced.clear()
     copies.restore(tmp_path / "a" / "b", tmp_path / "c" / "d", ignore)
     assert synced[:2] == [tmp_path / "c", tmp_path]
+
+
+def test_a_backup_makes_no_folders_above_its_own(data: Path, tmp_path: Path) -> None:
+    """A disk that is not mounted is told, and the root disk is not filled in its place."""
+    said = f"there is no folder {tmp_path / 'mnt'}, and a backup makes only its own"
+    with pytest.raises(StoreError, match=re.escape(said)):
+        copies.backup(data, tmp_path / "mnt" / "x" / "y", ignore)
+    assert not (tmp_path / "mnt").exists()
+
+
+@pytest.mark.parametrize("name", ["", "x", "store", "store/x", "linked/x"])
+def test_a_backup_is_not_made_within_what_it_copies(data: Path, tmp_path: Path, name: str) -> None:
+    """It would be lost with it, and stand in the way."""
+    (tmp_path / "link").symlink_to(data)
+    to = tmp_path / "link" / "x" if name == "linked/x" else data / name
+    before = sorted(data.rglob("*"))
+    with pytest.raises(StoreError, match=f"is within the data folder {data}"):
+        copies.backup(data, to, ignore)
+    assert sorted(data.rglob("*")) == before
 
 
 def test_a_backup_may_take_an_empty_folder(
@@ -208,6 +231,6 @@ def test_a_copy_whose_last_steps_fail_is_made_again(
 
 def test_a_backup_of_nothing_makes_nothing(tmp_path: Path) -> None:
     """Not even the folders on the way."""
-    with pytest.raises(StoreError, match="there is no store in"):
+    with pytest.raises(StoreError, match="there is no folder"):
         copies.backup(tmp_path / "nowhere", tmp_path / "a" / "b", ignore)
     assert names(tmp_path) == []

@@ -313,6 +313,30 @@ def test_the_first_start_prints_a_key_that_lets_in(
     assert Keyring(keyless.read().keys).authenticate(key.strip()) is not None
 
 
+def test_a_start_says_that_it_took_a_key_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was meant for a command, perhaps: no key is made then, and none is printed."""
+    source = source_in(tmp_path)
+    source.path.write_text(TEXT.format(grace="0s", more="").replace("warning", "info"))
+
+    @asynccontextmanager
+    async def stopped_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
+        async with listening(config, now) as daemon:
+            signal.raise_signal(signal.SIGTERM)
+            yield daemon
+
+    monkeypatch.setattr(daemon_module, "listening", stopped_at_once)
+    assert serve(source) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert KEY not in printed.err
+    log = [json.loads(line) for line in printed.err.splitlines()]
+    [said] = [entry for entry in log if "METERD_API_KEY" in entry["event"]]
+    assert said["event"] == "the key in METERD_API_KEY is let in, with all scopes"
+    assert said["other_keys"] == 0
+
+
 def test_urls_of_both_families() -> None:
     """An IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from meterd.delivery_commands import replay_pages
+from meterd.delivery_commands import curl_line, replay_pages, show_delivery, told_of_replay
+from meterd.domain.errors import MeterdError
 from meterd.domain.instants import parse_instant
 from meterd.domain.periods import PeriodType
 from meterd.edge.parameters import aggregation_cursor
@@ -54,11 +55,15 @@ def test_they_are_filtered(bench: Commands) -> None:
     assert len(ids(bench)) == 2 * len(CUSTOMERS)
     assert len(ids(bench, "--status", "parked")) == len(CUSTOMERS)
     assert len(ids(bench, "--customer", "kunde é", "--period", "hourly")) == 2
-    assert ids(bench, "--period", "yearly") == ids(bench, "--endpoint", "nobody") == []
+    assert ids(bench, "--period", "yearly") == []
     result = bench.run("deliveries", "list", "--limit", "2")
     assert len(result.stdout.splitlines()) == 3
     assert "--limit shows more" in result.stderr
-    assert bench.run("deliveries", "list", "--endpoint", "nobody").output == ""
+    none = bench.run("deliveries", "list", "--period", "yearly")
+    assert (none.exit_code, none.output) == (0, "none\n")
+    unknown = bench.run("deliveries", "list", "--endpoint", "nobody")
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert unknown.stderr == 'No webhook has the id "nobody"; meterd webhooks list shows them\n'
 
 
 def test_a_delivery_is_shown(bench: Commands) -> None:
@@ -68,9 +73,18 @@ def test_a_delivery_is_shown(bench: Commands) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     for text in (name, "delivered", "attempt 1", "127.0.0.1:", "token=***", "webhook-signature"):
         assert text in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    sent = [line for line in lines if line.startswith("requestHeaders")]
+    assert [line.split() for line in sent] == [
+        ["requestHeaders", "Content-Type:", "application/json"]
+    ]
+    assert max(len(line) for line in lines[:-1]) < 130
     assert json.loads(result.stdout.splitlines()[-1])["customerId"] == "acme"
     assert "t0ps3cret" not in result.stdout
     assert SECRET not in result.stdout
+    listed = bench.run("deliveries", "list", "--endpoint", "billing").stdout
+    assert "LAST ERROR" not in listed, "what arrived after all is no trouble"
     [parked] = ids(bench, "--endpoint", "nowhere", "--customer", "b")
     shown = bench.run("deliveries", "show", parked).stdout
     assert "allow_private" in shown
@@ -88,7 +102,17 @@ def test_what_it_waits_for_is_shown(bench: Commands) -> None:
         )
         daemon.send(signal.SIGHUP)
         daemon.wait_for("configuration reloaded")
-        assert bench.run("deliveries", "retry", name).exit_code == 0
+        again = bench.run("deliveries", "retry", name)
+        assert again.exit_code == 0
+        assert again.stdout.startswith(f"{name} is held: nowhere is not configured")
+        [listed] = bench.objects("deliveries", "list", "--status", "pending")
+        assert (listed["held"]["reason"], "nextAttemptAt" in listed) == ("removed", False)
+        table = bench.run("deliveries", "list", "--status", "pending").stdout.splitlines()
+        assert ("HELD" in table[0], "NEXT" in table[0], "removed" in table[1]) == (
+            True,
+            False,
+            True,
+        )
         shown = bench.run("deliveries", "show", name).stdout
         assert "held: nowhere is not configured" in shown
     finally:
@@ -115,6 +139,19 @@ def test_a_curl_line_can_be_piped_to_a_shell(bench: Commands) -> None:
     assert missing.stderr == "what was sent at attempt 9 is not in the log; there are 1\n"
 
 
+def test_an_attempt_with_a_batch_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """And says where its curl line is: the body was the batch's."""
+    with_batch = {"number": 2, "batch": "msg_b", "batchAttempt": 1, "startedAt": "2026-01-01"}
+    found = {"id": "msg_1", "body": "{}", "attemptLog": [{"number": 1}, with_batch]}
+    with pytest.raises(MeterdError) as caught:
+        curl_line(found, 2)
+    assert str(caught.value) == "sent with batch msg_b: meterd deliveries show msg_b --curl 1"
+    show_delivery(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert "attempt 1" in lines
+    assert "attempt 2, batch msg_b attempt 1" in lines
+
+
 def test_a_retry(bench: Commands) -> None:
     """Several at once; the first that is not known ends it."""
     names = ids(bench, "--endpoint", "billing")[:2]
@@ -127,7 +164,10 @@ def test_a_retry(bench: Commands) -> None:
     for unknown in (NOBODY, "../webhooks", "", "é"):
         result = bench.run("deliveries", "retry", unknown)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith("No delivery has this id")
+        assert result.stderr.startswith("No delivery has the id ")
+        assert result.stderr.endswith("; meterd deliveries list shows them\n")
+        assert unknown in result.stderr
+        assert bench.run("deliveries", "show", unknown).stderr == result.stderr
     wait_until_settled(bench)
 
 
@@ -145,12 +185,12 @@ def test_a_replay_counts_and_then_sends(bench: Commands) -> None:
     asked = ("deliveries", "replay", "--endpoint", "new", "--since", "2026-01-01")
     counted = bench.run(*asked, "--dry-run")
     assert (counted.exit_code, counted.stderr) == (0, "")
-    assert counted.stdout == "counted: 0 once more, 3 for the first time\n"
+    assert counted.stdout == "3 would be sent: 0 sent before, 3 never yet\n"
     count = len(bench.receiver.received)
     done = bench.run(*asked)
     assert done.exit_code == 0
-    assert done.stdout == "under way: 0 once more, 3 for the first time\n"
-    assert done.stderr == "to do: 0 once more, 3 for the first time\n"
+    assert done.stdout == "3 under way: 0 sent before, 3 never yet\n"
+    assert done.stderr == "3 to be sent: 0 sent before, 3 never yet\n"
     first = bench.receiver.wait_for(count + 3)[count:]
     wait_until_settled(bench)
     [told] = bench.objects(*asked, "--until", "2999-01-01")
@@ -162,6 +202,35 @@ def test_a_replay_counts_and_then_sends(bench: Commands) -> None:
     wait_until_settled(bench)
     [none] = bench.objects(*asked, "--until", "2026-01-01", "--dry-run")
     assert (none["again"], none["created"]) == (0, 0)
+    for more in ((), ("--dry-run",)):
+        result = bench.run(*asked, "--until", "2026-01-01", *more)
+        assert (result.exit_code, result.output) == (0, "nothing closed in between\n")
+
+
+def test_a_stretch_of_time_that_is_none(bench: Commands) -> None:
+    """An end before the beginning, or a beginning that is yet to come."""
+    asked = ("deliveries", "replay", "--endpoint", "billing", "--since")
+    backwards = bench.run(*asked, "2026-11-01", "--until", "2026-10-01")
+    assert (backwards.exit_code, backwards.stdout) == (2, "")
+    assert "--until: 2026-10-01 is before --since 2026-11-01" in backwards.stderr
+    for more in ((), ("--until", "2999-02-01")):
+        to_come = bench.run(*asked, "2999-01-01", *more)
+        assert (to_come.exit_code, to_come.stdout) == (1, "")
+        assert to_come.stderr.startswith("--since 2999-01-01 is in the future: for meterd it is ")
+
+
+def test_a_replay_to_who_is_off_is_held(bench: Commands) -> None:
+    """Nothing of it is under way; said with what ends it, also when it is only counted."""
+    asked = ("deliveries", "replay", "--endpoint", "off", "--since", "2026-01-01", "--dry-run")
+    result = bench.run(*asked)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "3 would be sent: 0 sent before, 3 never yet",
+        "held: off has enabled = false in the configuration",
+    ]
+    held = {"message": "x answered 410", "enable": "POST /webhooks/x/enable"}
+    told = told_of_replay({"again": 1, "created": 0}, "waiting", held, "x")
+    assert told.endswith("\nheld: x answered 410; meterd webhooks enable x")
 
 
 class Interrupted:
@@ -206,7 +275,7 @@ def test_it_goes_on_from_a_cursor(bench: Commands) -> None:
     asked = ("deliveries", "replay", "--endpoint", "later", "--since", "2026-01-01")
     behind = {one for one in CUSTOMERS if order_of_customers(one) > order_of_customers("acme")}
     done = bench.run(*asked, "--cursor", cursor)
-    assert done.stdout == f"under way: 0 once more, {len(behind)} for the first time\n"
+    assert done.stdout == f"{len(behind)} under way: 0 sent before, {len(behind)} never yet\n"
     found = bench.objects("deliveries", "list", "--endpoint", "later")
     assert {one["customerId"] for one in found} == behind
     wait_until_settled(bench)
@@ -225,6 +294,8 @@ def test_a_wrong_cursor_is_named(bench: Commands) -> None:
     [
         ("list", "--status", "lost"),
         ("list", "--limit", "0"),
+        ("list", "--customer", ""),
+        ("list", "--endpoint", ""),
         ("list", "--period", "x"),
         ("show",),
         ("show", "x", "--curl", "0"),
@@ -267,7 +338,7 @@ def test_a_terminal_shows_a_bar(bench: Commands) -> None:
     except OSError:  # Linux says so at the end
         pass
     os.close(leader)
-    assert process.communicate()[0] == "under way: 3 once more, 0 for the first time\n"
+    assert process.communicate()[0] == "3 under way: 3 sent before, 0 never yet\n"
     assert b"replay" in shown
     assert b"100%" in shown
     wait_until_settled(bench)

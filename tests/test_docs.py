@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,13 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
+# The webhook that the documents ask about; nobody is there.
+BILLING = """
+[[webhooks]]
+id = "billing"
+url = "http://127.0.0.1:9/"
+secret = "whsec_of_some_length"
+"""
 # Where the documents say that meterd listens.
 BASE_URL = "http://127.0.0.1:8080"
 
@@ -288,6 +296,9 @@ def curl_commands() -> list[Curl]:
 
 def test_curl_commands_do_what_is_shown(daemon: DaemonProcess) -> None:
     """In the order of the documents, against one daemon: each succeeds, with the answer shown."""
+    daemon.configure(webhooks=BILLING)
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for("configuration reloaded")
     environ = {**os.environ, "BASE_URL": daemon.url, "API_KEY": daemon.key}
     shown = 0
     for curl in curl_commands():

@@ -53,6 +53,33 @@ def test_what_a_path_leads_to_is_no_wrong_argument(tmp_path: Path) -> None:
         assert CliRunner().invoke(group, ["within", "look", *wrong]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x", "'x' is no whole number from 1 to 5"),
+        ("1.5", "'1.5' is no whole number from 1 to 5"),
+        ("9", "'9' is no whole number from 1 to 5"),
+    ],
+)
+def test_a_wrong_number_is_told_what_it_takes(value: str, said: str) -> None:
+    """And not of ranges of integers; exit code 2, as all that no machine would take."""
+
+    @click.group(cls=OneLineErrors)
+    def group() -> None:
+        pass
+
+    @group.command()
+    @click.option("--curl", type=click.IntRange(1, 5))
+    @click.option("--from", "least", type=click.IntRange(1))
+    def show(curl: int, least: int) -> None:
+        pass
+
+    result = CliRunner().invoke(group, ["show", "--curl", value])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Invalid value for '--curl': {said}\n" in result.stderr
+    assert "no whole number from 1 on\n" in CliRunner().invoke(group, ["show", "--from=0"]).stderr
+
+
 def test_the_data_folder_is_the_configured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from meterd.embedded.store import UPGRADED, Store
 from tests.embedded.sample_store import copied_sample, spoil
 from tests.embedded.test_log_check import HOUR, a_total_is_missing
 from tests.embedded.test_upgrade import lay
+from tests.embedded.test_verification import damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +59,59 @@ def test_a_sound_store() -> None:
     assert result.stderr == ""
     (line,) = result.stdout.splitlines()
     assert line.startswith("data: no differences in ")
-    for counted in (" events", " customers", " totals", " aggregations", " deliveries"):
-        assert counted in line
+    assert re.fullmatch(
+        r"data: no differences in [\d,]+ events, 6 customers, \d+ aggregations, \d+ deliveries"
+        r" \(\d+\.\d s\)",
+        line,
+    )
+
+
+def test_a_store_of_one(tmp_path: Path) -> None:
+    """One is one of its kind, and of none there is nothing to say."""
+    shutil.rmtree(tmp_path / "data")
+    with closing(Store(tmp_path / "data")):
+        pass
+    assert run("verify").stdout.startswith("data: no differences: the store is empty (")
+    (tmp_path / "data" / "keys.json").write_text("{")
+    assert run("verify").stdout.splitlines()[1].startswith("data: 1 difference: the store is empty")
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (100, "data.mdb: too short to be meterd's (100 bytes)"),
+        (5000, "data.mdb: too short to be meterd's (5,000 bytes)"),
+        (None, "data.mdb: not meterd's: its first page says that pages have 2,155,905,152 bytes"),
+    ],
+)
+def test_a_file_that_is_no_store(data: Path, length: int | None, said: str) -> None:
+    """One sentence says what is wrong, another that there was nothing to count."""
+    file = data / "store" / "data.mdb"
+    content = file.read_bytes()
+    file.write_bytes(b"\x80" * len(content) if length is None else content[:length])
+    result = run("verify")
+    assert result.exit_code == 1
+    line, last = result.stdout.splitlines()
+    assert line == said
+    assert last.startswith("data: 1 difference; nothing could be counted (")
+
+
+def test_a_damaged_delivery(data: Path) -> None:
+    """Whose it is, and what could not be counted."""
+    spoil(data, lambda txn: damage(txn, "deliveries"))
+    line, last = run("verify").stdout.splitlines()
+    assert re.fullmatch(
+        r"deliveries: customer \w+, hourly \d{10}: delivery 1 to billing"
+        r" does not match its checksum",
+        line,
+    )
+    assert re.fullmatch(
+        r"data: 1 difference in [\d,]+ events, 6 customers; because of it"
+        r" aggregations, deliveries and attempts could not be counted \(\d+\.\d s\)",
+        last,
+    )
+    *_, summary = objects(run("verify", "--json"))
+    assert summary["left_out"] == ["aggregations", "deliveries", "attempts"]
 
 
 def test_a_store_with_a_difference(data: Path) -> None:
@@ -99,22 +152,37 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert made["checked"]["events"] > 1000
     result = run("compact")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert " MiB saved in data: " in result.stdout
+    assert result.stdout.startswith("nothing to save in data: 1.")
     (made,) = objects(run("compact", "--json"))
     assert made["bytes"] == made["bytes_before"]
+
+
+def test_sizes_are_as_large_as_they_are(data: Path) -> None:
+    """Below a MiB in KiB: a small store is not of 0.0."""
+    spoil(data, lambda txn: txn.put("attempts", b"x", bytes(300_000)))
+    spoil(data, lambda txn: txn.delete("attempts", b"x"))
+    assert re.match(r"[3-9]\d\d KiB saved in data: 1\.\d MiB, checked: ", run("compact").stdout)
+    shutil.rmtree(data)
+    with closing(Store(data)):
+        pass
+    said = r"backed up to saved: \d\d KiB, checked: nothing is in it yet\n"
+    assert re.fullmatch(said, run("backup", "saved").stdout)
 
 
 def test_refusals_are_one_line(data: Path) -> None:
     """Exit 1, nothing on stdout, and what to do."""
     Path("full").mkdir()
     Path("full/x").touch()
+    in_use = f"another meterd has data open (process {os.getpid()})"
+    nowhere = Path("nowhere").absolute()
     with closing(Store(data)):
         refused = [
             (run("backup", "full"), "full is not empty, it has x: move that away"),
-            (run("restore", "nowhere"), "another meterd has data open: stop it"),
-            (run("restore", "nowhere", "--to", "new"), "there is no store in nowhere"),
-            (run("compact"), "another meterd has data open: stop it"),
-            (run("verify", "nowhere"), "there is no store in nowhere"),
+            (run("restore", "nowhere"), f"{in_use}: stop it and move the folder away"),
+            (run("restore", "nowhere", "--to", "new"), f"there is no folder {nowhere}"),
+            (run("compact"), f"{in_use}: stop it first"),
+            (run("verify", "nowhere"), f"there is no folder {nowhere}"),
+            (run("verify", "full"), "there is no store in full"),
         ]
     for result, message in refused:
         assert (result.exit_code, result.stdout) == (1, "")
@@ -128,8 +196,8 @@ def test_a_key_file_that_cannot_be_read_is_a_difference(data: Path) -> None:
     result = run("verify")
     assert result.exit_code == 1
     line, last = result.stdout.splitlines()
-    assert line.startswith("keys.json: the file: stands what cannot be read (data/keys.json: is")
-    assert last.startswith("data: 1 differences in ")
+    assert line.startswith("keys.json: the file cannot be read: data/keys.json: is")
+    assert last.startswith("data: 1 difference in ")
 
 
 def test_an_earlier_version_is_told(data: Path) -> None:

@@ -38,6 +38,8 @@ def test_webhooks_are_listed(bench: Commands) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     head, *lines = result.stdout.splitlines()
     assert head.split()[:5] == ["ID", "URL", "STATE", "PENDING", "PARKED"]
+    assert "DELIVERED SINCE START" in head
+    assert "FAILED IN A ROW" in head
     assert [line.split()[0] for line in lines] == ["billing", "nowhere", "off"]
     assert [line.split()[2] for line in lines] == ["on", "on", "off"]
     assert "allow_private" in lines[1]
@@ -68,14 +70,27 @@ def test_a_test_tells_what_came_of_it(bench: Commands) -> None:
     refused = bench.run("webhooks", "test", "billing", "--json")
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["status"] == 503
+    bench.receiver.statuses.append(400)
+    bench.receiver.body = b"the signature\nis \x1b[31mold"
+    told = bench.run("webhooks", "test", "billing").stdout.splitlines()
+    bench.receiver.body = b""
+    assert told[0].startswith("billing: HTTP 400")
+    assert told[1:] == ["the signature", r"is \x1b[31mold"]
     nowhere = bench.run("webhooks", "test", "nowhere")
     assert nowhere.exit_code == 1
     assert "allow_private" in nowhere.stdout
+    assert "not known" not in nowhere.stdout, "the error names the address"
     off = bench.run("webhooks", "test", "off")
     assert (off.exit_code, off.stdout) == (1, "")
-    assert off.stderr == "This webhook has enabled = false in the configuration\n"
-    unknown = bench.run("webhooks", "test", "no/body")
-    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    for do in ("test", "enable"):
+        off = bench.run("webhooks", do, "off")
+        assert (off.exit_code, off.stdout) == (1, "")
+        assert "enabled = false in the configuration: change it there" in off.stderr
+        for name in ("nobody", "no/body", "", "../x"):
+            unknown = bench.run("webhooks", do, name)
+            assert (unknown.exit_code, unknown.stdout) == (1, "")
+            error = f'No webhook has the id "{name}"; meterd webhooks list shows them\n'
+            assert unknown.stderr == error
 
 
 def test_a_webhook_that_is_gone_is_enabled(bench: Commands) -> None:
@@ -88,14 +103,16 @@ def test_a_webhook_that_is_gone_is_enabled(bench: Commands) -> None:
     while (gone := bench.objects("webhooks", "list")[0])["state"] == "on":
         pass
     assert gone["state"] == "gone"
+    again = bench.run("deliveries", "retry", one["id"])
+    assert again.exit_code == 0
+    assert again.stdout.startswith(f"{one['id']} is held: billing answered 410 at ")
+    assert again.stdout.endswith("; meterd webhooks enable billing\n")
+    assert again.stdout.split(" is ", 1)[1] in bench.run("deliveries", "show", one["id"]).stdout
     shown = bench.run("webhooks", "enable", "billing")
     assert (shown.exit_code, shown.stdout) == (0, "billing is on; 1 wait\n")
     bench.run("deliveries", "retry", one["id"])
     assert bench.receiver.wait_for(count + 2)[-1].headers["webhook-id"] == one["id"]
     wait_until_settled(bench)
-    unknown = bench.run("webhooks", "enable", "nobody")
-    assert (unknown.exit_code, unknown.stdout) == (1, "")
-    assert unknown.stderr == "No webhook has this id: GET /webhooks lists them\n"
 
 
 def test_listening_forwards_what_was_sent(bench: Commands) -> None:
@@ -162,12 +179,27 @@ def test_what_cannot_be_listened_to(bench: Commands) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("test",), ("enable",), ("listen",), ("listen", "--endpoint", "a", "--after", "-1")],
+    [
+        ("test",),
+        ("enable",),
+        ("listen",),
+        ("listen", "--endpoint", ""),
+        ("listen", "--endpoint", "a", "--after", "-1"),
+    ],
     ids=" ".join,
 )
 def test_a_wrong_argument_is_exit_code_2(bench: Commands, arguments: tuple[str, ...]) -> None:
     """As everywhere on the command line."""
     assert bench.run("webhooks", *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("url", ["foo", "localhost:3000", "ftp://a/", "http://", ""])
+def test_what_cannot_be_forwarded_to_is_named(bench: Commands, url: str) -> None:
+    """At once, before anything is read."""
+    result = bench.run("webhooks", "listen", "--endpoint", "billing", "--forward", url)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--forward" in result.stderr
+    assert "must be" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["list", "test", "enable", "listen"])

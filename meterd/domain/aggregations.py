@@ -60,7 +60,7 @@ class Aggregation(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def id(self) -> str:
-        return f"{self.customer_id}_{self.period_type}_{self.period.key}"
+        return aggregation_id(self.customer_id, self.period)
 
     @property
     def event_count(self) -> int:
@@ -102,6 +102,10 @@ def aggregate(
         figures,
         rules.endpoints if closed else (),
     )
+
+
+def aggregation_id(customer_id: str, period: Period) -> str:
+    return f"{customer_id}_{period.type}_{period.key}"
 
 
 def figures_digest(aggregation: Aggregation) -> bytes:

@@ -41,6 +41,7 @@ from meterd.domain.sections import (
     string,
     whole_number,
 )
+from meterd.domain.signatures import is_standard
 from meterd.domain.source_text import Form, line_of, parse
 
 if TYPE_CHECKING:
@@ -133,27 +134,33 @@ class Config(msgspec.Struct, frozen=True):
 
 
 _DEFAULT: Final = Config()
+_VERIFIED_WITH: Final = (("secret", "only X-Webhook-Signature"), ("second secret", "nothing"))
+# What lines of faults begin with that are not of the text.
+OF_ENVIRONMENT: Final = "environment: "
 
 
 def decode(text: bytes, *, form: Form, environ: Mapping[str, str]) -> Config:
     """The configuration that the text and the environment make together.
 
-    Raises ConfigError with one line for each fault, in the order of the text. No message repeats a
+    Raises ConfigError with one line for each fault, in the order of the text, behind those that
+    begin with ``OF_ENVIRONMENT``. No message repeats a
     secret or a key.
     """
     document = parse(text, form)
     faults: list[Fault] = []
+    outside: list[Fault] = []
     root = Section(document.values, options=OPTIONS, faults=faults, ignored=_IGNORED[form])
     environment = Section(
         {name: environ[name] for name in ENVIRONMENT[""] if environ.get(name)},
         options=ENVIRONMENT,
-        faults=faults,
+        faults=outside,
     )
     # The old system sent nothing to a webhook that did not say it was enabled; its files are JSON.
     webhooks = configured_endpoints(root, environ, enabled=form == "toml")
     config = _config(root, environment, webhooks)
-    if faults:
-        raise ConfigError("\n".join(_in_order(faults, document.lines())))
+    if faults or outside:
+        lines = [f"{OF_ENVIRONMENT}{fault}" for fault in outside]
+        raise ConfigError("\n".join([*lines, *_in_order(faults, document.lines())]))
     return config
 
 
@@ -319,6 +326,14 @@ def advice(config: Config) -> list[str]:
         f"webhook {endpoint.id}: a secret under {SECRET_ADVISED} characters can be guessed"
         for endpoint in config.webhooks
         if any(len(secret) < SECRET_ADVISED for secret in endpoint.secrets)
+    ]
+    found += [
+        f"webhook {endpoint.id}: {which}: not whsec_ and the base64 of 24 to 64 bytes:"
+        f" {what} can be verified with it"
+        for endpoint in config.webhooks
+        # The first secret alone signs X-Webhook-Signature.
+        for secret, (which, what) in zip(endpoint.secrets, _VERIFIED_WITH, strict=False)
+        if not is_standard(secret)
     ]
     return found
 

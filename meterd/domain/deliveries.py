@@ -34,6 +34,8 @@ UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
 # Sequences are less, numbers of batches are not.
 BATCH: Final = 1 << 63
+# So many of the batches that a delivery was in are known: a day's, of a delivery sent every hour.
+BATCHES_KEPT: Final = 24
 
 
 class DeliveryStatus(StrEnum):
@@ -52,6 +54,13 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
     customer_id: str
 
 
+class Membership(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """That a delivery is, or was, in the batch of that number; ``attempts`` were made before."""
+
+    number: int
+    attempts: int
+
+
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """One body on its way to one endpoint.
 
@@ -60,7 +69,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
 
     ``next_attempt_ms`` holds while it is pending. ``attempts`` are all that were ever begun,
     ``failures`` those that count on the schedule since it last began. ``begun_ms`` is that of the
-    attempt in the air.
+    attempt in the air. ``batches`` are the last that it was in, the earliest first; a batch has its
+    attempts itself, and they count here when the delivery has left it.
     """
 
     id: str
@@ -82,6 +92,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     last_error: str | None = None
     last_attempt_ms: int | None = None
     members: tuple[Member, ...] = ()
+    batches: tuple[Membership, ...] = ()
 
     @property
     def is_batch(self) -> bool:
@@ -124,6 +135,11 @@ def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
     return "msg_" + hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
+def batch_id(endpoint_id: str, number: int) -> str:
+    """That of the batch of that number."""
+    return delivery_id(endpoint_id, f"batch {number}", 0)
+
+
 def first_attempt(
     aggregation: Aggregation,
     endpoint_id: str,
@@ -161,7 +177,7 @@ def first_of_batch(
 ) -> Delivery:
     """A batch of deliveries of one period, this one first; due at once, and without its body."""
     return Delivery(
-        delivery_id(first.endpoint_id, f"batch {sequence}", 0),
+        batch_id(first.endpoint_id, sequence),
         first.endpoint_id,
         sequence,
         "",
@@ -185,18 +201,20 @@ def batch_body(batch: Delivery, bodies: Sequence[bytes]) -> bytes:
 
 
 def as_batch(delivery: Delivery, batch: Delivery) -> Delivery:
-    """The delivery in the state that its batch has."""
+    """The delivery as it is written, in the state that its batch has: its attempts go on."""
+    membership = Membership(batch.sequence, delivery.attempts)
     return msgspec.structs.replace(
         delivery,
         next_attempt_ms=batch.next_attempt_ms,
         status=batch.status,
-        attempts=batch.attempts,
+        attempts=delivery.attempts + batch.attempts,
         failures=batch.failures,
         begun_ms=batch.begun_ms,
         delivered_ms=batch.delivered_ms,
         dry_run=batch.dry_run,
-        last_error=batch.last_error,
-        last_attempt_ms=batch.last_attempt_ms,
+        last_error=batch.last_error or delivery.last_error,
+        last_attempt_ms=batch.last_attempt_ms or delivery.last_attempt_ms,
+        batches=(*delivery.batches, membership)[-BATCHES_KEPT:],
     )
 
 
@@ -225,8 +243,9 @@ def settle_attempt(
     """The delivery after its attempt.
 
     ``waits_ms`` say how long after each failed attempt the next follows, and so how many there are;
-    ``jitter`` lies in [-1, 1] and spreads that. An attempt that was told to come back later counts
-    for nothing on that schedule.
+    ``jitter`` lies in [-1, 1] and spreads that. One that was told to come back later counts for
+    nothing on that schedule and stays due: it is the endpoint that is paused, and what waits for a
+    pause goes on when that ends, however it ends.
     """
     if outcome.error is None:
         return msgspec.structs.replace(
@@ -237,9 +256,8 @@ def settle_attempt(
             dry_run=outcome.dry_run,
         )
     failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error)
-    pause_ms = pause_asked(outcome, now_ms)
-    if pause_ms is not None:
-        return msgspec.structs.replace(failed, next_attempt_ms=now_ms + pause_ms)
+    if pause_asked(outcome, now_ms) is not None:
+        return msgspec.structs.replace(failed, next_attempt_ms=now_ms)
     if begun.failures >= len(waits_ms):
         return msgspec.structs.replace(
             failed, status=DeliveryStatus.PARKED, failures=begun.failures + 1

@@ -9,7 +9,7 @@ from typing import Final
 UNITS_MS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 # Nine digits of the smallest unit are eleven days, of the largest more than any bound allows.
 _WRITTEN: Final = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in UNITS_MS), re.ASCII)
-EXPECTED: Final = 'a duration such as "30s", "5m", "1h30m" or "35d"'
+_EXAMPLES: Final = ("5s", "30s", "5m", "1h30m", "2d")
 
 
 def parse_duration(text: str) -> int | None:
@@ -21,6 +21,17 @@ def parse_duration(text: str) -> int | None:
     return sum(
         int(count) * unit_ms for count, unit_ms in zip(counts, UNITS_MS.values(), strict=True)
     )
+
+
+def examples_within(at_least_ms: int, at_most_ms: int) -> str:
+    """How a duration within the bounds may be written: ``"30s", "5m" or "2d"``."""
+    fitting = [
+        f'"{text}"'
+        for text in _EXAMPLES
+        if at_least_ms <= (parse_duration(text) or 0) <= at_most_ms
+    ][-4:]
+    assert fitting, "there is an example for each option"
+    return " or ".join(", ".join(fitting).rsplit(", ", 1))
 
 
 def format_duration(duration_ms: int) -> str:

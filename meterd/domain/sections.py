@@ -16,8 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from meterd.domain.durations import EXPECTED as DURATION
-from meterd.domain.durations import format_duration, parse_duration
+from meterd.domain.durations import examples_within, format_duration, parse_duration
 from meterd.domain.source_text import KeyPath
 
 T = TypeVar("T")
@@ -246,6 +245,8 @@ def shown(value: Any) -> str:
             return "true" if value else "false"
         case int() if abs(value) < 10**18:  # Python refuses to write very long integers
             return str(value)
+        case float():
+            return str(value)
         case str():
             return quoted(value)
         case _:
@@ -281,7 +282,8 @@ def duration(*, at_most_ms: int, at_least_ms: int = 0) -> Reader[int]:
     def read(value: Any) -> int:
         duration_ms = parse_duration(value) if isinstance(value, str) else None
         if duration_ms is None:
-            raise Refused(f"must be {DURATION}, not {shown(value)}")
+            examples = examples_within(at_least_ms, at_most_ms)
+            raise Refused(f"must be a duration such as {examples}, not {shown(value)}")
         if duration_ms > at_most_ms:
             raise Refused(f"must be at most {format_duration(at_most_ms)}, not {shown(value)}")
         if duration_ms < at_least_ms:

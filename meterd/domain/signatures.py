@@ -54,16 +54,27 @@ def signing_key(secret: str) -> bytes:
 
     The base64 may come without its padding, as the libraries of the receivers read it.
     """
-    if secret.startswith(_PREFIX):
-        spelled = secret.removeprefix(_PREFIX)
-        padding = "=" * (-len(spelled) % 4)
-        try:
-            key = base64.b64decode(spelled + padding, validate=True)
-        except ValueError:
-            return secret.encode()
-        if len(key) in _KEY_BYTES:
-            return key
-    return secret.encode()
+    spelled = _spelled(secret)
+    return secret.encode() if spelled is None else spelled
+
+
+def is_standard(secret: str) -> bool:
+    """Whether the libraries of Standard Webhooks can verify with it: others refuse it, or take
+    another key.
+    """
+    return _spelled(secret) is not None
+
+
+def _spelled(secret: str) -> bytes | None:
+    if not secret.startswith(_PREFIX):
+        return None
+    spelled = secret.removeprefix(_PREFIX)
+    padding = "=" * (-len(spelled) % 4)
+    try:
+        key = base64.b64decode(spelled + padding, validate=True)
+    except ValueError:
+        return None
+    return key if len(key) in _KEY_BYTES else None
 
 
 def _hmac(key: bytes, signed: bytes) -> bytes:

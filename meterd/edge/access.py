@@ -50,7 +50,7 @@ class Access:
             wait_s = self._wrong_keys.wait_s(peer_of(host), self._now_s())
             return problems.too_many_wrong_keys(wait_s) if wait_s else problems.UNAUTHORIZED
         if scope not in key.scopes:
-            return problems.FORBIDDEN
+            return problems.forbidden(scope)
         return None
 
     async def refuse(

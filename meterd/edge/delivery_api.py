@@ -9,7 +9,9 @@ import msgspec
 from quart import request
 
 from meterd.domain.credentials import Scope
+from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.endpoint_states import EndpointState, enabled
+from meterd.domain.sections import quoted
 from meterd.edge import problems
 from meterd.edge.delivery_documents import (
     attempt_document,
@@ -17,6 +19,7 @@ from meterd.edge.delivery_documents import (
     history_document,
     webhook_document,
 )
+from meterd.edge.holds import endpoint_hold, held
 from meterd.edge.pages import Pages
 from meterd.edge.parameters import (
     Parameters,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.domain.endpoints import Endpoint
     from meterd.edge.access import Access
+    from meterd.edge.holds import Hold
     from meterd.edge.limits import BodyBudget
     from meterd.edge.readiness import Readiness
     from meterd.edge.replay_request import ReplayRequest
@@ -79,9 +83,16 @@ class Desk(NamedTuple):
         return next(found, None)
 
     async def webhooks(self) -> list[dict[str, Any]]:
-        """Those configured, in the order of the configuration, then those that were."""
+        """Those configured, in the order of the configuration, then those that were and to which
+        something waits or is parked.
+        """
         known = {one.endpoint_id: one for one in await self.ledger.endpoints()}
         ids = [endpoint.id for endpoint in self.config().webhooks]
+        left = [
+            one.endpoint_id
+            for one in known.values()
+            if one.endpoint_id not in ids and (one.pending or one.parked)
+        ]
         return [
             webhook_document(
                 known.get(endpoint_id) or EndpointSummary(endpoint_id, EndpointState(), 0, 0),
@@ -89,12 +100,39 @@ class Desk(NamedTuple):
                 self.delivery.worker(endpoint_id),
                 self.clock.now_ms(),
             )
-            for endpoint_id in [*ids, *sorted(known.keys() - set(ids))]
+            for endpoint_id in [*ids, *left]
         ]
+
+    async def refusal(self, endpoint_id: str) -> Answer | None:
+        """Where nothing is sent to the webhook because of the configuration."""
+        endpoint = self.endpoint(endpoint_id)
+        if endpoint is not None and endpoint.enabled:
+            return None
+        if endpoint is None and await self.webhook(endpoint_id) is None:
+            return _no_webhook(endpoint_id)
+        what = (
+            "is not in the configuration any more: put it back there under this id"
+            if endpoint is None
+            else "has enabled = false in the configuration: change it there"
+        )
+        return problems.problem(
+            HTTPStatus.CONFLICT, f"{endpoint_id} {what}; a replay sends what closed meanwhile"
+        )
 
     async def webhook(self, endpoint_id: str) -> dict[str, Any] | None:
         found = await self.webhooks()
         return next((one for one in found if one["id"] == endpoint_id), None)
+
+    async def hold(self, endpoint_id: str) -> Hold | None:
+        """What keeps everything from the endpoint."""
+        state = await self.ledger.endpoint_state(endpoint_id)
+        return endpoint_hold(endpoint_id, state, self.endpoint(endpoint_id), self.clock.now_ms())
+
+    async def has_heard_of(self, endpoint_id: str) -> bool:
+        """Whether it is configured, or was and has deliveries."""
+        if self.endpoint(endpoint_id) is not None:
+            return True
+        return await self.ledger.endpoint_state(endpoint_id) != EndpointState()
 
     async def replay(self, asked: ReplayRequest) -> Replayed:
         """As much as one request may."""
@@ -115,17 +153,25 @@ class Desk(NamedTuple):
 class _Deliveries:
     """A Listing of the deliveries of one query."""
 
-    def __init__(self, ledger: Ledger, query: DeliveryQuery) -> None:
-        self._ledger = ledger
+    def __init__(self, desk: Desk, query: DeliveryQuery) -> None:
+        self._desk = desk
+        self._ledger = desk.ledger
         self._query = query
 
     async def read(
         self, count: int, behind: DeliveryPlace | None
     ) -> list[tuple[bytes, DeliveryPlace]]:
         page = await self._ledger.deliveries(self._query, limit=count, after=behind)
+        waiting = {one.endpoint_id for one in page if one.status is DeliveryStatus.PENDING}
+        holds = {endpoint_id: await self._desk.hold(endpoint_id) for endpoint_id in waiting}
         with_payload = self._query.after_sequence is not None
         return [
-            (delivery_document(one, with_payload=with_payload), place_of_delivery(one))
+            (
+                delivery_document(
+                    one, held(one, holds.get(one.endpoint_id)), with_payload=with_payload
+                ),
+                place_of_delivery(one),
+            )
             for one in page
         ]
 
@@ -139,7 +185,10 @@ def add_delivery_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
     @unless(desk.readiness.refusal_to_read)
     async def deliveries() -> Response:
         asked = Parameters(request.args)
-        listing = Pages(_Deliveries(desk.ledger, deliveries_asked(asked)), desk.turn)
+        query = deliveries_asked(asked)
+        if query.endpoint_id is not None and not await desk.has_heard_of(query.endpoint_id):
+            return respond(_no_webhook(query.endpoint_id))
+        listing = Pages(_Deliveries(desk, query), desk.turn)
         pages, end = await listing.answer(asked.limit(), asked.delivery_cursor())
         return respond_array(pages, delivery_cursor(end))
 
@@ -149,20 +198,20 @@ def add_delivery_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
     async def delivery(delivery_id: str) -> Response:
         history = await desk.ledger.delivery(delivery_id)
         if history is None:
-            return respond(_NO_DELIVERY)
-        endpoint = desk.endpoint(history.delivery.endpoint_id)
-        return respond(
-            Answer(HTTPStatus.OK, history_document(history, endpoint, desk.clock.now_ms()))
-        )
+            return respond(_no_delivery(delivery_id))
+        hold = await desk.hold(history.delivery.endpoint_id)
+        return respond(Answer(HTTPStatus.OK, history_document(history, hold)))
 
     @app.post("/deliveries/<delivery_id>/retry")
     @needs(Scope.ADMIN, access)
     @unless(desk.readiness.refusal)
     async def retry(delivery_id: str) -> Response:
         again = await desk.ledger.retry(delivery_id)
-        if again is None:
-            return respond(_NO_DELIVERY)
-        return respond(Answer(HTTPStatus.OK, delivery_document(again)))
+        history = None if again is None else await desk.ledger.delivery(delivery_id)
+        if again is None or history is None:
+            return respond(_no_delivery(delivery_id))
+        hold = held(again, await desk.hold(again.endpoint_id), history.behind)
+        return respond(Answer(HTTPStatus.OK, delivery_document(again, hold)))
 
     @app.post("/deliveries/replay")
     @needs(Scope.ADMIN, access)
@@ -173,11 +222,15 @@ def add_delivery_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
             known = [endpoint.id for endpoint in desk.config().webhooks]
             asked = decode_replay(body, known, desk.clock.now_ms())
         done = await desk.replay(asked)
-        shown = {"dryRun": asked.dry_run, "again": done.again, "created": done.created}
-        cursor = aggregation_cursor(done.next)
-        return respond(
-            answer(HTTPStatus.OK, shown if cursor is None else {**shown, "cursor": cursor})
-        )
+        shown = {
+            "dryRun": asked.dry_run,
+            "again": done.again,
+            "created": done.created,
+            "held": await desk.hold(asked.replay.endpoint_id),
+            "cursor": aggregation_cursor(done.next),
+        }
+        given = {name: value for name, value in shown.items() if value is not None}
+        return respond(answer(HTTPStatus.OK, given))
 
 
 def add_webhook_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
@@ -192,13 +245,15 @@ def add_webhook_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
     @needs(Scope.ADMIN, access)
     @unless(desk.readiness.refusal)
     async def test(endpoint_id: str) -> Response:
+        refused = await desk.refusal(endpoint_id)
+        if refused is not None:
+            return respond(refused)
         worker = desk.delivery.worker(endpoint_id)
         if worker is None:
-            is_off = desk.endpoint(endpoint_id) is not None
-            return respond(_OFF if is_off else _NO_WEBHOOK)
+            return respond(problems.starting("webhooks are not sent yet"))
         message, attempt = await worker.probe()
         shown = {
-            "delivered": attempt.outcome.error is None,
+            "delivered": attempt.outcome.error is None and not attempt.outcome.dry_run,
             "id": message.id,
             "body": message.body.decode(),
             **attempt_document(attempt, message.body),
@@ -209,8 +264,9 @@ def add_webhook_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
     @needs(Scope.ADMIN, access)
     @unless(desk.readiness.refusal)
     async def enable(endpoint_id: str) -> Response:
-        if await desk.webhook(endpoint_id) is None:
-            return respond(_NO_WEBHOOK)
+        refused = await desk.refusal(endpoint_id)
+        if refused is not None:
+            return respond(refused)
         desk.ledger.require_room()
         await desk.ledger.change_endpoint(endpoint_id, enabled)
         desk.delivery.reconsider(endpoint_id)
@@ -219,12 +275,15 @@ def add_webhook_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
         return respond(answer(HTTPStatus.OK, shown))
 
 
-_NO_DELIVERY: Final = problems.problem(
-    HTTPStatus.NOT_FOUND, "No delivery has this id: GET /deliveries lists them"
-)
-_NO_WEBHOOK: Final = problems.problem(
-    HTTPStatus.NOT_FOUND, "No webhook has this id: GET /webhooks lists them"
-)
-_OFF: Final = problems.problem(
-    HTTPStatus.CONFLICT, "This webhook has enabled = false in the configuration"
-)
+def _no_delivery(delivery_id: str) -> Answer:
+    return problems.problem(
+        HTTPStatus.NOT_FOUND,
+        f"No delivery has the id {quoted(delivery_id)}: GET /deliveries lists them",
+    )
+
+
+def _no_webhook(endpoint_id: str) -> Answer:
+    return problems.problem(
+        HTTPStatus.NOT_FOUND,
+        f"No webhook has the id {quoted(endpoint_id)}: GET /webhooks lists them",
+    )

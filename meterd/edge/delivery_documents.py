@@ -1,5 +1,5 @@
 """Deliveries, their attempts and webhooks as the API shows them: what was sent, what came of it,
-and what a delivery waits for. No secret and no token of a URL is in any of it.
+and what is known of a webhook. No secret and no token of a URL is in any of it.
 """
 
 from __future__ import annotations
@@ -12,32 +12,34 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meterd.domain.config import public_endpoint
-from meterd.domain.deliveries import UNKNOWN, DeliveryStatus
+from meterd.domain.deliveries import UNKNOWN
 from meterd.domain.instants import format_instant
+from meterd.edge.holds import held, next_attempt, state_of
 from meterd.ledger import COUNTED_MAX
 
 if TYPE_CHECKING:
     from meterd.domain.deliveries import Attempt, Delivery
-    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.endpoints import Endpoint
-    from meterd.ledger import DeliveryHistory, EndpointSummary
+    from meterd.edge.holds import Hold
+    from meterd.ledger import DeliveryHistory, EndpointSummary, LoggedAttempt
     from meterd.work.endpoint_worker import EndpointWorker
 
 # Linux takes no argument of 128 KiB.
 _CURL_BODY_MAX: Final = 64 * 1024
 
 
-def delivery_document(delivery: Delivery, *, with_payload: bool = False) -> bytes:
-    """An element of a listing; with its payload, of an endpoint's stream."""
-    shown = _delivery(delivery)
+def delivery_document(
+    delivery: Delivery, hold: Hold | None, *, with_payload: bool = False
+) -> bytes:
+    """An element of a listing, which ``hold`` keeps; with its payload, of an endpoint's stream."""
+    shown = _delivery(delivery, hold)
     if with_payload:
         shown["payload"] = msgspec.Raw(delivery.body)
     return msgspec.json.encode(shown)
 
 
-def _delivery(delivery: Delivery) -> dict[str, Any]:
+def _delivery(delivery: Delivery, hold: Hold | None) -> dict[str, Any]:
     period = delivery.period
-    is_waiting = delivery.status is DeliveryStatus.PENDING and delivery.begun_ms is None
     shown: dict[str, Any] = {
         "id": delivery.id,
         "endpoint": delivery.endpoint_id,
@@ -51,12 +53,13 @@ def _delivery(delivery: Delivery) -> dict[str, Any]:
         "status": delivery.status,
         "attempts": delivery.attempts,
         "createdAt": format_instant(delivery.created_ms),
-        "nextAttemptAt": _instant(delivery.next_attempt_ms if is_waiting else None),
+        "nextAttemptAt": next_attempt(delivery, hold),
         "attemptBegunAt": _instant(delivery.begun_ms),
         "deliveredAt": _instant(delivery.delivered_ms),
         "dryRun": delivery.dry_run or None,
         "lastAttemptAt": _instant(delivery.last_attempt_ms),
         "lastError": delivery.last_error,
+        "held": hold,
     }
     if delivery.is_batch:  # which is of many customers, in no place among deliveries
         shown["deliveries"] = len(delivery.members)
@@ -65,74 +68,29 @@ def _delivery(delivery: Delivery) -> dict[str, Any]:
     return _given(shown)
 
 
-def history_document(history: DeliveryHistory, endpoint: Endpoint | None, now_ms: int) -> bytes:
-    """A delivery with its body, every attempt, and why it waits; ``endpoint`` as configured."""
+def history_document(history: DeliveryHistory, endpoint: Hold | None) -> bytes:
+    """A delivery with its body and every attempt; ``endpoint`` keeps all that goes there."""
     delivery = history.delivery
     sha256 = hashlib.sha256(delivery.body).hexdigest()
-    shown = _delivery(delivery) | _given(
+    shown = _delivery(delivery, held(delivery, endpoint, history.behind)) | _given(
         {
             "batch": history.batch,
-            "held": held(history, endpoint, now_ms),
             "body": delivery.body.decode(),
             "bodySha256": sha256,
             "attemptLog": [
-                attempt_document(attempt, delivery.body if attempt.body_sha256 == sha256 else None)
-                for attempt in history.attempts
+                _logged_document(one, delivery.body if one.attempt.body_sha256 == sha256 else None)
+                for one in history.attempts
             ],
         }
     )
     return msgspec.json.encode(shown)
 
 
-def held(history: DeliveryHistory, endpoint: Endpoint | None, now_ms: int) -> dict[str, str] | None:
-    """Why the delivery is not sent, and what ends that; None where nothing but its time is to come.
-
-    What concerns the whole endpoint comes first: nothing else matters until it is over.
-    """
-    delivery, state = history.delivery, history.endpoint
-    if delivery.status is not DeliveryStatus.PENDING or delivery.begun_ms is not None:
-        return None
-    match state_of(state, endpoint, now_ms):
-        case "removed":
-            return {
-                "reason": "removed",
-                "message": f"{delivery.endpoint_id} is not configured: it is kept until it is",
-            }
-        case "off":
-            return {
-                "reason": "off",
-                "message": f"{delivery.endpoint_id} has enabled = false in the configuration",
-            }
-        case "gone":
-            since = format_instant(state.disabled_ms or 0)
-            return {
-                "reason": "gone",
-                "message": (
-                    f"{delivery.endpoint_id} answered 410 at {since}: it gets nothing until its URL"
-                    f" changes, or POST /webhooks/{delivery.endpoint_id}/enable"
-                ),
-            }
-        case "paused":
-            until = format_instant(state.paused_until_ms)
-            message = f"{delivery.endpoint_id} asked to be left alone until then"
-            return {"reason": "paused", "until": until, "message": message}
-    if history.behind is not None:
-        message = "an earlier delivery of its customer goes first"
-        return {"reason": "behind", "behind": history.behind, "message": message}
-    return None
-
-
-def state_of(state: EndpointState, endpoint: Endpoint | None, now_ms: int) -> str:
-    """``removed`` and ``off`` by the configuration, ``gone`` and ``paused`` by its own answer, else
-    ``on``.
-    """
-    if endpoint is None:
-        return "removed"
-    if not endpoint.enabled:
-        return "off"
-    if state.is_disabled(endpoint.url):
-        return "gone"
-    return "paused" if state.paused_until_ms > now_ms else "on"
+def _logged_document(logged: LoggedAttempt, body: bytes | None) -> dict[str, Any]:
+    shown = {**attempt_document(logged.attempt, body), "number": logged.number}
+    if logged.batch is None:
+        return shown
+    return {**shown, "batch": logged.batch, "batchAttempt": logged.in_batch}
 
 
 def attempt_document(attempt: Attempt, body: bytes | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import httpx
 import msgspec
 import trio
 
+from meterd.domain.endpoints import URL_MAX, masked_url
 from meterd.domain.outcomes import BODY_BYTES_MAX, ErrorKind, Outcome, kept_fields
 from meterd.edge.dialling import Guard, system_look_up
 from meterd.edge.failures import AttemptError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # Standard Webhooks 1.0.0 asks senders to wait 15 to 30 s.
 DEADLINE_S: Final = 15.0
 _ERROR_CHARACTERS_MAX: Final = 500
+_TARGET_CHARACTERS_MAX: Final = 200
 
 
 class Sender:
@@ -81,7 +83,7 @@ class Sender:
             failed = AttemptError(ErrorKind.TIMEOUT, "Request timeout")
         except AttemptError as error:
             failed = error
-        return received.outcome(failed, request.extensions.get(ADDRESS))
+        return received.outcome(failed, request.url, request.extensions.get(ADDRESS))
 
     def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpx.Request:
         if url != self._target.text:
@@ -123,7 +125,8 @@ class _Received:
         finally:
             await response.aclose()
 
-    def outcome(self, failed: AttemptError | None, address: str | None) -> Outcome:
+    def outcome(self, failed: AttemptError | None, url: httpx.URL, address: str | None) -> Outcome:
+        """Of what was posted to that URL, at that address."""
         response = self._response
         if response is None:
             assert failed is not None
@@ -132,7 +135,8 @@ class _Received:
         cut = failed is not None and failed.kind is ErrorKind.ANSWER_TOO_LONG
         # The status of a refusal tells more than how its body ended.
         if not response.is_success:
-            error, kind = _status_line(response), ErrorKind.STATUS
+            line = f"{_status_line(response)}{_not_followed(response, url)}"
+            error, kind = _one_line(line), ErrorKind.STATUS
         elif failed is not None and not cut:
             error, kind = _one_line(str(failed)), failed.kind
         fields = kept_fields(response.headers.raw)
@@ -167,7 +171,20 @@ def _status_line(response: httpx.Response) -> str:
         reason = sent.decode("latin-1")  # RFC 9112 leaves the encoding open; this was HTTP's once
     reason = reason.strip() or _standard_reason(response.status_code)
     status = f"HTTP {response.status_code}"
-    return _one_line(f"{status}: {reason}" if reason else status)
+    return f"{status}: {reason}" if reason else status
+
+
+def _not_followed(response: httpx.Response, url: httpx.URL) -> str:
+    """Where a redirect leads, masked as URLs are that may hold a token; nothing for the rest."""
+    if not response.has_redirect_location:
+        return ""
+    try:
+        target = url.join(response.headers["Location"][:URL_MAX])
+        shown = masked_url(str(target.copy_with(userinfo=b"", fragment=None)))
+    except (httpx.InvalidURL, ValueError):
+        shown = "no URL"
+    told = "redirects are not followed, it points to"
+    return f"; {told} {_cut(shown, _TARGET_CHARACTERS_MAX)}"
 
 
 def _standard_reason(status: int) -> str:
@@ -180,5 +197,8 @@ def _standard_reason(status: int) -> str:
 def _one_line(text: str) -> str:
     """Text of a stranger for a log and a page: no control characters, of bounded length."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    line = " ".join(printable.split())
-    return line if len(line) <= _ERROR_CHARACTERS_MAX else line[: _ERROR_CHARACTERS_MAX - 1] + "…"
+    return _cut(" ".join(printable.split()), _ERROR_CHARACTERS_MAX)
+
+
+def _cut(text: str, characters_max: int) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"

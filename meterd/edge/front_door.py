@@ -43,6 +43,9 @@ _WITHOUT_PLACE_MAX: Final = 64
 _NO_ROOM_FOR_NOW: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _OUT_OF_FILES_S: Final = 0.1
 
+# Whoever opened hundreds at once has them overdue at once; the others have their turn in between.
+_ENDED_AT_ONCE: Final = 8
+
 # How late an idle connection may be ended.
 _OVERDUE_SWEEP_S = 1.0
 
@@ -188,9 +191,11 @@ class FrontDoor:
                 await self._somebody.park()
             await trio.sleep(min(_OVERDUE_SWEEP_S, shortest_s / 4))
             now = trio.current_time()
-            for connection in self._connections:
-                if connection.stream.expires_at <= now:
-                    connection.stream.expire()
+            overdue = [each for each in self._connections if each.stream.expires_at <= now]
+            for number, connection in enumerate(overdue, 1):
+                connection.stream.expire()
+                if not number % _ENDED_AT_ONCE:
+                    await trio.lowlevel.checkpoint()
 
     def begin_shutdown(self) -> None:
         """Stops accepting; idle connections end now, the others when they have their answer."""

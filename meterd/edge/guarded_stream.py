@@ -17,7 +17,7 @@ import trio
 from meterd.edge.certificates import HTTP2
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.http2_frames import GOAWAY, FrameAllowance
-from meterd.edge.limits import PIECE_BYTES, Limits, Pace
+from meterd.edge.limits import PIECE_BYTES, Drip, Limits, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,7 @@ class GuardedStream:
         self._first_part = b""  # of the first foreign request, until the server asks for it
         self._frames = FrameAllowance(self.active_at)  # for HTTP/2
         self.pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
+        self._drip = Drip(limits.dripping_rest_s)
         # When the wait for a head began: for its first byte, and from that for the others.
         self._waiting_since = self.active_at
         self._reading = trio.CancelScope()
@@ -179,6 +180,7 @@ class GuardedStream:
         self._framer.next_request()
         self._answering = False
         self.pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
+        self._drip = Drip(self._limits.dripping_rest_s)
         self._waiting_since = trio.current_time()
         self._reading.deadline = self._deadline()
         self._next_request.set()
@@ -261,6 +263,8 @@ class GuardedStream:
         began_at = trio.current_time()
         data = b""
         with trio.CancelScope(deadline=self._deadline()) as self._reading:
+            if self._drip.rest_s and not self.is_http2:  # whose frames are small
+                await trio.sleep(self._drip.rest_s)
             try:
                 data = await self.transport.receive_some()
             except trio.ClosedResourceError:  # by ``expire``
@@ -276,6 +280,7 @@ class GuardedStream:
             return
         self._received_all = not data
         self.active_at = trio.current_time()
+        self._drip.record(len(data))
         if self._framer.phase is Phase.BODY:
             self.pace.record(self.active_at - began_at, len(data))
         elif self._framer.phase is Phase.HEAD and not self._framer.buffered:

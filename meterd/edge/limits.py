@@ -32,6 +32,10 @@ UNREAD_BYTES_MAX = 64 * KIB
 # hold of a connection, with defaults of the client's that are no larger than ours.
 SENT_AHEAD_BYTES = 4 * UNREAD_BYTES_MAX
 
+# Honest clients send a head and a body, or each of both in two.
+_SMALL_PIECE_BYTES = 128
+_SMALL_PIECES_MAX = 4
+
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
 
@@ -86,6 +90,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # minutes at the slowest. 10 s is two or three retransmissions of a lost packet.
     body_stall_s: float = 10.0
     body_bytes_per_s_min: int = 4 * KIB
+    # Each piece wakes its connection's task, and hundreds of connections that drip a byte together
+    # wake all of theirs, in front of everybody else's: who goes on so is read once a second.
+    dripping_rest_s: float = 1.0
     # How long a request that was sent ahead of the answers to others may wait for its turn. Clients
     # that send faster than they are served would else have a backlog of a minute in their sockets,
     # which everyone waits for behind an overload.
@@ -131,6 +138,23 @@ class BodyBudget:
             yield
         finally:
             self.give_back(body_bytes)
+
+
+class Drip:
+    """Whether a request comes in one small piece after another: by hand, or to keep us busy."""
+
+    def __init__(self, rest_s: float) -> None:
+        self._rest_s = rest_s
+        self._small_pieces = 0
+
+    def record(self, received_bytes: int) -> None:
+        is_small = received_bytes < _SMALL_PIECE_BYTES
+        self._small_pieces = self._small_pieces + 1 if is_small else 0
+
+    @property
+    def rest_s(self) -> float:
+        """How long the next piece is left where it is."""
+        return self._rest_s if self._small_pieces > _SMALL_PIECES_MAX else 0.0
 
 
 class Pace:

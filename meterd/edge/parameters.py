@@ -16,6 +16,7 @@ from meterd.domain.deliveries import BATCH, DeliveryStatus
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.periods import PeriodType
+from meterd.domain.sections import quoted
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -25,7 +26,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 P = TypeVar("P", AggregationPlace, DeliveryPlace)
 
@@ -47,6 +48,14 @@ class Parameters:
 
     def text(self, name: str) -> str | None:
         return self._given.get(name) or None
+
+    def refuse_others(self, names: Sequence[str]) -> None:
+        """A misspelled filter would find everything."""
+        for name in self._given:
+            if name not in names:
+                raise UnfitParameterError(
+                    f"{quoted(name)} is no parameter; there are {', '.join(names)}"
+                )
 
     def limit(self) -> int:
         text = self.text("limit")
@@ -174,7 +183,14 @@ def aggregations_asked(asked: Parameters) -> AggregationQuery:
     )
 
 
+_OF_DELIVERIES: Final = (
+    *("endpoint", "customerId", "period", "status", "afterSequence", "limit", "cursor"),
+)
+
+
 def deliveries_asked(asked: Parameters) -> DeliveryQuery:
+    """Unlike the routes of old, which pass over what they do not know, this one refuses it."""
+    asked.refuse_others(_OF_DELIVERIES)
     return DeliveryQuery(
         asked.text("endpoint"),
         asked.text("customerId"),

@@ -22,7 +22,7 @@ import trio
 
 from meterd.domain.credentials import Scope
 from meterd.edge.ingest import is_lenient
-from meterd.edge.limits import PIECE_BYTES, SENT_AHEAD_BYTES, BodyBudget, Limits, Pace
+from meterd.edge.limits import PIECE_BYTES, SENT_AHEAD_BYTES, BodyBudget, Drip, Limits, Pace
 from meterd.edge.plain_request import (
     BEGINNING,
     END_OF_HEAD,
@@ -209,9 +209,12 @@ class PlainLane:
         pieces = [begun]
         missing = end - len(begun)
         pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
+        drip = Drip(self._limits.dripping_rest_s)
         while missing > 0:
             waiting_since = trio.current_time()
             wire.expires_at = waiting_since + pace.left_s
+            if drip.rest_s:
+                await trio.sleep(min(drip.rest_s, pace.left_s))
             try:
                 await transport.wait_readable()
                 data = transport.read_now()
@@ -221,6 +224,7 @@ class PlainLane:
             piece = data or b""
             pieces.append(piece)
             missing -= len(piece)
+            drip.record(len(piece))
             pace.record(trio.current_time() - waiting_since, len(piece))
             if data == b"":
                 wire.pace = pace

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from meterd.domain.events import Reason, Refusal
+
+if TYPE_CHECKING:
+    from meterd.domain.credentials import Scope
 
 STATUS_OF_REASON: Final = {
     Reason.MALFORMED_JSON: HTTPStatus.BAD_REQUEST,
@@ -83,6 +86,12 @@ def wrong_clock(why: str) -> Answer:
     )
 
 
+def forbidden(scope: Scope) -> Answer:
+    """The body is the contract's; which scope is lacking stands where RFC 6750 has it."""
+    named = f'Bearer error="insufficient_scope", scope="{scope}"'
+    return problem(HTTPStatus.FORBIDDEN, "Forbidden", ("WWW-Authenticate", named))
+
+
 def too_many_wrong_keys(wait_s: float) -> Answer:
     return problem(
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -100,7 +109,6 @@ CONFLICT: Final = problem(
     HTTPStatus.CONFLICT, "idempotencyKey was used before for an event with other content"
 )
 UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
-FORBIDDEN: Final = problem(HTTPStatus.FORBIDDEN, "Forbidden")
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 DAMAGED: Final = problem(
     HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error: a stored record is damaged"

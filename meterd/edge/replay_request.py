@@ -40,7 +40,11 @@ def decode_replay(body: bytes, endpoints: Sequence[str], now_ms: int) -> ReplayR
     from_ms = _instant(given, "from")
     if from_ms is None:
         raise UnfitParameterError(f"from is required: {EXPECTED}")
+    if from_ms > now_ms:
+        raise UnfitParameterError("from must not be in the future")
     to_ms = _instant(given, "to")
+    if to_ms is not None and to_ms < from_ms:
+        raise UnfitParameterError("to must not be before from")
     dry_run = given.get("dryRun", False)
     if not isinstance(dry_run, bool):
         raise UnfitParameterError("dryRun must be true or false")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from meterd.embedded import keys, records
 
 if TYPE_CHECKING:
-    from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.domain.deliveries import Attempt
     from meterd.embedded.transaction import Transaction
 
 _PAGE_BYTES: Final = 4096
@@ -21,9 +21,9 @@ def write(txn: Transaction, attempt: Attempt) -> None:
     txn.put("attempts_by_time", attempt.begun_ms.to_bytes(8, "big") + key, b"")
 
 
-def of_delivery(txn: Transaction, delivery: Delivery) -> list[Attempt]:
-    """Those of the delivery that are still there, the earliest first."""
-    prefix = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
+def of_number(txn: Transaction, endpoint_id: str, sequence: int) -> list[Attempt]:
+    """Those of that delivery, or batch, that are still there, the earliest first."""
+    prefix = keys.delivery_key(endpoint_id, sequence)
     return [
         records.decode_attempt(payload) for _, payload in txn.forward("attempts", prefix, prefix)
     ]

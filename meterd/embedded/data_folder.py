@@ -64,10 +64,22 @@ def clear(folder: Path) -> None:
         )
 
 
-def hold(folder: Path, *, takes_signals: bool = True) -> int:
+def no_store(folder: Path) -> StoreError:
+    """Where its data file is not there."""
+    if not folder.exists():
+        return StoreError(f"there is no folder {folder.absolute()}")
+    return StoreError(f"there is no store in {folder}")
+
+
+def hold(
+    folder: Path,
+    *,
+    takes_signals: bool = True,
+    advice: str = "stop it, or set another storage.path",
+) -> int:
     """Makes the folder where it is missing, and takes it: until the descriptor is let go of.
 
-    Raises StoreError where another process holds it.
+    Raises StoreError, with the advice, where another process holds it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -79,13 +91,18 @@ def hold(folder: Path, *, takes_signals: bool = True) -> int:
         os.write(descriptor, b"%d\n" % os.getpid() if takes_signals else _COMMAND)
     except BlockingIOError as fault:
         os.close(descriptor)
-        raise StoreError(
-            f"another meterd has {folder} open: stop it, or set another storage.path"
-        ) from fault
+        raise StoreError(f"{_held_by_another(folder)}{advice}") from fault
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _held_by_another(folder: Path) -> str:
+    who = ""
+    with suppress(StoreError, OSError):  # nobody can tell who it is
+        who = f" (process {holder(folder)})"
+    return f"another meterd has {folder} open{who}: "
 
 
 def holder(folder: Path) -> int:
@@ -153,13 +170,13 @@ def allocate(path: Path, size: int) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, advice: str = "stop it first") -> Iterator[None]:
     """Nobody else has the folder meanwhile; made and refused as by ``hold``.
 
     How the last process that wrote to it ended can be seen afterwards too.
     """
     was_let_go = is_let_go(folder)
-    descriptor = hold(folder, takes_signals=False)
+    descriptor = hold(folder, takes_signals=False, advice=advice)
     try:
         yield
     finally:

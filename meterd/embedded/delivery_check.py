@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.aggregations import FIRST_REVISION, Aggregation, completed_body
+from meterd.domain.aggregations import (
+    FIRST_REVISION,
+    Aggregation,
+    aggregation_id,
+    completed_body,
+)
 from meterd.domain.deliveries import delivery_id, first_attempt, numbered
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import PeriodType
 from meterd.embedded import journal, keys, records
-from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
+from meterd.embedded.differences import MISTAKES, NOTHING, Difference, at_key, period_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +171,22 @@ class DeliveryCheck:
             if stands is None or bytes.fromhex(stands.id[4:]) != name:
                 should = "nothing: there is no such delivery"
                 yield at_key("delivery_ids", name, "delivery", "there", should)
+
+
+def whose(key: bytes, payload: bytes) -> tuple[str, str]:
+    """Customer and period of a damaged delivery, where its id, made of both, says they are right;
+    else empty.
+    """
+    try:
+        delivery = records.decode_delivery(payload)
+        period = delivery.period
+        endpoint_id = key.split(keys.END, 1)[0].decode()
+        aggregation = aggregation_id(delivery.customer_id, period)
+    except MISTAKES:
+        return "", ""
+    if delivery.id != delivery_id(endpoint_id, aggregation, delivery.revision):
+        return "", ""
+    return delivery.customer_id, period_name(period)
 
 
 def _figure_faults(aggregation: Aggregation, totals: PeriodTotals | None) -> Iterator[Difference]:

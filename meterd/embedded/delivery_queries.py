@@ -13,7 +13,14 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus, as_batch, delivery_id
+from meterd.domain.deliveries import (
+    BATCH,
+    Delivery,
+    DeliveryStatus,
+    as_batch,
+    batch_id,
+    delivery_id,
+)
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
@@ -24,6 +31,7 @@ from meterd.ledger import (
     DeliveryPlace,
     DeliveryQuery,
     EndpointSummary,
+    LoggedAttempt,
     place_of_delivery,
 )
 
@@ -58,18 +66,29 @@ def read_history(txn: Transaction, delivery_id: str) -> DeliveryHistory | None:
     if delivery is None:
         return None
     batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
-    attempts = attempt_log.of_delivery(txn, delivery)
-    if batch is not None:
-        attempts = sorted(
-            [*attempts, *attempt_log.of_delivery(txn, batch)], key=lambda one: one.begun_ms
-        )
     return DeliveryHistory(
         delivery,
-        tuple(attempts),
+        tuple(_attempts(txn, delivery)),
         outbox.endpoint_state(txn, delivery.endpoint_id),
         _behind(txn, delivery, batch),
         None if batch is None else batch.id,
     )
+
+
+def _attempts(txn: Transaction, delivery: Delivery) -> list[LoggedAttempt]:
+    """Of the delivery, alone and with each batch that it was in; the earliest first."""
+    endpoint_id = delivery.endpoint_id
+    found = [
+        LoggedAttempt(one, one.number)
+        for one in attempt_log.of_number(txn, endpoint_id, delivery.sequence)
+    ]
+    for was_in in delivery.batches:
+        name = batch_id(endpoint_id, was_in.number)
+        found += [
+            LoggedAttempt(one, was_in.attempts + one.number, name, one.number)
+            for one in attempt_log.of_number(txn, endpoint_id, was_in.number)
+        ]
+    return sorted(found, key=lambda one: one.number)
 
 
 def _behind(txn: Transaction, delivery: Delivery, batch: Delivery | None) -> str | None:

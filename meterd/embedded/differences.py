@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.domain.deliveries import BATCH
 from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.instants import format_instant
@@ -34,7 +35,11 @@ MISTAKES: Final = (
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is not as it should be. Empty strings name nothing."""
+    """One thing that is not as it should be. Empty strings name nothing.
+
+    Where ``should`` is empty, too, ``stands`` says of ``what`` all there is to say: that it cannot
+    be read, say.
+    """
 
     table: str
     what: str
@@ -53,18 +58,22 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
         ]
         found = ", ".join(part for part in place if part)
         begin = f"{self.table}: {found}: " if found else f"{self.table}: "
+        if not self.should:
+            return f"{begin}{self.what} {self.stands}" if self.what else f"{begin}{self.stands}"
         return f"{begin}{self.what}: stands {self.stands}, should be {self.should}"
 
 
 class Checking(msgspec.Struct):
     """What was looked at so far, by name; ``progress`` hears of it: what, how far, of how much.
 
-    ``store_format`` is that of the store, when its first pages were read.
+    ``store_format`` is that of the store, when its first pages were read. ``left_out`` names what
+    could not be counted, or not to its end, because of damage.
     """
 
     progress: Callable[[str, int, int], None] = lambda *_: None
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     store_format: int = 0
+    left_out: list[str] = msgspec.field(default_factory=list)
 
 
 def period_name(period: Period) -> str:
@@ -109,7 +118,9 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
         case "deliveries" | "outbox" | "in_air" | "parked":
             endpoint_id, rest = key.split(keys.END, 1)
             due = f", due {format_instant(keys.due_ms_in(key))}" if len(rest) == 16 else ""
-            return "", "", "", f"{keys.sequence_in(rest)} to {endpoint_id.decode()}{due}"
+            number = keys.sequence_in(rest)
+            one = f"batch {number - BATCH}" if number >= BATCH else str(number)
+            return "", "", "", f"{one} to {endpoint_id.decode()}{due}"
         case "outbox_by_customer":
             endpoint_id, customer, rest = key.split(keys.END, 2)
             return customer.decode(), "", "", f"to {endpoint_id.decode()}, {rest.hex()}"

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
+from meterd.domain.endpoint_states import EndpointState
+from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
     from meterd.domain.aggregations import Aggregation, ClosingRules
     from meterd.domain.deliveries import Attempt, Delivery
-    from meterd.domain.endpoint_states import EndpointState
     from meterd.domain.events import UsageEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
@@ -304,6 +305,8 @@ class EmbeddedLedger(DeliveryDesk):
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """See ``Ledger.endpoint_state``."""
+        if not keys.may_be_stored(endpoint_id, ENDPOINT_ID_MAX):
+            return EndpointState()
         return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
 
     async def change_endpoint(

@@ -126,7 +126,7 @@ class LogCheck:
                     yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
                 continue
             self._unposted.add(event.customer_id)
-            self._checking.counts["events not yet posted"] += 1
+            self._checking.counts["events not yet in totals"] += 1
             if closed or self._marks.must_be_closed(hour):
                 should = "counted: its hour is closed"
                 yield _of(event, hour, "event " + event_id.hex(), "not counted", should)
@@ -161,7 +161,7 @@ class LogCheck:
             if stands == should:
                 self._used_found += 1
             elif stands is None and not is_posted:
-                self._checking.counts["keys not yet posted"] += 1
+                self._checking.counts["keys not yet indexed"] += 1
             else:
                 shown = NOTHING if stands is None else stands.hex()
                 yield at_key("idempotency_keys", key, "event", shown, should.hex())

@@ -105,8 +105,7 @@ def _last_id(txn: Transaction, faults: list[Difference]) -> bytes:
     except CorruptRecordError:  # which was said of the record
         return _ANY_ID
     except MISTAKES as fault:
-        stands = f"what cannot be read ({fault})"
-        faults.append(Difference("events", "the last record", stands, "what belongs there"))
+        faults.append(Difference("events", "the last record", f"cannot be read ({fault})", ""))
         return _ANY_ID
 
 

@@ -72,14 +72,20 @@ def read_metas(descriptor: int) -> tuple[bytes, bytes]:
     """Both meta pages, as they are in this moment; DamagedError where there are none."""
     first = _read(descriptor, _PAGE_SIZES[0], 0)
     if len(first) < _HEADER_BYTES + _META.size:
-        raise DamagedError("the file is too short to be a store")
+        raise _too_short(descriptor)
     page_bytes = _TREE.unpack(_META.unpack_from(first, _HEADER_BYTES)[4])[0]
     if page_bytes not in _PAGE_SIZES:
-        raise DamagedError(f"meta page 0 gives a page size of {page_bytes}")
+        raise DamagedError(
+            f"not meterd's: its first page says that pages have {page_bytes:,} bytes"
+        )
     second = _read(descriptor, page_bytes, page_bytes)
     if len(second) < page_bytes:
-        raise DamagedError("the file is too short to be a store")
+        raise _too_short(descriptor)
     return first, second[: len(first)]
+
+
+def _too_short(descriptor: int) -> DamagedError:
+    return DamagedError(f"too short to be meterd's ({os.fstat(descriptor).st_size:,} bytes)")
 
 
 def decode_metas(raw: tuple[bytes, bytes]) -> Snapshot:
@@ -93,8 +99,8 @@ def decode_metas(raw: tuple[bytes, bytes]) -> Snapshot:
     is_new = older.txn_id == newer.txn_id == 0
     if not is_new and (newer.txn_id - older.txn_id != 1 or metas[newer.txn_id & 1] is not newer):
         raise DamagedError(
-            f"the meta pages hold transactions {metas[0].txn_id} and {metas[1].txn_id},"
-            " and one commit does not follow the other"
+            f"its first two pages are of commits {metas[0].txn_id} and {metas[1].txn_id},"
+            " and one does not follow the other"
         )
     return newer
 
@@ -109,10 +115,10 @@ def _decode_meta(number: int, page: bytes) -> Snapshot:
     own_number, _, flags, _, _ = _HEADER.unpack_from(page)
     magic, version, _, _, free, main, last_page, txn_id = _META.unpack_from(page, _HEADER_BYTES)
     if (own_number, flags, magic, version) != (number, _META_PAGE, _MAGIC, _VERSION):
-        raise DamagedError(f"meta page {number} is not one")
+        raise DamagedError(f"not meterd's: page {number} is not what such a file begins with")
     free_tree, main_tree = Tree(*_TREE.unpack(free)), Tree(*_TREE.unpack(main))
     if free_tree.pad not in _PAGE_SIZES or free_tree.flags != _INTEGER_KEYS or main_tree.flags:
-        raise DamagedError(f"meta page {number} has flags that meterd does not use")
+        raise DamagedError(f"page {number} has flags that meterd does not use")
     return Snapshot(free_tree, main_tree, last_page, txn_id, free_tree.pad)
 
 
@@ -215,7 +221,9 @@ class Pages:
         if lost := self._is_known.count(0):
             raise DamagedError(f"{lost} pages are neither in use nor free")
         if replaced not in {None, snapshot.main.root} and replaced not in freed_last:
-            raise DamagedError("the meta pages are not those of one commit after the other")
+            raise DamagedError(
+                "the first two pages of the file are not of one commit after the other"
+            )
 
     def _know(self, number: int) -> None:
         if not _METAS <= number <= self._snapshot.last_page:
@@ -283,7 +291,7 @@ def _read(descriptor: int, count: int, at: int) -> bytes:
     try:
         return os.pread(descriptor, count, at)
     except OSError as fault:
-        raise DamagedError(f"the file cannot be read at byte {at}: {fault.strerror}") from fault
+        raise DamagedError(f"cannot be read at byte {at}: {fault.strerror}") from fault
 
 
 def _integer(key: bytes) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from meterd.domain.errors import StoreError
-from meterd.embedded.data_folder import share, sync
+from meterd.embedded.data_folder import no_store, share, sync
 from meterd.embedded.pages import DamagedError, Pages, decode_metas, older_root, read_metas
 from meterd.embedded.store import (
     FORMAT,
@@ -160,7 +160,7 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
         size = data.stat().st_size
         descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as fault:
-        raise StoreError(f"there is no store in {folder}") from fault
+        raise no_store(folder) from fault
     except OSError as fault:
         raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
     try:

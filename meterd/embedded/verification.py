@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from meterd.embedded.delivery_check import DeliveryCheck
+import msgspec
+
+from meterd.embedded.delivery_check import DeliveryCheck, whose
 from meterd.embedded.differences import MISTAKES, Checking, Difference, at_key
 from meterd.embedded.log_check import LogCheck
 from meterd.embedded.marks import check_floor, check_marks, read_marks
@@ -22,7 +24,7 @@ from meterd.embedded.published_check import check_published
 from meterd.embedded.snapshot import LmdbError, open_snapshot
 from meterd.embedded.store import FORMAT
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
-from meterd.embedded.transaction import is_sealed
+from meterd.embedded.transaction import is_sealed, unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 
 _PROGRESS_LEAVES: Final = 200
 _STRUCTURE: Final = "structure"
+_FILE: Final = "data.mdb"
 
 
 class _Check(NamedTuple):
-    """``tables`` must be whole for it."""
+    """``tables`` must be whole for it; ``counts`` is what users know of that."""
 
+    counts: tuple[str, ...]
     tables: tuple[str, ...]
     run: Callable[[], Iterator[Difference]]
 
@@ -53,7 +57,7 @@ def verify(folder: Path, checking: Checking | None = None) -> Iterator[Differenc
         with open_snapshot(folder) as snapshot:
             yield from verify_snapshot(snapshot, checking or Checking())
     except DamagedError as fault:
-        yield _structure("the file", fault)
+        yield _structure(_FILE, fault)
 
 
 def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
@@ -63,10 +67,10 @@ def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Differen
         meta = snapshot.meta()
         checking.store_format = meta.format
         for difference in _check_pages(snapshot, checking):
-            damaged.add(difference.table if difference.what != _STRUCTURE else _STRUCTURE)
+            damaged.add(difference.table if difference.what else _STRUCTURE)
             yield difference
     except DamagedError as fault:
-        yield _structure("the file", fault)
+        yield _structure(_FILE, fault)
         return
     if meta.format == FORMAT and damaged.isdisjoint({_STRUCTURE, "meta"}):
         yield from _check_contents(snapshot.transaction(), meta.parts, checking, damaged)
@@ -77,13 +81,16 @@ def _check_contents(
 ) -> Iterator[Difference]:
     """With LMDB, which can be trusted to find its way."""
     for check in _checks(txn, parts, checking):
+        is_done = False
         if damaged.isdisjoint(check.tables):
             try:
                 yield from check.run()
+                is_done = True
             except (*MISTAKES, LmdbError) as fault:
-                tables = ", ".join(check.tables)
-                stands = f"what cannot be read ({type(fault).__name__}: {fault})"
-                yield Difference(tables, "a record", stands, "what belongs there")
+                stands = f"cannot be read ({type(fault).__name__}: {fault})"
+                yield Difference(", ".join(check.tables), "a record", stands, "")
+        if not is_done:
+            checking.left_out += [one for one in check.counts if one not in checking.left_out]
 
 
 def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
@@ -95,8 +102,7 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
             for number, leaf in enumerate(pages.leaves(tree)):
                 for key, record, _ in leaf:
                     if not is_sealed(key, record):
-                        stands = "what does not match its checksum"
-                        yield at_key(table, key, "record", stands, "what was written")
+                        yield _damaged(table, key, unchecked(record))
                 counts["records"] += len(leaf)
                 if number % _PROGRESS_LEAVES == 0:
                     checking.progress("pages", pages.reached, pages.in_file)
@@ -116,21 +122,28 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
     marks = read_marks(txn, parts)
     index = ("records_by_type", "blocks_by_customer")
     return [
-        _Check(("meta",), lambda: check_marks(txn, marks)),
-        _Check(("meta", "events"), lambda: check_floor(txn, marks)),
+        _Check((), ("meta",), lambda: check_marks(txn, marks)),
+        _Check((), ("meta", "events"), lambda: check_floor(txn, marks)),
         _Check(
+            ("events",),
             ("events", *index, "totals", "idempotency_keys"),
             LogCheck(txn, parts, marks, checking).run,
         ),
-        _Check(("totals",), lambda: check_totals(txn, parts, marks, checking)),
-        _Check(("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
-        _Check(("customers", "totals"), lambda: check_customers(txn, parts, marks, checking)),
-        _Check(("totals", "aggregations"), lambda: check_published(txn)),
+        _Check(("totals",), ("totals",), lambda: check_totals(txn, parts, marks, checking)),
+        _Check((), ("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(
+            ("customers",),
+            ("customers", "totals"),
+            lambda: check_customers(txn, parts, marks, checking),
+        ),
+        _Check(("aggregations",), ("totals", "aggregations"), lambda: check_published(txn)),
+        _Check(
+            ("aggregations", "deliveries"),
             ("aggregations", "totals", "customer_periods", "deliveries", "delivery_ids"),
             DeliveryCheck(txn, parts, checking).run,
         ),
         _Check(
+            ("attempts",),
             (
                 "deliveries",
                 "outbox",
@@ -156,4 +169,15 @@ def _check_keys_of_totals(txn: Transaction, parts: int, checking: Checking) -> I
 
 
 def _structure(table: str, fault: Exception) -> Difference:
-    return Difference(table, _STRUCTURE, str(fault), "as LMDB writes it")
+    return Difference(table, "", str(fault), "")
+
+
+def _damaged(table: str, key: bytes, payload: bytes) -> Difference:
+    """Named by its key, and by what a delivery's record still tells."""
+    is_delivery = table == "deliveries"
+    name = "delivery" if is_delivery else "record"
+    difference = at_key(table, key, name, "does not match its checksum", "")
+    if not is_delivery:
+        return difference
+    customer_id, period = whose(key, payload)
+    return msgspec.structs.replace(difference, customer_id=customer_id, period=period)

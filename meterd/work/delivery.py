@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from meterd.work.endpoint_worker import EndpointWorker, Surroundings
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 # a few MB of log until then.
 _FORGET_SECONDS: Final = 3600.0
 _FORGET_EACH: Final = 1000
+_log = structlog.get_logger("delivery")
+# Whoever switches one on is to learn what does not come by itself.
+_ON: Final = (
+    "endpoint is on: it gets what closes from now on; what closed before is sent by meterd"
+    " deliveries replay --endpoint ID --since INSTANT"
+)
 
 
 class DeliveryActor:
@@ -46,6 +53,7 @@ class DeliveryActor:
         self._open_sender = open_sender
         self._workers: dict[str, EndpointWorker] = {}
         self._nursery: trio.Nursery | None = None
+        self._has_begun = False
         self._shutting_down = trio.Event()
         self._forgetting = trio.CancelScope()
         self._settled_since = 0
@@ -98,6 +106,10 @@ class DeliveryActor:
         if self._nursery is None:
             return  # it does so when it begins
         endpoints = {e.id: e for e in self._around.config().webhooks if e.enabled}
+        if self._has_begun:
+            for endpoint_id in endpoints.keys() - self._workers.keys():
+                _log.info(_ON, endpoint=endpoint_id)
+        self._has_begun = True
         for endpoint_id, worker in list(self._workers.items()):
             endpoint = endpoints.get(endpoint_id)
             if endpoint is None or endpoint.slots != worker.endpoint.slots:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import msgspec
 import structlog
 import trio
 
@@ -245,15 +246,17 @@ class EndpointWorker:
             finally:
                 self._slots.release()
             settled = settle_attempt(
-                delivery,
+                # It was begun when it was claimed, and sent when there was a slot.
+                msgspec.structs.replace(delivery, last_attempt_ms=attempt.begun_ms),
                 outcome,
                 self._clock.now_ms(),
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
-            _tell(settled, outcome)
-            await self._settle(settled, attempt)
+            self._tell(settled, outcome)
+            # First what holds the endpoint, and then what it holds: from a pause on all is due.
             await self._obey(outcome)
+            await self._settle(settled, attempt)
         else:
             await self._settle(withdrawn(delivery), None)
 
@@ -377,16 +380,15 @@ class EndpointWorker:
         )
         return outcome, attempt
 
-
-def _tell(settled: Delivery, outcome: Outcome) -> None:
-    log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
-    if settled.status is DeliveryStatus.DELIVERED:
-        log.info("delivered", dry_run=outcome.dry_run)
-    elif settled.status is DeliveryStatus.PARKED:
-        log.error("delivery parked: every attempt failed", error=outcome.error)
-    else:
-        log.warning(
-            "attempt failed",
-            error=outcome.error,
-            next=format_instant(settled.next_attempt_ms),
-        )
+    def _tell(self, settled: Delivery, outcome: Outcome) -> None:
+        log = _log.bind(endpoint=settled.endpoint_id, delivery=settled.id, attempt=settled.attempts)
+        if settled.status is DeliveryStatus.DELIVERED:
+            log.info("delivered", dry_run=outcome.dry_run)
+        elif settled.status is DeliveryStatus.PARKED:
+            log.error("delivery parked: every attempt failed", error=outcome.error)
+        else:
+            log.warning(
+                "attempt failed",
+                error=outcome.error,
+                next=format_instant(max(settled.next_attempt_ms, self._held_until_ms)),
+            )

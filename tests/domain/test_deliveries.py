@@ -22,6 +22,7 @@ from meterd.domain.deliveries import (
     interrupted,
     numbered,
     once_more,
+    pause_asked,
     settle_attempt,
     withdrawn,
 )
@@ -172,14 +173,14 @@ def test_an_attempt_that_is_not_made_after_all_never_was() -> None:
 
 
 def test_who_asks_to_wait_is_waited_for() -> None:
-    """As long as the answer says, without jitter; nothing of the schedule is spent, ever."""
+    """By the endpoint, so the delivery stays due; nothing of the schedule is spent, ever."""
     delivery, now_ms = failed(9)
     for attempt in range(10, 30):
         now_ms = delivery.next_attempt_ms
         busy = Outcome("HTTP 429: Too Many Requests", status=429, headers=(("retry-after", "90"),))
         delivery = settle_attempt(begin_attempt(delivery, now_ms), busy, now_ms, Fraction(1))
         assert (delivery.attempts, delivery.failures) == (attempt, 9)
-        assert delivery.next_attempt_ms == now_ms + 90_000
+        assert (delivery.next_attempt_ms, pause_asked(busy, now_ms)) == (now_ms, 90_000)
         assert delivery.status is DeliveryStatus.PENDING
     delivery = settle_attempt(begin_attempt(delivery, now_ms), FAILED, now_ms, Fraction(0))
     assert delivery.status is DeliveryStatus.PARKED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterd.domain.durations import format_duration, parse_duration
+from meterd.domain.durations import examples_within, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,19 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_a_written_duration_reads_back(duration_ms: int) -> None:
     """Writing and reading lose nothing."""
     assert parse_duration(format_duration(duration_ms)) == duration_ms
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ((0, 35 * 86_400_000), '"30s", "5m", "1h30m" or "2d"'),
+        ((1000, 60_000), '"5s" or "30s"'),
+        ((0, 6000), '"5s"'),
+    ],
+)
+def test_examples_are_within_bounds(bounds: tuple[int, int], text: str) -> None:
+    """What a message shows is taken."""
+    assert examples_within(*bounds) == text
 
 
 def test_a_duration_is_written_in_its_largest_units() -> None:

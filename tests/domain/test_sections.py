@@ -16,12 +16,14 @@ from meterd.domain.sections import (
     Refused,
     Section,
     array,
+    duration,
     flag,
     identifier,
     one_of,
     quoted,
     shown,
     string,
+    whole_number,
     written,
 )
 
@@ -141,6 +143,13 @@ class Colour(StrEnum):
         (string(at_most=3), "\ud800", "must not hold control characters or lone surrogates"),
         (string(at_most=3), dt.date(2026, 1, 1), "must be a string, not a date or time"),
         (string(at_most=3, secret=True), 12345, "must be a string, not a number"),
+        (whole_number(at_least=1, at_most=16), 1.5, "must be a whole number from 1 to 16, not 1.5"),
+        (duration(at_most_ms=60_000), 5, 'must be a duration such as "5s" or "30s", not 5'),
+        (
+            duration(at_most_ms=7 * 86_400_000),
+            "soon",
+            'must be a duration such as "30s", "5m", "1h30m" or "2d", not "soon"',
+        ),
         (array(1), {}, "must be an array, not a table"),
         (array(1), [1, 2], "must hold at most 1, not 2"),
     ],
@@ -167,7 +176,7 @@ def test_what_is_no_identifier(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0x10**20, "a number"), (1.5, "a number"), (7, "7"), (False, "false"), ({}, "a table")],
+    [(0x10**20, "a number"), (1.5, "1.5"), (7, "7"), (False, "false"), ({}, "a table")],
 )
 def test_what_a_message_repeats(value: Any, text: str) -> None:
     """Short numbers and strings; a number too long for Python to write does not end the reading."""

@@ -24,9 +24,9 @@ from meterd.edge.limits import KIB, Limits
 from meterd.edge.problems import ON_EVERY_ANSWER
 from meterd.ledger import EventQuery
 from tests.edge.encrypted import connect, served_with
+from tests.edge.lane_bench import LEFT, SERVED, Lane
 from tests.edge.loopback import open_door
 from tests.edge.refused_requests import CHUNKED, REFUSED_BODIES, REFUSED_HEADS, head
-from tests.edge.test_plain_lane import LEFT, SERVED, Lane
 from tests.system.torture import mutants
 from tests.system.torture.harness import Tally
 

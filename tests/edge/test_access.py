@@ -11,7 +11,7 @@ from meterd.domain.credentials import ApiKey, Keyring, Scope, hash_of
 from meterd.edge.access import Access
 from meterd.edge.limits import Limits
 from meterd.edge.peers import WrongKeys
-from meterd.edge.problems import FORBIDDEN, UNAUTHORIZED, Answer, too_many_wrong_keys
+from meterd.edge.problems import UNAUTHORIZED, Answer, forbidden, too_many_wrong_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,8 @@ def access_of(keyring: Callable[[], Keyring], now_s: Callable[[], float] = lambd
         ("send-it", "", None),
         (None, "Bearer send-it", None),
         (None, "bearer  send-it ", None),
-        ("read-it", "", FORBIDDEN),
-        (None, "Bearer read-it", FORBIDDEN),
+        ("read-it", "", forbidden(Scope.INGEST)),
+        (None, "Bearer read-it", forbidden(Scope.INGEST)),
         ("wrong", "Bearer send-it", UNAUTHORIZED),  # x-apikey counts first
         ("", "Bearer send-it", UNAUTHORIZED),
         (None, "Basic send-it", UNAUTHORIZED),
@@ -73,7 +73,7 @@ def test_a_thousand_wrong_keys() -> None:
     ]
     assert answers == [UNAUTHORIZED] * 100 + [too_many_wrong_keys(1)] * 900
     assert access.refusal(Scope.INGEST, "send-it", "", GUESSER) is None
-    assert access.refusal(Scope.INGEST, "read-it", "", GUESSER) == FORBIDDEN
+    assert access.refusal(Scope.INGEST, "read-it", "", GUESSER) == forbidden(Scope.INGEST)
     assert access.refusal(Scope.INGEST, "send-it", "", HONEST) is None
     assert access.refusal(Scope.INGEST, "mistyped", "", HONEST) == UNAUTHORIZED
 
@@ -84,7 +84,7 @@ async def test_who_guesses_on_is_kept_waiting(autojump_clock: MockClock) -> None
     for _ in range(100):
         assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == UNAUTHORIZED
     assert await access.refuse(Scope.INGEST, "send-it", "", GUESSER) is None
-    assert await access.refuse(Scope.INGEST, "read-it", "", GUESSER) == FORBIDDEN
+    assert await access.refuse(Scope.INGEST, "read-it", "", GUESSER) == forbidden(Scope.INGEST)
     assert await access.refuse(Scope.INGEST, "wrong", "", HONEST) == UNAUTHORIZED
     began = trio.current_time()
     assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == too_many_wrong_keys(1)

@@ -52,6 +52,8 @@ async def test_each_route_needs_its_scope(method: str, path: str, scope: str) ->
                 answer = await api.ask(method, path, headers=headers, content=b"[]")
                 assert (answer.status_code not in (401, 403)) == allowed
                 assert allowed or error_of(answer) == (403, "Forbidden")
+                named = answer.headers.get("WWW-Authenticate", "")
+                assert allowed or f'scope="{scope}"' in named
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ BUSY = Outcome("HTTP 429: Too Many Requests", ErrorKind.STATUS, 429, (("Retry-Af
 GONE = Outcome("HTTP 410: Gone", ErrorKind.STATUS, 410)
 CRM = Endpoint("crm", "http://crm.test/?token=t0ps3cret", ("whsec_of_another_length",))
 NOBODY = "msg_" + "0" * 32
+PARAMETERS = "there are endpoint, customerId, period, status, afterSequence, limit, cursor"
 
 
 async def ok(api: Api, method: str, path: str, **options: Any) -> Any:
@@ -102,7 +103,6 @@ async def test_filters_of_deliveries() -> None:
             "status=pending": 4,
             "status=delivered&customerId=b": 1,
             "status=parked": 0,
-            "endpoint=nobody": 0,
             "endpoint=&customerId=&period=&status=&limit=&cursor=&afterSequence=": 6,
         }
         for query, count in asked.items():
@@ -124,6 +124,8 @@ async def test_filters_of_deliveries() -> None:
             "endpoint=billing&afterSequence=1234567890123456789",
             "afterSequence must be a whole number: the last sequence received, 0 for none",
         ),
+        ("foo=1", f'"foo" is no parameter; {PARAMETERS}'),
+        ("status=pending&customer=zzz", f'"customer" is no parameter; {PARAMETERS}'),
         ("afterSequence=1", "afterSequence needs endpoint: each has its own sequences"),
     ],
 )
@@ -131,6 +133,52 @@ async def test_an_unfit_parameter_is_named(query: str, error: str) -> None:
     """400, with what it takes."""
     async with serving() as api:
         assert error_of(await api.ask("GET", f"/deliveries?{query}")) == (400, error)
+
+
+@pytest.mark.parametrize("name", ["nope", "%00", "x" * 600, "%FF", "a/b"])
+async def test_a_webhook_that_nobody_knows(name: str) -> None:
+    """404, in a listing and a stream: an empty answer for ever would look like nothing new."""
+    async with serving() as api:
+        await closed(api, "a")
+        for more in ("", "&afterSequence=0"):
+            status, error = error_of(await api.ask("GET", f"/deliveries?endpoint={name}{more}"))
+            assert status == 404
+            assert error.startswith("No webhook has the id ")
+            assert error.endswith(": GET /webhooks lists them")
+
+
+async def test_a_webhook_without_deliveries_and_one_that_was() -> None:
+    """They are known: the one by the configuration, the other by what it was sent."""
+    async with serving() as api:
+        await closed(api, "a")
+        api.config = msgspec.structs.replace(CONFIG, webhooks=(CRM,))
+        assert await ok(api, "GET", "/deliveries?endpoint=crm&afterSequence=0") == []
+        assert len(await ok(api, "GET", "/deliveries?endpoint=billing&afterSequence=0")) == 1
+
+
+async def test_what_holds_deliveries_is_listed() -> None:
+    """With no next attempt where none is known; for what is delivered nothing is said."""
+    async with serving() as api:
+        api.posts.outcome = BUSY
+        await closed(api, "c")
+        async with delivering(api):
+            [paused] = await ok(api, "GET", "/deliveries")
+            api.posts.outcome = GONE
+            api.clock.advance(minutes=2)
+            await all_settled()
+            [gone] = await ok(api, "GET", "/deliveries")
+            api.posts.outcome = Outcome(status=200)
+            await ok(api, "POST", "/webhooks/billing/enable")
+            await all_settled()
+            api.clock.advance(seconds=6)
+            await all_settled()
+            api.config = msgspec.structs.replace(CONFIG, webhooks=())
+            [done] = await ok(api, "GET", "/deliveries")
+        assert paused["held"]["reason"] == "paused"
+        assert paused["held"]["until"] == paused["nextAttemptAt"] == "2026-03-10T10:59:00.000Z"
+        assert gone["held"]["reason"] == "gone"
+        assert "nextAttemptAt" not in gone
+        assert (done["status"], done.get("held")) == ("delivered", None)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 100])
@@ -205,8 +253,8 @@ async def test_a_delivery_with_its_attempts() -> None:
 async def test_an_id_that_nobody_has() -> None:
     """404, and what lists them."""
     async with serving() as api:
-        error = "No delivery has this id: GET /deliveries lists them"
-        for name in (NOBODY, "x", "msg_%FF", "%00"):
+        for name, shown in ((NOBODY, NOBODY), ("x", "x"), ("%C3%A9", "é"), ("%00", r"\x00")):
+            error = f'No delivery has the id "{shown}": GET /deliveries lists them'
             assert error_of(await api.ask("GET", f"/deliveries/{name}")) == (404, error)
             assert error_of(await api.ask("POST", f"/deliveries/{name}/retry")) == (404, error)
 
@@ -238,7 +286,7 @@ async def test_why_a_delivery_waits() -> None:
             await all_settled()
         gone = await held(names[0])
         assert gone["reason"] == "gone"
-        assert "POST /webhooks/billing/enable" in gone["message"]
+        assert gone["enable"] == "POST /webhooks/billing/enable"
         off = msgspec.structs.replace(CONFIG.webhooks[0], enabled=False)
         api.config = msgspec.structs.replace(CONFIG, webhooks=(off,))
         assert (await held(names[0]))["reason"] == "off"
@@ -257,6 +305,36 @@ async def test_a_retry_is_sent_at_once() -> None:
             done = await ok(api, "GET", f"/deliveries/{one['id']}")
         assert (done["status"], done["attempts"]) == ("delivered", 2)
         assert api.posts.sent[0] == api.posts.sent[1]
+
+
+async def test_a_retry_and_a_replay_say_what_holds_them() -> None:
+    """As the delivery does when it is looked up: nothing is under way to who is gone or off."""
+    async with serving() as api:
+        api.posts.outcome = GONE
+        [one] = await closed(api, "c")
+        replay = {"endpoint": "billing", "from": "2026-03-10"}
+        async with delivering(api):
+            again = await ok(api, "POST", f"/deliveries/{one['id']}/retry")
+            assert again["held"]["reason"] == "gone"
+            assert "nextAttemptAt" not in again
+            for dry_run in (True, False):
+                asked = {**replay, "dryRun": dry_run}
+                told = await ok(api, "POST", "/deliveries/replay", json=asked)
+                assert (told["again"], told["held"]) == (1, again["held"])
+        shown = await ok(api, "GET", f"/deliveries/{one['id']}")
+        assert shown["held"] == again["held"]
+
+
+async def test_a_retry_that_waits_behind_another_says_so() -> None:
+    """Earlier deliveries of its customer still go first."""
+    async with serving() as api:
+        await api.store("c")
+        await api.close_hour()
+        await api.store("c")
+        later, first = await closed(api, "c")
+        again = await ok(api, "POST", f"/deliveries/{later['id']}/retry")
+        assert (again["held"]["reason"], again["held"]["behind"]) == ("behind", first["id"])
+        assert "held" not in await ok(api, "POST", f"/deliveries/{first['id']}/retry")
 
 
 # -- replay ---------------------------------------------------------------------------------------

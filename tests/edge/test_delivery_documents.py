@@ -1,4 +1,4 @@
-"""Attempts, curl lines and reasons to wait, one by one."""
+"""Attempts and curl lines, one by one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from meterd.domain.deliveries import (
     BATCH,
     Attempt,
     Delivery,
-    DeliveryStatus,
     Member,
     attempt_interrupted,
 )
-from meterd.domain.endpoint_states import EndpointState, disabled, paused
-from meterd.domain.endpoints import Endpoint
+from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.outcomes import ErrorKind, Outcome
 from meterd.domain.periods import PeriodType
 from meterd.edge.delivery_documents import (
     attempt_document,
     curl,
     delivery_document,
-    held,
     history_document,
 )
-from meterd.ledger import DeliveryHistory
+from meterd.ledger import DeliveryHistory, LoggedAttempt
 from tests.fake_clock import ms
 
 NOW_MS = ms("2026-03-10T10:00:00Z")
@@ -39,7 +36,6 @@ WAITING = Delivery(
     "msg_1", "billing", 7, "c", PeriodType.DAILY, ms("2026-03-09T00:00:00Z"), 1, BODY, 5, 6
 )
 SHA256 = hashlib.sha256(BODY).hexdigest()
-BILLING = Endpoint("billing", "http://b.test/", ("whsec_first",))
 
 
 def attempt(outcome: Outcome, url: str = "http://b.test/") -> Attempt:
@@ -111,13 +107,18 @@ def test_a_long_body_is_no_argument() -> None:
 
 
 def test_only_what_was_sent_is_repeated() -> None:
-    """An attempt of a batch had another body."""
-    history = DeliveryHistory(WAITING, (attempt(Outcome()),), EndpointState())
+    """An attempt of a batch had another body; it says which, and which of that one's it was."""
+    alone = LoggedAttempt(attempt(Outcome()), 1)
+    history = DeliveryHistory(WAITING, (alone,), EndpointState())
     other = msgspec.structs.replace(attempt(Outcome()), body_sha256="0" * 64)
-    in_batch = msgspec.structs.replace(history, attempts=(other,), batch="msg_b")
-    found = [json.loads(history_document(one, BILLING, 5)) for one in (history, in_batch)]
+    logged = LoggedAttempt(other, 4, "msg_b", 1)
+    in_batch = msgspec.structs.replace(history, attempts=(logged,), batch="msg_b")
+    found = [json.loads(history_document(one, None)) for one in (history, in_batch)]
     assert "curl" in found[0]["attemptLog"][0]
-    assert "curl" not in found[1]["attemptLog"][0]
+    [with_others] = found[1]["attemptLog"]
+    assert "curl" not in with_others
+    assert [with_others[name] for name in ("number", "batch", "batchAttempt")] == [4, "msg_b", 1]
+    assert not {"batch", "batchAttempt"} & found[0]["attemptLog"][0].keys()
     assert (found[0].get("batch"), found[1]["batch"]) == (None, "msg_b")
 
 
@@ -125,46 +126,6 @@ def test_a_batch_is_of_many() -> None:
     """It says how many; sequence and customer are theirs."""
     members = (Member(1, b"", "a"), Member(2, b"", "b"))
     batch = msgspec.structs.replace(WAITING, sequence=BATCH + 1, members=members)
-    shown = json.loads(delivery_document(batch))
+    shown = json.loads(delivery_document(batch, None))
     assert shown["deliveries"] == 2
     assert not shown.keys() & {"sequence", "customerId", "revision"}
-
-
-GONE = disabled(EndpointState(), BILLING.url, NOW_MS)
-BUSY = paused(EndpointState(), NOW_MS + 1)
-
-
-@pytest.mark.parametrize(
-    ("delivery", "state", "endpoint", "behind", "reason"),
-    [
-        (WAITING, EndpointState(), BILLING, None, None),
-        (WAITING, EndpointState(), BILLING, "msg_0", "behind"),
-        (WAITING, BUSY, BILLING, "msg_0", "paused"),
-        (WAITING, paused(EndpointState(), NOW_MS), BILLING, None, None),
-        (WAITING, GONE, BILLING, "msg_0", "gone"),
-        (WAITING, GONE, msgspec.structs.replace(BILLING, url="http://new.test/"), None, None),
-        (WAITING, GONE, msgspec.structs.replace(BILLING, enabled=False), None, "off"),
-        (WAITING, GONE, None, "msg_0", "removed"),
-        (msgspec.structs.replace(WAITING, begun_ms=5), BUSY, BILLING, None, None),
-        (
-            msgspec.structs.replace(WAITING, status=DeliveryStatus.DELIVERED),
-            GONE,
-            None,
-            None,
-            None,
-        ),
-        (msgspec.structs.replace(WAITING, status=DeliveryStatus.PARKED), GONE, None, None, None),
-    ],
-)
-def test_why_it_waits(
-    delivery: Delivery,
-    state: EndpointState,
-    endpoint: Endpoint | None,
-    behind: str | None,
-    reason: str | None,
-) -> None:
-    """What concerns the whole endpoint first; nothing for what is done or in the air."""
-    history = DeliveryHistory(delivery, (), state, behind)
-    found = held(history, endpoint, NOW_MS)
-    assert (found and found["reason"]) == reason
-    assert found is None or found["message"]

@@ -139,6 +139,7 @@ async def test_no_log_holds_the_url(caplog: pytest.LogCaptureFixture) -> None:
 # -- what is answered -----------------------------------------------------------------------------
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+NOT_FOLLOWED = "redirects are not followed, it points to"
 STATUSES = {
     "ok": (OK, None),
     "created, without a length": (b"HTTP/1.1 201 Created\r\n\r\nbody", None),
@@ -149,11 +150,11 @@ STATUSES = {
     "gzip that is none": (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", None),
     "redirect": (
         b"HTTP/1.1 301 Moved Permanently\r\nLocation: http://10.0.0.1/\r\n\r\n",
-        "HTTP 301: Moved Permanently",
+        f"HTTP 301: Moved Permanently; {NOT_FOLLOWED} http://10.0.0.1/",
     ),
     "redirect to nonsense": (
         b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://a:b/\r\n\r\n",
-        "HTTP 307: Temporary Redirect",
+        f"HTTP 307: Temporary Redirect; {NOT_FOLLOWED} no URL",
     ),
     "an upgrade nobody asked for": (
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",

@@ -65,6 +65,44 @@ async def test_all_of_a_refusal() -> None:
     assert (await outcome_of(b"HTTP/1.1 410 Gone\r\n\r\n")).gone
 
 
+@pytest.mark.parametrize(
+    ("status", "location", "target"),
+    [
+        ("302 Found", "https://new.test/hook?token=abc", "https://new.test/hook?token=***"),
+        ("301 Moved", "/elsewhere", "http://receiver.test:{port}/elsewhere"),
+        ("308 x", "//other.test", "http://other.test"),
+        ("307 x", "https://u:p@new.test/#t0ps3cret", "https://new.test/"),
+        ("303 x", "https://new.test/0123456789abcdefghij", "https://new.test/***"),
+        ("302 x", "http://a:b/", "no URL"),
+        ("302 x", "/" + "a/" * 500, "http://receiver.test:{port}/aaa"),
+    ],
+)
+async def test_a_redirect_says_where_it_leads(status: str, location: str, target: str) -> None:
+    """And that it is not followed; what may be a token is masked, and a long one cut."""
+    answer = f"HTTP/1.1 {status}\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    async with listening(answering(answer)) as receiver:
+        outcome = await post(receiver.port)
+        target = target.format(port=receiver.port).replace("receiver.test", "127.0.0.1")
+    begin = f"HTTP {status.replace(' ', ': ')}; redirects are not followed, it points to "
+    assert outcome.error is not None
+    assert outcome.error.startswith(begin)
+    shown = outcome.error.removeprefix(begin)
+    if len(location) > 200:
+        assert shown.startswith("http://127.0.0.1:")
+        assert (len(shown), shown[-1]) == (200, "…")
+    else:
+        assert shown == target
+
+
+async def test_what_only_looks_like_a_redirect() -> None:
+    """Says nothing of one."""
+    for line in (b"304 Not Modified", b"302 Found", b"500 x"):
+        more = b"" if line.startswith(b"302") else b"Location: /x\r\n"
+        outcome = await outcome_of(b"HTTP/1.1 %b\r\n%bContent-Length: 0\r\n\r\n" % (line, more))
+        assert outcome.error is not None
+        assert "redirect" not in outcome.error
+
+
 async def test_a_body_without_its_framing() -> None:
     """Chunks are put together."""
     outcome = await outcome_of(

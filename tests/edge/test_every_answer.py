@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import trio
 
+from tests.edge.lane_bench import EVENT, LEFT, LIMITS, SERVED, lane, request
 from tests.edge.loopback import Http2Client
 from tests.edge.refused_requests import CHUNKED, REFUSED_BODIES, REFUSED_HEADS, head
-from tests.edge.test_plain_lane import EVENT, LEFT, LIMITS, SERVED, lane, request
 
 if TYPE_CHECKING:
-    from tests.edge.test_plain_lane import Lane
+    from tests.edge.lane_bench import Lane
 
 ALWAYS: Final = (b"cache-control: no-store", b"x-content-type-options: nosniff")
 _FINAL_HEAD: Final = re.compile(rb"HTTP/1\.1 [2-5]\d\d [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n")

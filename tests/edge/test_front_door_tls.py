@@ -13,8 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.limits import Limits
 from tests.edge.encrypted import client_of, connect, http2_client_of, served_with
+from tests.edge.lane_bench import EVENT, LEFT, LIMITS, SERVED, Lane, request
 from tests.edge.loopback import GET, LARGE, LARGE_BYTES, App, Door, open_door, post, wait_until
-from tests.edge.test_plain_lane import EVENT, LEFT, LIMITS, SERVED, Lane, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -111,6 +111,18 @@ async def test_slow_head_is_refused(mock_clock: MockClock) -> None:
         assert held.received == []
 
 
+async def test_who_drips_is_read_once_a_second(mock_clock: MockClock) -> None:
+    """After some bytes alone, the next ones are left in the socket until they are many."""
+    async with pair() as held:
+        for byte in GET[:5]:
+            await held.client_sends(bytes([byte]))
+        await pass_time(mock_clock, 0.5)
+        await held.client_sends(GET[5:])
+        assert held.received == []
+        await pass_time(mock_clock, 0.6)
+        assert b"".join(held.received) == GET
+
+
 async def test_slow_later_head_is_refused(mock_clock: MockClock) -> None:
     """So with a later request, whose first bytes came while the one before was being answered."""
     async with pair() as held:

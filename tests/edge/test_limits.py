@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meterd.domain.errors import OverloadedError
-from meterd.edge.limits import PIECE_BYTES, BodyBudget, Limits, Pace
+from meterd.edge.limits import PIECE_BYTES, BodyBudget, Drip, Limits, Pace
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,13 @@ def test_pace_is_a_stall_earned_back_by_sending() -> None:
     for _ in range(10):
         pace.record(2, 100)
     assert pace.left_s == 0
+
+
+def test_small_pieces_one_after_another_are_a_drip() -> None:
+    """A few are nothing, and a larger one begins anew."""
+    drip = Drip(1.0)
+    rests = []
+    for received_bytes in (127, 1, 1, 1, 1, 1, 128, 1, 1, 1, 1, 0):
+        drip.record(received_bytes)
+        rests.append(drip.rest_s)
+    assert rests == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1]

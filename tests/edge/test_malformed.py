@@ -8,8 +8,8 @@ import random
 import re
 from typing import TYPE_CHECKING
 
+from tests.edge.lane_bench import SERVED
 from tests.edge.malformed import CUSTOMER, REFUSED, is_carried, mutated, run, with_customer
-from tests.edge.test_plain_lane import SERVED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from meterd.edge.limits import PIECE_BYTES, Limits
+from tests.edge.lane_bench import BATCH, EVENT, ITEM, lane, request
 from tests.edge.loopback import GET
-from tests.edge.test_plain_lane import BATCH, EVENT, ITEM, lane, request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

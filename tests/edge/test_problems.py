@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
+from meterd.domain.credentials import Scope
 from meterd.domain.events import Reason, Refusal
 from meterd.edge import problems
 from meterd.edge.problems import STATUS_OF_REASON, Answer
@@ -37,13 +38,21 @@ def test_a_refusal_is_answered_with_its_own_words() -> None:
     ("made", "status", "body"),
     [
         (problems.UNAUTHORIZED, 401, b'{"error":"Unauthorized"}'),
-        (problems.FORBIDDEN, 403, b'{"error":"Forbidden"}'),
         (problems.NOT_FOUND, 404, b'{"error":"Not found"}'),
     ],
 )
 def test_the_answers_that_are_the_same_everywhere(made: Answer, status: int, body: bytes) -> None:
     """Contract, section 1."""
     assert (made.status, made.body, made.headers) == (status, body, ())
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_a_key_without_the_scope(scope: Scope) -> None:
+    """The contract's body; RFC 6750, section 3.1, has a header that names the scope."""
+    made = problems.forbidden(scope)
+    assert (made.status, made.body) == (403, b'{"error":"Forbidden"}')
+    named = f'Bearer error="insufficient_scope", scope="{scope}"'
+    assert made.headers == (("WWW-Authenticate", named),)
 
 
 def test_a_full_disk_is_told_apart() -> None:

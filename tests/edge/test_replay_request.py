@@ -58,6 +58,9 @@ def test_all_that_may_be_said() -> None:
         ({**WHOLE, "from": 5}, f"from must be {INSTANT}"),
         ({**WHOLE, "from": "yesterday"}, f"from must be {INSTANT}"),
         ({**WHOLE, "to": "2026-01-14T00:00:00"}, f"to must be {INSTANT}"),
+        ({**WHOLE, "from": "2026-03-11"}, "from must not be in the future"),
+        ({**WHOLE, "from": "2026-03-11", "to": "2026-03-12"}, "from must not be in the future"),
+        ({**WHOLE, "to": "2026-01-13"}, "to must not be before from"),
         ({**WHOLE, "dryRun": "yes"}, "dryRun must be true or false"),
         ({**WHOLE, "dryRun": None}, "dryRun must be true or false"),
         (
@@ -75,6 +78,12 @@ def test_what_is_wrong_is_named(given: Any, error: str) -> None:
     with pytest.raises(UnfitParameterError) as raised:
         decode(given)
     assert str(raised.value) == error
+
+
+def test_one_moment_may_be_asked_for() -> None:
+    """The ends of periods are what counts, so it is all that closed then: a month, say."""
+    replay = decode({**WHOLE, "to": "2026-01-14"}).replay
+    assert replay.from_ms == replay.to_ms == ms("2026-01-14T00:00:00Z")
 
 
 def test_a_cursor_beyond_all_calendars() -> None:

@@ -61,20 +61,50 @@ async def test_a_test_says_what_came_of_it() -> None:
 
 
 async def test_a_webhook_that_cannot_be_tested() -> None:
-    """Unknown: 404; off: 409. Each says why."""
+    """Unknown: 404; off, or taken out: 409. Each says why, and what to do."""
+    meanwhile = "; a replay sends what closed meanwhile"
+    taken_out = "is not in the configuration any more"
     async with serving() as api:
+        await closed(api, "a")
         off = msgspec.structs.replace(CONFIG.webhooks[0], enabled=False)
         api.config = msgspec.structs.replace(CONFIG, webhooks=(off,))
         async with delivering(api):
-            assert error_of(await api.ask("POST", "/webhooks/billing/test")) == (
-                409,
-                "This webhook has enabled = false in the configuration",
-            )
-            for path in ("/webhooks/nobody/test", "/webhooks/nobody/enable"):
-                assert error_of(await api.ask("POST", path)) == (
-                    404,
-                    "No webhook has this id: GET /webhooks lists them",
+            for do in ("test", "enable"):
+                api.config = msgspec.structs.replace(CONFIG, webhooks=(off,))
+                assert error_of(await api.ask("POST", f"/webhooks/billing/{do}")) == (
+                    409,
+                    f"billing has enabled = false in the configuration: change it there{meanwhile}",
                 )
+                api.config = msgspec.structs.replace(CONFIG, webhooks=())
+                assert error_of(await api.ask("POST", f"/webhooks/billing/{do}")) == (
+                    409,
+                    f"billing {taken_out}: put it back there under this id{meanwhile}",
+                )
+                assert error_of(await api.ask("POST", f"/webhooks/nobody/{do}")) == (
+                    404,
+                    'No webhook has the id "nobody": GET /webhooks lists them',
+                )
+
+
+async def test_a_webhook_that_was_and_has_nothing_left_is_not_listed() -> None:
+    """Nothing waits for it to come back, and nothing is parked; its deliveries are still there."""
+    async with serving() as api:
+        await closed(api, "a")
+        async with delivering(api):
+            api.config = msgspec.structs.replace(CONFIG, webhooks=())
+            assert await ok(api, "GET", "/webhooks") == []
+            assert len(await ok(api, "GET", "/deliveries?endpoint=billing")) == 1
+            assert (await api.ask("POST", "/webhooks/billing/enable")).status_code == 404
+
+
+async def test_a_test_under_dry_run_was_not_delivered() -> None:
+    """Nobody received it."""
+    async with serving() as api:
+        api.config = msgspec.structs.replace(CONFIG, dry_run=True)
+        async with delivering(api):
+            told = await ok(api, "POST", "/webhooks/billing/test")
+        assert (told["delivered"], told["dryRun"]) == (False, True)
+        assert api.posts.sent == []
 
 
 async def test_a_webhook_that_is_enabled_gets_what_waited() -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tests.edge.test_plain_lane import EVENT, lane, request
+from tests.edge.lane_bench import EVENT, lane, request
 
 if TYPE_CHECKING:
-    from tests.edge.test_plain_lane import Lane
+    from tests.edge.lane_bench import Lane
 
 GUESSES: Final = 1000
 GUESSER: Final = "127.0.0.2"

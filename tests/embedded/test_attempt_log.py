@@ -56,7 +56,7 @@ def _prune(store: Store, before_ms: int, bytes_max: int, limit: int) -> int:
 
 def left(store: Store, sequence: int) -> list[int]:
     with store.read() as txn:
-        found = attempt_log.of_delivery(txn, delivery(sequence))
+        found = attempt_log.of_number(txn, delivery(sequence).endpoint_id, sequence)
         assert txn.count("attempts") == txn.count("attempts_by_time")
     return [one.number for one in found]
 

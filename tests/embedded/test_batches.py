@@ -67,7 +67,8 @@ def settle(
     store: Store, begun: Delivery, outcome: Outcome, waits_ms: tuple[int, ...] = (5,)
 ) -> None:
     settled = settle_attempt(begun, outcome, 30, Fraction(0), waits_ms)
-    store.write(lambda txn: outbox.settle(txn, [settled]))
+    made = Attempt("billing", begun.sequence, begun.attempts, begun.begun_ms or 0, 30, outcome)
+    store.write(lambda txn: outbox.settle(txn, [settled], [made]))
 
 
 def found(store: Store, sequence: int) -> Delivery:
@@ -176,6 +177,16 @@ def test_a_transaction_begins_and_settles_a_thousand_at_most(store: Store) -> No
     for sizes in ([400, 400], [1000], [700]):
         again = claim(store, limit=64, now_ms=35, batch=1000).deliveries
         assert [len(one.members) for one in again] == sizes
+
+
+def test_a_batch_that_was_told_to_wait_stays_due(store: Store) -> None:
+    """It is the endpoint that waits."""
+    close(store, *"ab")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome("HTTP 503: x", status=503, headers=(("Retry-After", "86400"),)))
+    (again,) = claim(store, now_ms=30).deliveries
+    assert (again.id, again.attempts, again.failures) == (first.id, 2, 0)
+    settle(store, again, Outcome())
 
 
 def test_a_batch_that_fails_is_sent_again_as_it_was(store: Store) -> None:
@@ -323,6 +334,36 @@ def test_a_batch_that_is_sent_again_goes_before_what_is_later(store: Store) -> N
     assert (again.id, again.body) == (hours.id, hours.body)
     settle(store, again, Outcome())
     assert [one.id for one in claim(store, now_ms=99).deliveries] == [day.id, other.id]
+
+
+def test_attempts_are_counted_on_behind_a_batch(store: Store) -> None:
+    """Those in it and those alone, as if it had always gone alone."""
+    close(store, *"ab")
+    (batch,) = claim(store).deliveries
+    settle(store, batch, FAILED, ())
+    send_again(store, found(store, 1))
+    (alone,) = claim(store, now_ms=40).deliveries
+    assert alone.attempts == 2
+    settle(store, alone, FAILED)
+    state = found(store, 1)
+    assert (state.attempts, state.last_error) == (2, "HTTP 500: x")
+    assert [one.number for one in state.batches] == [batch.sequence]
+
+
+def test_who_retries_a_batch_that_waits_counts_nothing_twice(store: Store) -> None:
+    """The answer shows the delivery as it then stands."""
+    close(store, *"ab")
+    (first,) = claim(store).deliveries
+    settle(store, first, FAILED, (99_000,))
+
+    def work(txn: Transaction) -> Delivery:
+        one = outbox.find(txn, found(store, 2).id)
+        assert one is not None
+        return outbox.send_again(txn, one, 40)
+
+    again = store.write(work)
+    assert (again.attempts, again.next_attempt_ms, len(again.batches)) == (1, 40, 1)
+    assert again == found(store, 2)
 
 
 def test_a_batch_that_waits_is_asked_for_by_any_of_its_deliveries(store: Store) -> None:

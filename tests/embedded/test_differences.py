@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meterd.domain.deliveries import BATCH
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import PeriodType, period_at
 from meterd.embedded import keys
@@ -21,6 +22,7 @@ def test_a_line_says_where_and_what() -> None:
     assert whole.line() == (
         "totals: customer acme, daily 20260114, api: sum: stands 3, should be 4"
     )
+    assert Difference("meta", "count", "is lost", "").line() == "meta: count is lost"
     assert Difference("meta", "floor", "1", "2").line() == "meta: floor: stands 1, should be 2"
 
 
@@ -52,6 +54,7 @@ def test_a_line_says_where_and_what() -> None:
             "customer acme: record order-7",
         ),
         ("deliveries", keys.delivery_key("crm", 256), "record 256 to crm"),
+        ("deliveries", keys.delivery_key("crm", BATCH + 3), "record batch 3 to crm"),
         ("in_air", keys.delivery_key("crm", 1), "record 1 to crm"),
         ("parked", keys.delivery_key("crm", 1), "record 1 to crm"),
         (

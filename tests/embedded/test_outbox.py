@@ -104,7 +104,7 @@ def test_settling_puts_it_where_it_belongs(
     store.write(lambda txn: outbox.settle(txn, [settled], [attempt]))
     assert counts(store) == left
     with store.read() as txn:
-        assert attempt_log.of_delivery(txn, settled) == [attempt]
+        assert attempt_log.of_number(txn, settled.endpoint_id, settled.sequence) == [attempt]
 
 
 def test_sequences_count_each_endpoints_deliveries(store: Store) -> None:
@@ -189,7 +189,7 @@ def test_a_start_puts_back_what_was_in_the_air(store: Store) -> None:
     again = claim(store, 9, 9).deliveries
     assert {one.attempts for one in again} == {2}
     with store.read() as txn:
-        [attempt] = attempt_log.of_delivery(txn, again[0])
+        [attempt] = attempt_log.of_number(txn, again[0].endpoint_id, again[0].sequence)
     assert (attempt.number, attempt.ended_ms, attempt.outcome.error) == (1, None, UNKNOWN)
 
 

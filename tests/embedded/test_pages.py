@@ -141,7 +141,8 @@ def test_a_file_that_is_cut_short_is_damaged(data: Path) -> None:
     path = File(data).path
     for size in (len(path.read_bytes()) // 2 // PAGE * PAGE, 2 * PAGE, PAGE, 100, 0):
         os.truncate(path, size)
-        assert "structure" in "".join(lines(data))
+        (line,) = lines(data)
+        assert line.startswith("data.mdb: ")
 
 
 def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:

@@ -169,9 +169,7 @@ def test_a_file_that_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
     """With the reason; here it is a folder."""
     (tmp_path / "store" / "data.mdb").mkdir(parents=True)
     (line,) = lines(tmp_path)
-    assert line.startswith(
-        "the file: structure: stands the file cannot be read at byte 0: Is a dir"
-    )
+    assert line.startswith("data.mdb: cannot be read at byte 0: Is a dir")
 
 
 class Lagging:

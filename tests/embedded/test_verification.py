@@ -51,7 +51,52 @@ def test_a_damaged_record_is_named(tmp_path: Path, table: str) -> None:
     data = copied_sample(tmp_path)
     spoil(data, lambda txn: damage(txn, table))
     (found,) = differences(data)
-    assert (found.table, found.stands) == (table, "what does not match its checksum")
+    assert (found.table, found.stands) == (table, "does not match its checksum")
+
+
+def test_a_damaged_delivery_is_somebodys(tmp_path: Path) -> None:
+    """Its customer and period stand in the record, and its id says whether they are its own."""
+    data = copied_sample(tmp_path)
+    whose: list[tuple[str, str]] = []
+
+    def flip(txn: Transaction, at: Callable[[bytes], int]) -> None:
+        key, payload = next(txn.forward("deliveries", b"", b""))
+        delivery = records.decode_delivery(payload)
+        whose.append((delivery.customer_id, f"{delivery.period_type} {delivery.period.key}"))
+        record = bytearray(8) + payload
+        record[8 + at(payload)] ^= 1
+        txn._txn.put(key, bytes(record), db=txn._tables["deliveries"])
+
+    spoil(data, lambda txn: flip(txn, lambda payload: payload.index(b"eventCount")))
+    (found,) = differences(data)
+    assert (found.customer_id, found.period) == whose[0]
+    customer, period = whose[0]
+    assert found.line() == (
+        f"deliveries: customer {customer}, {period}: delivery 1 to billing does not match its"
+        " checksum"
+    )
+    for at in (b"msg_", customer.encode()):
+        data = copied_sample(tmp_path / at.decode())
+        spoil(data, lambda txn, at=at: flip(txn, lambda payload: payload.index(at)))  # type: ignore[misc]
+        (found,) = differences(data)
+        assert (found.customer_id, found.period) == ("", "")
+
+
+def test_what_is_not_counted_is_told(tmp_path: Path) -> None:
+    """By what users know: what is damaged, and all that is held against it."""
+    for number, (table, left_out) in enumerate(
+        {
+            "deliveries": ["aggregations", "deliveries", "attempts"],
+            "totals": ["events", "totals", "customers", "aggregations", "deliveries"],
+            "attempts": ["attempts"],
+            "meta": [],
+        }.items()
+    ):
+        data = copied_sample(tmp_path / str(number))
+        spoil(data, lambda txn, table=table: damage(txn, table))  # type: ignore[misc]
+        checking = Checking()
+        assert len(list(verify(data, checking))) == 1
+        assert checking.left_out == left_out, table
 
 
 def test_other_tables_are_checked_beside_a_damaged_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ meterd's own code.
 
 from __future__ import annotations
 
+import base64
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def told(answer: httpx.Response) -> tuple[int, str]:
 def test_a_month_is_one_invoice_of_what_was_used(stripe: Stripe, example: Example) -> None:
     """A draft, each line on it and none pending; with the period, and what it was made of."""
     answer = example.deliver(body_of({**USED, "response.time.ms": "234.5"}))
-    done = "customer_1 202601 revision 1: in_1 for cus_A, 123458 (usd)"
+    done = "customer_1 202601 revision 1: in_1 for cus_A, 1234.58 usd"
     assert (answer.status_code, answer.json()) == (200, {"received": True, "done": [done]})
     assert stripe.made() == {FIRST: LINES}
     [invoice] = stripe.invoices
@@ -69,6 +70,22 @@ def test_a_month_is_one_invoice_of_what_was_used(stripe: Stripe, example: Exampl
     # 1 January 2026, and the last second of the month.
     assert stripe.items[0]["period"] == {"start": "1767225600", "end": "1769903999"}
     assert example.stop() == f"✅ {done}\n"
+
+
+@pytest.mark.parametrize(
+    ("currency", "told"), [("jpy", "123458 jpy"), ("kwd", "123.458 kwd"), ("isk", "1234.58 isk")]
+)
+def test_an_amount_is_told_as_people_write_it(
+    tmp_path: Path, stripe: Stripe, currency: str, told: str
+) -> None:
+    """Not every currency's smallest unit is a hundredth, nor what Stripe takes for it."""
+    text = (EXAMPLES / NAME).read_text().replace('"usd")', f'"{currency}")')
+    example = Example(tmp_path, stripe.url, text)
+    try:
+        [done] = example.deliver(body_of(USED)).json()["done"]
+    finally:
+        example.kill()
+    assert done.endswith(f" for cus_A, {told}")
 
 
 def test_readme_shows_what_it_says(stripe: Stripe, example: Example) -> None:
@@ -169,7 +186,7 @@ def test_only_what_meterd_signed_is_read(stripe: Stripe, example: Example) -> No
 def test_what_is_not_invoiced_is_answered_200(stripe: Stripe, example: Example) -> None:
     """So that meterd does not send it again; Stripe is not asked."""
     done: list[tuple[bytes | dict[str, Any], list[str]]] = [
-        (body_of(USED, period_type=PeriodType.DAILY), ["ignored: daily"]),
+        (body_of(USED, period_type=PeriodType.DAILY), ["ignored: customer_1 daily 20260101"]),
         ({"type": "webhook.test"}, ["ignored: webhook.test"]),
         (
             payload_of({"response.time.ms": "10"}),
@@ -226,6 +243,19 @@ def test_other_requests_are_refused(example: Example) -> None:
     assert example.post(large, signed(large)).status_code == 413
     chunked = httpx.post(example.url, content=iter([body]), headers=signed(body), trust_env=False)
     assert chunked.status_code == 411
+
+
+@pytest.mark.parametrize("size", [24, 32, 64])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_secret_of_any_length_is_taken(
+    tmp_path: Path, stripe: Stripe, size: int, padded: bool
+) -> None:
+    """As `openssl rand -base64` writes it, and without its padding."""
+    text = base64.b64encode(bytes(range(size))).decode()
+    secret = "whsec_" + (text if padded else text.rstrip("="))
+    with running(tmp_path, stripe.url, WEBHOOK_SECRET=secret) as example:
+        body = b'{"type": "webhook.test"}'
+        assert example.post(body, signed(body, secret=secret)).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -5,25 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import signal
 import socket
-import subprocess
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from tests.examples.example import EXAMPLES, SECONDS_MAX, command, environment, run
+from tests.examples.example import EXAMPLES, SECONDS_MAX, run
+from tests.examples.receiver_example import NAME, PATH, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAME = "webhook_receiver.py"
 SECRET = "whsec_of_this_test"
-PATH = "/webhooks/metering"
 RULE = "─" * 41
 
 # The webhook whose output examples/README.md shows.
@@ -60,53 +56,6 @@ def signed(
         "X-Webhook-Timestamp": timestamp,
         **({"webhook-id": webhook_id} if webhook_id else {}),
     }
-
-
-class Receiver:
-    """The example in a process of its own, on a port of the system's choosing."""
-
-    def __init__(self, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            command(NAME),
-            env=environment(PORT="0", **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        # So that a receiver that says nothing fails the test instead of stopping it for ever.
-        self._watchdog = threading.Timer(SECONDS_MAX, self.process.kill)
-        self._watchdog.start()
-        self.banner = self.read_until("Waiting for webhooks...\n")
-        found = re.search(r"^Listening on: http://localhost:(\d+)$", self.banner, re.MULTILINE)
-        assert found, self.banner
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def read_until(self, end: str) -> str:
-        assert self.process.stdout
-        lines = []
-        while True:
-            line = self.process.stdout.readline()
-            lines.append(line)
-            assert line, f"ended before {end!r}: {lines}"
-            if line == end:
-                return "".join(lines)
-
-    def post(self, body: bytes, headers: dict[str, str], path: str = PATH) -> tuple[int, Any]:
-        answer = httpx.post(self.url + path, content=body, headers=headers, trust_env=False)
-        assert answer.headers["content-type"] == "application/json"
-        return answer.status_code, answer.json()
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> str:
-        """Ends it, which must succeed, and returns what it has said since it was last read."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        said, _ = self.process.communicate(timeout=SECONDS_MAX)
-        self._watchdog.cancel()
-        assert self.process.returncode == 0, said
-        before, goodbye, after = said.rpartition("\nShutting down gracefully...\n")
-        assert (goodbye != "", after) == (True, "")
-        return before
 
 
 @pytest.fixture
@@ -225,6 +174,53 @@ def test_webhooks_without_an_id_are_no_repeats(receiver: Receiver) -> None:
     assert "🔁" not in said
 
 
+def aggregation_of(customer_id: str, revision: int = 1) -> dict[str, Any]:
+    """As meterd sends it today, with what it is known again by."""
+    named = {"id": f"{customer_id}_daily_20260114", "revision": revision}
+    data = {**DOCUMENTED["data"], "events": {"api.calls": 7}, **named}
+    return {**DOCUMENTED, "customerId": customer_id, "data": data}
+
+
+def batch_of(*items: Any) -> bytes:
+    batch = {"type": "aggregation.batch", "period": "daily", "data": {"items": items}}
+    return json.dumps(batch).encode()
+
+
+def test_each_item_of_a_batch_is_processed_once(receiver: Receiver) -> None:
+    """Also where it comes alone afterwards, under an id of its own; a later revision is another."""
+    bodies = [
+        batch_of(aggregation_of("a"), aggregation_of("b")),
+        json.dumps(aggregation_of("a")).encode(),
+        json.dumps(aggregation_of("a", 2)).encode(),
+    ]
+    for number, body in enumerate(bodies):
+        headers = signed(body, webhook_id=f"msg_{number}")
+        assert receiver.post(body, headers) == (200, {"received": True})
+    said = receiver.stop()
+    assert "\n✅ Signature verified\n📦 Batch of 2 aggregations\n" in said
+    assert said.count("💰 Billing: 7 API calls") == 3
+    assert said.count("🔁 Repeat of a_daily_20260114 revision 1: already processed\n") == 1
+
+
+def test_a_batch_with_an_item_that_is_none_is_400(receiver: Receiver) -> None:
+    """Nothing of it is processed, so its repeat is no repeat."""
+    body = batch_of(aggregation_of("a"), {"type": "aggregation.completed"})
+    assert receiver.post(body, signed(body)) == (400, {"error": "Malformed webhook"})
+    whole = batch_of(aggregation_of("a"))
+    assert receiver.post(whole, signed(whole)) == (200, {"received": True})
+    said = receiver.stop()
+    assert said.count("💰") == 1
+    assert "🔁" not in said
+
+
+@pytest.mark.parametrize("kind", ["webhook.test", "invoice.made"])
+def test_types_that_it_does_not_know_are_taken(receiver: Receiver, kind: str) -> None:
+    """A sender may learn new ones: refused, they would be sent for days."""
+    body = json.dumps({"type": kind, "data": {}}).encode()
+    assert receiver.post(body, signed(body)) == (200, {"received": True})
+    assert receiver.stop().endswith(f"✅ Signature verified\n⏭️  Ignored: {kind}\n")
+
+
 MB = 1024 * 1024
 
 
@@ -275,6 +271,9 @@ NO_AGGREGATIONS = [
     b"[]",
     b"{}",
     b'{"data":1}',
+    b'{"type":1}',
+    b'{"type":"aggregation.completed"}',
+    batch_of(1),
     b"\xff",
     body_of({}).replace(b'"events": {}', b'"events": []'),
     body_of({"errors.count": "many"}),
@@ -294,7 +293,7 @@ def test_other_requests_are_refused(receiver: Receiver) -> None:
     assert receiver.post(body, signed(body), "/other") == (404, {"error": "Not found"})
     assert httpx.get(receiver.url + "/other", trust_env=False).status_code == 404
     assert raw(receiver, f"POST {PATH} HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 411 ")
-    too_long = f"POST {PATH} HTTP/1.0\r\nContent-Length: {1024 * 1024 + 1}\r\n\r\n"
+    too_long = f"POST {PATH} HTTP/1.0\r\nContent-Length: {8 * 1024 * 1024 + 1}\r\n\r\n"
     assert raw(receiver, too_long).startswith(b"HTTP/1.0 413 ")
     assert receiver.stop() == ""
 

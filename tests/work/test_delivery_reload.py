@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.deliveries import DeliveryStatus
@@ -54,6 +55,21 @@ async def test_an_endpoint_taken_out_ends_in_peace_and_goes_on_when_put_back(
     assert {delivery.status for delivery in deliveries} == {DeliveryStatus.DELIVERED}
     assert {delivery.attempts for delivery in deliveries} == {1}
     assert len(bench.receivers.attempts) == 10
+
+
+async def test_an_endpoint_that_is_switched_on_is_told_what_it_lacks(
+    autojump_clock: MockClock,
+) -> None:
+    """What closed meanwhile was not made for it. Not at a start, nor where slots have changed."""
+    bench = OutboxBench()
+    with capture_logs() as logged:
+        async with bench.running():
+            bench.reload(msgspec.structs.replace(BILLING, slots=2))
+            bench.reload(msgspec.structs.replace(BILLING, enabled=False), CRM)
+            bench.reload(BILLING, CRM)
+    told = [one for one in logged if one["event"].startswith("endpoint is on")]
+    assert [one["endpoint"] for one in told] == ["crm", "billing"]
+    assert all("meterd deliveries replay" in one["event"] for one in told)
 
 
 async def test_an_endpoint_taken_out_with_a_long_queue_claims_no_more(

@@ -88,6 +88,64 @@ async def test_a_pause_outlives_a_restart(autojump_clock: MockClock) -> None:
     assert seconds(bench) == [0.0, 90.0]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_what_a_pause_made_wait_ends_with_it(autojump_clock: MockClock, status: int) -> None:
+    """Also the delivery that was answered with it, when the endpoint is enabled."""
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
+    busy = Outcome(f"HTTP {status}: x", status=status, headers=(("Retry-After", "86400"),))
+    bench.receivers.answers["billing"] = answering(busy)
+    await bench.close_hour("a", "b", "c")
+    with capture_logs() as logged:
+        async with bench.running():
+            await trio.sleep(60)
+            assert seconds(bench) == [0.0]
+            await bench.ledger.change_endpoint("billing", enabled)
+            bench.actor.reconsider("billing")
+            await wait_all_tasks_blocked()
+    assert set(seconds(bench)[1:]) == {60.0}
+    assert await states_of(bench) == {DeliveryStatus.DELIVERED}
+    [failed] = [entry for entry in logged if entry["event"] == "attempt failed"]
+    assert failed["next"] == "2026-03-11T10:00:00.000Z", "the pause is what it waits for"
+
+
+async def test_the_last_attempt_is_that_of_the_log(autojump_clock: MockClock) -> None:
+    """To the millisecond, however long it waited for its slot."""
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
+
+    async def take_a_second() -> Outcome:
+        await trio.sleep(1)
+        return Outcome()
+
+    bench.receivers.answers["billing"] = take_a_second
+    await bench.close_hour("a", "b")
+    async with bench.running():
+        await trio.sleep(10)
+    logged = [attempt.begun_ms for attempt in bench.ledger.attempts]
+    assert logged == [CLOSED_MS, CLOSED_MS + 1000]
+    assert sorted(one.last_attempt_ms or 0 for one in await bench.deliveries()) == logged
+
+
+async def test_a_pause_is_kept_before_what_it_holds_is_due(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the process ends in between, the endpoint is left alone."""
+    bench = OutboxBench()
+    bench.receivers.answers["billing"] = answering(BUSY)
+    await bench.close_hour("a")
+
+    async def settle_never(*_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(bench.ledger, "settle", settle_never)
+    async with bench.running():
+        await wait_all_tasks_blocked()
+    monkeypatch.undo()
+    bench.ledger.restarted()
+    async with bench.running():
+        await trio.sleep(300)
+    assert seconds(bench) == [0.0, 90.0]
+
+
 async def test_what_waits_for_a_slot_when_the_pause_begins_was_never_begun(
     autojump_clock: MockClock,
 ) -> None:

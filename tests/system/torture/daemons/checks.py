@@ -91,9 +91,8 @@ def read_offline(folder: Path) -> Contents:
 
 def _unknown(txn: Transaction, delivery: Delivery) -> int:
     """Attempts that a kill cut off: those that a start has put back, and one in the air."""
-    cut_off = sum(
-        attempt.outcome.error == UNKNOWN for attempt in attempt_log.of_delivery(txn, delivery)
-    )
+    logged = attempt_log.of_number(txn, delivery.endpoint_id, delivery.sequence)
+    cut_off = sum(attempt.outcome.error == UNKNOWN for attempt in logged)
     return cut_off + (delivery.begun_ms is not None)
 
 

@@ -43,8 +43,8 @@ from meterd.edge.parameters import (
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_request import PlainHead, parse_plain_head
 from tests.domain.test_events_both_ways import meaning
+from tests.edge.lane_bench import LEFT, SERVED
 from tests.edge.refused_requests import REFUSED_BODIES, REFUSED_HEADS
-from tests.edge.test_plain_lane import LEFT, SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

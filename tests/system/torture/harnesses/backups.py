@@ -220,7 +220,7 @@ def _verify(data: Path, where: str, tally: Tally) -> None:
     checking = Checking()
     for difference in verify(data, checking):
         tally.find(f"{where}, recovered: {difference.line()}", wrong=1)
-    unposted = checking.counts["events not yet posted"] + checking.counts["keys not yet posted"]
+    unposted = checking.counts["events not yet in totals"] + checking.counts["keys not yet indexed"]
     if unposted:
         tally.find(f"{where}: {unposted} events or keys are not recovered", wrong=1)
     for name in ("events", "aggregations", "deliveries pending"):
