@@ -132,8 +132,9 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
 class DeliveryHistory(msgspec.Struct, frozen=True):
     """A delivery with the attempts that the log still has, the earliest first.
 
-    ``endpoint`` is the state of its endpoint, ``behind`` the id of the delivery of its customer
-    that goes first, while it is another, ``batch`` that of the batch that it is in.
+    ``endpoint`` is the state of its endpoint, ``batch`` the id of the batch that it is in, and
+    ``behind`` that of the delivery of its customer, or of one in its batch, that goes first or is
+    in the air.
     """
 
     delivery: Delivery
@@ -233,7 +234,8 @@ class Ledger(Protocol):
         """Up to that many due deliveries of the endpoint, earliest first, attempts begun.
 
         With ``batch`` greater than 1 they are batches of up to so many deliveries of one period,
-        with their bodies; of a period that is being closed only full ones.
+        with their bodies; of a period that is being closed only full ones. What was begun before
+        goes as it was begun, alone or in its batch.
 
         Of a customer's pending deliveries only the first in the order of closing is ever due. An
         attempt that is not settled when the engine ends comes due again when it starts; its outcome
@@ -243,7 +245,9 @@ class Ledger(Protocol):
     async def settle(
         self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
     ) -> None:
-        """Writes claimed deliveries as they stand after their attempts, once, and the attempts."""
+        """Writes claimed deliveries as they stand after their attempts, once, and the attempts:
+        each delivery with its own, all of them perhaps in several transactions.
+        """
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:
         """What is known of the endpoint; the state of a new one for who was never heard of."""

@@ -210,7 +210,9 @@ class EmbeddedLedger(DeliveryDesk):
         """See ``Ledger.close``."""
         self._require_disk()
         async with self._closing:
-            now_ms = self.now_ms()
+            # Due by the clock, as a claim goes by it: what is stored may be ahead of it.
+            due_ms = self._clock_ms()
+            now_ms = self._dated(due_ms)
             if period.end_ms > now_ms:
                 return Closed()  # the clock was set back since the caller looked at it
             floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
@@ -229,7 +231,9 @@ class EmbeddedLedger(DeliveryDesk):
                     made: list[Aggregation] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
-                        self._registry.send(customer_id, Close(period, rules, now_ms, made, reply))
+                        self._registry.send(
+                            customer_id, Close(period, rules, now_ms, made, reply, due_ms)
+                        )
                     await reply.wait()
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
@@ -285,7 +289,8 @@ class EmbeddedLedger(DeliveryDesk):
         self, deliveries: Sequence[Delivery], attempts: Sequence[Attempt] = ()
     ) -> None:
         """See ``Ledger.settle``."""
-        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
+        for some, theirs in outbox.in_portions(deliveries, attempts):
+            await self._settle(some, theirs)
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``."""
@@ -322,6 +327,9 @@ class EmbeddedLedger(DeliveryDesk):
     async def wait_deliveries_made(self, beyond: int) -> None:
         """See ``Ledger.wait_deliveries_made``."""
         await self._committer.wait_deliveries_made(beyond)
+
+    async def _settle(self, deliveries: list[Delivery], attempts: list[Attempt]) -> None:
+        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts))
 
     def _judge(self, events: Sequence[UsageEvent], *, partial: bool) -> Judged:
         """In one go with sending the new ones, so that no two callers take one key."""
