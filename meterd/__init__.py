@@ -21,6 +21,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       addresses        the address to listen on
       credentials      API keys and their scopes
       endpoints        webhook endpoints
+      echoes           what a receiver repeats of its URL, masked
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
       aggregations     a period's totals as they are published
@@ -39,7 +40,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       transaction      one transaction of the store: tables and checked records
       attempt_log      every attempt, up to an age and a size
       batches          deliveries that go together
-      outbox           deliveries in the store, and in which order they are sent
+      lines            in which order deliveries are sent
+      outbox           deliveries in the store: due, in the air, settled
       upgrade          what an earlier format lacks
       file_system      refuses what is not of this machine
       data_folder      the folder around the store: made, held, its entries synced

@@ -133,8 +133,9 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
 class DeliveryHistory(msgspec.Struct, frozen=True):
     """A delivery with the attempts that the log still has, the earliest first.
 
-    ``endpoint`` is the state of its endpoint, ``behind`` the id of the delivery of its customer
-    that goes first, while it is another, ``batch`` that of the batch that it is in.
+    ``endpoint`` is the state of its endpoint, ``batch`` the id of the batch that it is in, and
+    ``behind`` that of the delivery of its customer, or of one in its batch, that goes first or is
+    in the air.
     """
 
     delivery: Delivery
@@ -245,7 +246,8 @@ class Ledger(Protocol):
         Where there are so many of the former, the next one to come due is one of the others.
 
         With ``batch`` greater than 1 they are batches of up to so many deliveries of one period,
-        with their bodies; of a period that is being closed only full ones.
+        with their bodies; of a period that is being closed only full ones. What was begun before
+        goes as it was begun, alone or in its batch.
 
         Of a customer's pending deliveries only the first in the order of closing is ever due. An
         attempt that is not settled when the engine ends comes due again when it starts; its outcome
@@ -259,8 +261,9 @@ class Ledger(Protocol):
         attempts: Sequence[Attempt] = (),
         changes: Sequence[tuple[str, Change]] = (),
     ) -> None:
-        """Writes claimed deliveries as they stand after their attempts, once, and the attempts; and
-        changes the states of these endpoints, in the same transaction.
+        """Writes claimed deliveries as they stand after their attempts, once, and the attempts:
+        each delivery with its own, all of them perhaps in several transactions. The first of these
+        changes the states of these endpoints, too; the change may be made repeatedly.
         """
 
     async def endpoint_state(self, endpoint_id: str) -> EndpointState:

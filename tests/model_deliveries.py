@@ -87,7 +87,11 @@ class ModelDeliveries(ABC):
             if one.status is DeliveryStatus.PENDING
             and (one.endpoint_id, one.customer_id) == (delivery.endpoint_id, delivery.customer_id)
         ]
-        is_behind = delivery in waiting and min(waiting, key=closing_order) != delivery
+        before = min(waiting, key=closing_order, default=delivery)
+        in_air = [one for one in waiting if one.begun_ms is not None]
+        if before == delivery and in_air:
+            before = in_air[0]
+        is_behind = delivery in waiting and before != delivery and delivery not in in_air
         return DeliveryHistory(
             delivery,
             tuple(
@@ -95,7 +99,7 @@ class ModelDeliveries(ABC):
                 for attempt in sorted(attempts, key=lambda attempt: attempt.number)
             ),
             self._endpoints.get(delivery.endpoint_id, EndpointState()),
-            min(waiting, key=closing_order).id if is_behind else None,
+            before.id if is_behind else None,
         )
 
     async def endpoints(self) -> list[EndpointSummary]:
@@ -150,7 +154,7 @@ class ModelDeliveries(ABC):
             if name in self._deliveries:
                 again += 1
                 if not dry_run:
-                    self._send_again(name, now_ms)
+                    self._send_again(name, self._clock_ms())
             else:
                 created += 1
                 if not dry_run:
@@ -197,7 +201,8 @@ class ModelDeliveries(ABC):
     def _make(self, aggregation: Aggregation, endpoint_id: str, now_ms: int) -> None:
         """A delivery of the aggregation, made no earlier than the endpoint's last one."""
         state = self._endpoints.get(endpoint_id, EndpointState())
-        made = first_attempt(aggregation, endpoint_id, completed_body(aggregation), now_ms)
+        body, due_ms = completed_body(aggregation), self._clock_ms()
+        made = first_attempt(aggregation, endpoint_id, body, now_ms, due_ms)
         earlier = reversed(self._deliveries.values())
         last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)
         made = msgspec.structs.replace(made, created_ms=max(now_ms, last_ms))

@@ -72,10 +72,16 @@ class Receiver:
                     status = receiver.statuses.pop(0) if receiver.statuses else 200
                     receiver.received.append(Received(headers, body))
                     receiver._arrived.notify_all()
+                # As common servers say it; and redirects repeat all of a URL.
+                said = receiver.body
+                if status >= 300:
+                    said = said or f"Cannot POST: {self.path}".encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(receiver.body)))
+                if status >= 300:
+                    self.send_header("Location", f"https://elsewhere.test{self.path}")
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
-                self.wfile.write(receiver.body)
+                self.wfile.write(said)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -250,6 +250,20 @@ class RedeliveryConformance:
         (then,) = (await bench.ledger.claim("billing", limit=9)).deliveries
         assert then.id == done.id
 
+    async def test_a_clock_that_is_behind_puts_nothing_off(self, bench: Bench) -> None:
+        """What closes then, and what is replayed, to a new endpoint too, is due at once."""
+        for hour in (11, 12):
+            await append_at(bench, f"2026-01-14T{hour}:15")
+        now_ms, period = bench.clock.now_ms, await bench.ledger.next_to_close()
+        assert period is not None
+        bench.clock.now_ms = now_ms - HOUR_MS
+        await bench.ledger.close(period, rules(PeriodType.HOURLY))
+        (made,) = await settle(bench, "billing", Outcome())
+        for endpoint_id in ("billing", "crm"):
+            await bench.ledger.replay(Replay(endpoint_id, 0, DISTANT_MS), limit=9)
+            (again,) = await settle(bench, endpoint_id, Outcome())
+            assert (again.start_ms, again.next_attempt_ms) == (made.start_ms, now_ms - HOUR_MS)
+
     async def test_who_waits_is_woken_by_a_retry_and_a_replay(self, bench: Bench) -> None:
         """As by a close; by what finds nothing, not."""
         await bench.ledger.append([event()])

@@ -144,13 +144,18 @@ class Account(msgspec.Struct, eq=False, gc=False):
             self._count(counting, receipt, event_type, places)
 
     def close(
-        self, period: Period, rules: ClosingRules, now_ms: int, stored: Aggregation | None
+        self,
+        period: Period,
+        rules: ClosingRules,
+        now_ms: int,
+        stored: Aggregation | None,
+        due_ms: int | None = None,
     ) -> Aggregation | None:
         """Closes a period whose parts are all closed, once; a second call changes nothing.
 
         The longer periods named by ``takers`` must be in hand too. The aggregation, if one is
         published, and its deliveries enter the same change as the totals handed up. ``stored`` is
-        the period's aggregation on disk, a snapshot.
+        the period's aggregation on disk, a snapshot. Deliveries are due at ``due_ms``, else now.
         """
         self._put_counted()
         totals = self._totals[period]
@@ -172,7 +177,8 @@ class Account(msgspec.Struct, eq=False, gc=False):
         if closed is not None and closed.endpoints:
             body = completed_body(closed)
             self._changing().deliveries += tuple(
-                first_attempt(closed, endpoint, body, now_ms) for endpoint in closed.endpoints
+                first_attempt(closed, endpoint, body, now_ms, due_ms)
+                for endpoint in closed.endpoints
             )
         return closed
 

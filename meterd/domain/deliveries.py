@@ -145,8 +145,15 @@ def batch_id(endpoint_id: str, number: int) -> str:
     return delivery_id(endpoint_id, f"batch {number}", 0)
 
 
-def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_ms: int) -> Delivery:
-    """The delivery of a closed aggregation, due at once; its sequence is given when it is stored.
+def first_attempt(
+    aggregation: Aggregation,
+    endpoint_id: str,
+    body: bytes,
+    now_ms: int,
+    due_ms: int | None = None,
+) -> Delivery:
+    """The delivery of a closed aggregation, due when it is made, which is ``now_ms``, or before;
+    its sequence is given when it is stored.
 
     ``body`` is that of the aggregation: ``numbered`` makes it the delivery's.
     """
@@ -160,7 +167,7 @@ def first_attempt(aggregation: Aggregation, endpoint_id: str, body: bytes, now_m
         aggregation.revision,
         body,
         now_ms,
-        now_ms,
+        now_ms if due_ms is None else due_ms,
     )
 
 

@@ -37,6 +37,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 ENDPOINTS_MAX: Final = 64  # each has up to 8 connections, and 1024 open files is the usual limit
 ENDPOINT_ID_MAX: Final = 64  # as ``identifier`` takes them
 NETWORKS_MAX: Final = 32
+MASK: Final = "***"
 URL_MAX: Final = 2048  # what proxies and servers commonly take
 SECRET_MAX: Final = 256  # four times the longest key of Standard Webhooks 1.0.0
 # Under this many characters a secret can be guessed from one captured delivery: Standard Webhooks
@@ -59,7 +60,6 @@ SLOTS_MAX: Final = 16
 # Aggregations in one POST: a megabyte where each has a few event types.
 BATCH_MAX: Final = 1000
 _HOST_SHOWN_MAX: Final = 40  # leaves an id within its 64 characters
-_MASK: Final = "***"
 # Tokens in paths have 20 characters or more; names of routes seldom do.
 _TOKEN_CHARACTERS: Final = 20
 _URL_TEXT: Final = re.compile(r"[!-~]+", re.ASCII)
@@ -238,7 +238,7 @@ def id_of_url(url: str) -> str:
 
 def masked_secret(secret: str) -> str:
     """``***`` and the last four characters, to tell two apart; of a short one not even those."""
-    return _MASK + (secret[-4:] if len(secret) >= 8 else "")
+    return MASK + (secret[-4:] if len(secret) >= 8 else "")
 
 
 def masked_url(url: str) -> str:
@@ -246,11 +246,22 @@ def masked_url(url: str) -> str:
     address, mark, query = url.partition("?")
     scheme, _, rest = address.partition("://")
     host, *segments = rest.split("/")
-    shown_path = [_MASK if len(part) >= _TOKEN_CHARACTERS else part for part in segments]
+    shown_path = [MASK if len(part) >= _TOKEN_CHARACTERS else part for part in segments]
     masked = f"{scheme}://{'/'.join((host, *shown_path))}"
     return masked + mark + "&".join(_masked_parameter(part) for part in query.split("&") if part)
 
 
+def hidden_in(url: str) -> list[tuple[str, str]]:
+    """What ``masked_url`` hides, each with the name of the parameter whose value it is, or none."""
+    address, _, query = url.partition("?")
+    _, *segments = address.partition("://")[2].split("/")
+    found = [("", part) for part in segments if len(part) >= _TOKEN_CHARACTERS]
+    for parameter in query.split("&"):
+        name, equals, value = parameter.partition("=")
+        found.append((name, value) if equals else ("", name))
+    return [(name, part) for name, part in found if part]
+
+
 def _masked_parameter(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    return f"{name}={_MASK}" if equals else _MASK
+    return f"{name}={MASK}" if equals else MASK

@@ -32,6 +32,9 @@ _INTERNAL_ERROR: Final = 500
 _UNAVAILABLE: Final = 503
 _GONE: Final = 410
 
+_RETRY_AFTER: Final = b"retry-after"
+_RETRY_AFTER_BYTES_MAX: Final = 64  # the longest date has 33
+
 _MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
@@ -153,12 +156,17 @@ def _date_ms(text: str, now_ms: int) -> int | None:
 
 
 def kept_fields(fields: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    """The first header fields of an answer, within the limits, as text."""
+    """The first header fields of an answer, within the limits, as text; and the first Retry-After
+    wherever it stands, since it says what becomes of the delivery.
+    """
     kept: list[tuple[str, str]] = []
     room = FIELD_BYTES_MAX
+    is_full, is_asked = False, False
     for name, value in fields:
+        asks = not is_asked and name.lower() == _RETRY_AFTER
         room -= len(name) + len(value)
-        if room < 0 or len(kept) == FIELDS_MAX:
-            break
-        kept.append((name.decode("latin-1"), value.decode("latin-1")))
+        is_full = is_full or room < 0 or len(kept) == FIELDS_MAX
+        if not is_full or (asks and len(value) <= _RETRY_AFTER_BYTES_MAX):
+            kept.append((name.decode("latin-1"), value.decode("latin-1")))
+        is_asked = is_asked or asks
     return tuple(kept)

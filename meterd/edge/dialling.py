@@ -121,12 +121,15 @@ class Guard:
     async def _encrypted(
         self, under: trio.SocketStream, host: str
     ) -> trio.SSLStream[trio.SocketStream]:
-        stream = trio.SSLStream(under, self._tls, server_hostname=host, https_compatible=True)
         try:
+            stream = trio.SSLStream(under, self._tls, server_hostname=host, https_compatible=True)
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
             under.socket.close()
             raise broken("TLS handshake", error, ErrorKind.TLS) from error
+        except ValueError as error:  # what a resolver knows need not be a name for TLS
+            under.socket.close()
+            raise AttemptError(ErrorKind.TLS, f"TLS handshake failed: {error}") from error
         except BaseException:
             under.socket.close()
             raise

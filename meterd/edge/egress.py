@@ -5,7 +5,7 @@ What it keeps, whatever the receiver or its name server do:
 - No byte goes to an address that was not judged: see ``dialling``.
 - An attempt ends: one deadline spans look-up, connect, request and answer (timeouts of single reads
   never end a peer that drips), and the answer has a limit: see ``answers``.
-- Of the answer nothing is decoded, followed or remembered.
+- Of the answer nothing is decoded, followed or remembered; what it repeats of the URL is masked.
 - One endpoint cannot slow another: connections and look-ups are its own.
 
 What an outcome means for the delivery is decided elsewhere; so is what to send, and when.
@@ -21,6 +21,7 @@ import httpx
 import msgspec
 import trio
 
+from meterd.domain.echoes import Echoes
 from meterd.domain.endpoints import URL_MAX, masked_url
 from meterd.domain.outcomes import BODY_BYTES_MAX, ErrorKind, Outcome, kept_fields
 from meterd.edge.dialling import Guard, system_look_up
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 DEADLINE_S: Final = 15.0
 _ERROR_CHARACTERS_MAX: Final = 500
 _TARGET_CHARACTERS_MAX: Final = 200
+# A token that begins in what is kept of a body is to be recognised.
+_BODY_READ_MAX: Final = BODY_BYTES_MAX + 4 * URL_MAX
 
 
 class Sender:
@@ -51,7 +54,7 @@ class Sender:
     def __init__(self, transport: httpx.AsyncBaseTransport, guard: Guard) -> None:
         self._transport = transport
         self._guard = guard
-        self._target = _Target("", httpx.URL(), b"")
+        self._target = _Target("", httpx.URL(), b"", Echoes(""))
 
     def update(self, endpoint: Endpoint) -> None:
         """From now on every request obeys this ``allow_private``, on kept connections too."""
@@ -74,7 +77,7 @@ class Sender:
             request = self._request(url, headers, body)
         except httpx.InvalidURL as error:
             return Outcome(_one_line(f"Invalid URL: {error}"), ErrorKind.URL)
-        received = _Received()
+        received = _Received(self._target.echoes)
         try:
             with trio.fail_after(deadline_s):
                 await received.read(self._transport, request)
@@ -88,7 +91,7 @@ class Sender:
     def _request(self, url: str, headers: Mapping[str, str], body: bytes) -> httpx.Request:
         if url != self._target.text:
             parsed = httpx.URL(url)
-            self._target = _Target(url, parsed, parsed.netloc)
+            self._target = _Target(url, parsed, parsed.netloc, Echoes(url))
         target = self._target
         # All fields are here: to make them out takes httpx ten times as long.
         fields = [
@@ -106,12 +109,14 @@ class _Target(msgspec.Struct, frozen=True):
     text: str
     url: httpx.URL
     host: bytes
+    echoes: Echoes
 
 
 class _Received:
-    """As much of the answer as has come."""
+    """As much of the answer as has come; what it says of the URL's tokens is masked."""
 
-    def __init__(self) -> None:
+    def __init__(self, echoes: Echoes) -> None:
+        self._echoes = echoes
         self._response: httpx.Response | None = None
         self._body = bytearray()
 
@@ -121,7 +126,7 @@ class _Received:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         try:
             async for part in response.stream:
-                self._body += part[: BODY_BYTES_MAX - len(self._body)]
+                self._body += part[: _BODY_READ_MAX - len(self._body)]
         finally:
             await response.aclose()
 
@@ -130,18 +135,22 @@ class _Received:
         response = self._response
         if response is None:
             assert failed is not None
-            return Outcome(_one_line(str(failed)), failed.kind, address=address)
+            return Outcome(self._line(str(failed)), failed.kind, address=address)
         error, kind = None, None
         cut = failed is not None and failed.kind is ErrorKind.ANSWER_TOO_LONG
         # The status of a refusal tells more than how its body ended.
         if not response.is_success:
             line = f"{_status_line(response)}{_not_followed(response, url)}"
-            error, kind = _one_line(line), ErrorKind.STATUS
+            error, kind = self._line(line), ErrorKind.STATUS
         elif failed is not None and not cut:
-            error, kind = _one_line(str(failed)), failed.kind
-        fields = kept_fields(response.headers.raw)
-        body = bytes(self._body)
+            error, kind = self._line(str(failed)), failed.kind
+        masked = self._echoes.masked
+        fields = kept_fields((name, masked(value)) for name, value in response.headers.raw)
+        body = masked(bytes(self._body))[:BODY_BYTES_MAX]
         return Outcome(error, kind, response.status_code, fields, body, address, cut=cut)
+
+    def _line(self, text: str) -> str:
+        return _one_line(self._echoes.masked_text(text))
 
 
 @asynccontextmanager

@@ -173,7 +173,7 @@ def _origin(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
 
 def _head(request: httpx.Request) -> bytes:
     url = request.url
-    if url.scheme not in _PORTS or not url.host:
+    if url.scheme not in _PORTS or not url.raw_host:  # its ``host`` fails on names of IDNA 2003
         raise AttemptError(ErrorKind.URL, "Invalid URL: neither http:// nor https:// and a host")
     fields = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
     lines = fields.count(b"\n")

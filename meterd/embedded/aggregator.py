@@ -44,13 +44,14 @@ class Post(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Close this period, which has ended."""
+    """Close this period, which has ended. What it makes is due at ``due_ms``, else when made."""
 
     period: Period
     rules: ClosingRules
     now_ms: int
     made: list[Aggregation]
     reply: Reply
+    due_ms: int | None = None
 
 
 class TakeSnapshot(msgspec.Struct, frozen=True):
@@ -134,9 +135,9 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
                 return None
             case Post():
                 pass
-            case Close(period, rules, now_ms, made):
+            case Close(period, rules, now_ms, made, due_ms=due_ms):
                 stored = self._take_in_hand(period, *takers(period))
-                closed = self._account.close(period, rules, now_ms, stored)
+                closed = self._account.close(period, rules, now_ms, stored, due_ms)
                 if closed is not None:
                     made.append(closed)
             case TakeSnapshot(periods, open_periods, rules, now_ms, made):

@@ -2,8 +2,9 @@
 
 A batch is a delivery of its own, with a number behind those of all sequences and an id of its own,
 so it is begun, retried, parked and logged as any other; ``batched`` says which deliveries are in
-one, and their state is its state. It stays as it was formed, to be sent again byte for byte; its
-body is made of theirs and not stored. Who is sent again by itself leaves it.
+one, and their state is its state. Only what was never begun is put into one. It stays as it was
+formed, to be sent again byte for byte under the same id; its body is made of theirs and not stored.
+Who is sent again by itself leaves it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,17 @@ def batch_of(txn: Transaction, delivery: Delivery) -> Delivery | None:
     found = txn.get("deliveries", keys.endpoint_prefix(delivery.endpoint_id) + number)
     assert found is not None, f"{delivery.id} is in a batch that is not there"
     return records.decode_delivery(found)
+
+
+def is_in(txn: Transaction, batch: Delivery, sequence: int) -> bool:
+    """Whether that delivery has not left it."""
+    number = txn.get("batched", keys.delivery_key(batch.endpoint_id, sequence))
+    return number == batch.sequence.to_bytes(_NUMBER_BYTES, "big")
+
+
+def still_in(txn: Transaction, batch: Delivery) -> list[int]:
+    """The sequences of those that have not left it."""
+    return [sequence for sequence in batch.sequences if is_in(txn, batch, sequence)]
 
 
 def leave(txn: Transaction, delivery: Delivery) -> None:

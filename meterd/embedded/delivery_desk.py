@@ -97,8 +97,9 @@ class DeliveryDesk(ABC):
                 lambda txn: replaying.count(txn, parts, replay, after, limit, now_ms)
             )
         self._require_disk()
+        due_ms = self._clock_ms()
         done = await self._committer.execute(
-            lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms)
+            lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms, due_ms)
         )
         self._committer.made_deliveries(done.again + done.created)
         return done

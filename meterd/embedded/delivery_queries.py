@@ -24,7 +24,7 @@ from meterd.domain.deliveries import (
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
-from meterd.embedded import attempt_log, batches, keys, outbox, records
+from meterd.embedded import attempt_log, batches, keys, lines, outbox, records
 from meterd.ledger import (
     COUNTED_MAX,
     DeliveryHistory,
@@ -70,7 +70,7 @@ def read_history(txn: Transaction, delivery_id: str) -> DeliveryHistory | None:
         delivery,
         tuple(_attempts(txn, delivery)),
         outbox.endpoint_state(txn, delivery.endpoint_id),
-        _behind(txn, delivery),
+        _behind(txn, delivery, batch),
         None if batch is None else batch.id,
     )
 
@@ -91,13 +91,11 @@ def _attempts(txn: Transaction, delivery: Delivery) -> list[LoggedAttempt]:
     return sorted(found, key=lambda one: one.number)
 
 
-def _behind(txn: Transaction, delivery: Delivery) -> str | None:
-    if delivery.is_batch or delivery.status is not DeliveryStatus.PENDING:
+def _behind(txn: Transaction, delivery: Delivery, batch: Delivery | None) -> str | None:
+    if delivery.status is not DeliveryStatus.PENDING or delivery.begun_ms is not None:
         return None
-    prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-    _, sequence = next(txn.forward("outbox_by_customer", prefix, prefix))
-    first = outbox.get(txn, delivery.endpoint_id, keys.sequence_in(sequence))
-    return None if first.id == delivery.id else first.id
+    before = lines.waits_for(txn, delivery if batch is None else batch)
+    return None if before is None else outbox.get(txn, delivery.endpoint_id, before).id
 
 
 def read_endpoints(txn: Transaction) -> list[EndpointSummary]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
@@ -211,7 +212,9 @@ class EmbeddedLedger(DeliveryDesk):
         """See ``Ledger.close``."""
         self._require_disk()
         async with self._closing:
-            now_ms = self.now_ms()
+            # Due by the clock, as a claim goes by it: what is stored may be ahead of it.
+            due_ms = self._clock_ms()
+            now_ms = self._dated(due_ms)
             if period.end_ms > now_ms:
                 return Closed()  # the clock was set back since the caller looked at it
             floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
@@ -230,7 +233,9 @@ class EmbeddedLedger(DeliveryDesk):
                     made: list[Aggregation] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
-                        self._registry.send(customer_id, Close(period, rules, now_ms, made, reply))
+                        self._registry.send(
+                            customer_id, Close(period, rules, now_ms, made, reply, due_ms)
+                        )
                     await reply.wait()
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
@@ -299,7 +304,9 @@ class EmbeddedLedger(DeliveryDesk):
         changes: Sequence[tuple[str, Change]] = (),
     ) -> None:
         """See ``Ledger.settle``."""
-        await self._committer.execute(lambda txn: outbox.settle(txn, deliveries, attempts, changes))
+        for some, theirs in outbox.in_portions(deliveries, attempts):
+            settled = partial(outbox.settle, deliveries=some, attempts=theirs, changes=changes)
+            await self._committer.execute(settled)
 
     async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
         """See ``Ledger.prune_attempts``."""

@@ -1,9 +1,7 @@
-"""Deliveries in the store, and in which order they are sent.
+"""Deliveries in the store: due, in the air, settled, and sent again.
 
-Of each customer's pending deliveries to an endpoint, the first in the order of closing is the only
-one that may be sent: it stands in ``outbox``, by when it is due, or in ``in_air`` while an attempt
-is made. The others stand behind it in ``outbox_by_customer``, so one that fails holds back its
-customer's later ones and nobody else's.
+What may be sent (``lines``) stands in ``outbox``, by when it is due, and in ``in_air`` while an
+attempt is made. One that fails holds back its customer's later ones and nobody else's.
 
 Claiming begins an attempt on disk before anything is sent. What is in the air when a process ends
 has an unknown outcome: the next one, which is the store's only user, puts it back (``recover``).
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from meterd.domain.deliveries import (
-    BATCH,
     Delivery,
     DeliveryStatus,
     Member,
@@ -30,11 +27,11 @@ from meterd.domain.deliveries import (
     once_more,
 )
 from meterd.domain.endpoint_states import EndpointState
-from meterd.embedded import attempt_log, batches, keys, records
+from meterd.embedded import attempt_log, batches, keys, lines, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meterd.domain.deliveries import Attempt
     from meterd.domain.endpoint_states import Change
@@ -43,6 +40,8 @@ if TYPE_CHECKING:
 
 # Beyond all instants, with room for what stands in front of them.
 _NEVER_MS: Final = 1 << 62
+# Begun or settled in one transaction, for which events wait: of batches, all that are in them.
+_AT_ONCE: Final = 1000
 # How soon deliveries that wait for more of their period are looked at again.
 _HELD_BACK_MS: Final = 200
 
@@ -79,10 +78,10 @@ def insert(txn: Transaction, delivery: Delivery) -> None:
     txn.put("delivery_ids", name, _key(delivery))
     _put(txn, delivery)
     match delivery.status:
-        case DeliveryStatus.PENDING if delivery.is_batch:
-            _enqueue(txn, delivery)
+        case DeliveryStatus.PENDING if delivery.is_batch:  # of deliveries that could be sent
+            lines.enqueue(txn, delivery)
         case DeliveryStatus.PENDING:
-            _queue(txn, delivery)
+            lines.join(txn, delivery)
         case DeliveryStatus.PARKED:
             txn.put("parked", _key(delivery), b"")
 
@@ -123,9 +122,13 @@ def claim(
     others = _due(txn, endpoint_id, limit - len(due), now_ms, batch, is_repeat=False)
     # A batch that was formed just now of what failed alone has itself not failed yet.
     due += [key for key in others if key not in due]
-    begun = []
+    begun: list[Delivery] = []
+    room = _AT_ONCE
     for key in due:
         delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
+        room -= len(delivery.sequences)
+        if room < 0 and begun:
+            break  # which is due, and claimed next
         txn.delete("outbox", key)
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
@@ -162,28 +165,34 @@ def _due_batches(
     first: bytes,
     later: bytes,
 ) -> list[bytes]:
-    """As above, of batches, which are formed here. What is of a period that is being closed waits
-    until there are enough of it, or it is closed.
+    """As above, with batches, which are formed here. What is of a period that is being closed waits
+    until there are enough of it, or it is closed. What was begun goes again as it was begun.
     """
     prefix = keys.endpoint_prefix(endpoint_id)
     by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
     full: list[list[tuple[bytes, Member]]] = []
     again: list[bytes] = []
     for key, payload in txn.forward("outbox", first, prefix):
-        if key >= later or len(full) + len(again) == limit:
+        if key >= later or len(full) + len(again) == limit or size * len(full) >= _AT_ONCE:
             break
-        sequence = keys.sequence_in(key)
-        if sequence >= BATCH:
+        if not payload:
             again.append(key)
             continue
         period, place = payload[: keys.PERIOD_BYTES], payload[: keys.PLACE_BYTES]
         group = by_period[period]
-        group.append((key, Member(sequence, place, payload[keys.PLACE_BYTES :].decode())))
+        group.append(
+            (key, Member(keys.sequence_in(key), place, payload[keys.PLACE_BYTES :].decode()))
+        )
         if len(group) == size:
             full.append(by_period.pop(period))
     rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
-    room = limit - len(again)
-    formed = [_form_batch(txn, endpoint_id, group, now_ms) for group in (*full, *rest)[:room]]
+    formed: list[bytes] = []
+    room = _AT_ONCE
+    for group in (*full, *rest)[: limit - len(again)]:
+        room -= len(group)
+        if room < 0:
+            break
+        formed.append(_form_batch(txn, endpoint_id, group, now_ms))
     return [*again, *formed]
 
 
@@ -196,7 +205,7 @@ def _form_batch(
     txn.delete_all("outbox", [key for key, _ in group])
     batch = batches.form(txn, endpoint_id, number, [member for _, member in group], now_ms)
     insert(txn, batch)
-    return _outbox_key(batch)
+    return lines.outbox_key(batch)
 
 
 def _is_closed(txn: Transaction, period: bytes) -> bool:
@@ -219,46 +228,75 @@ def settle(
         if settled.status is DeliveryStatus.PARKED:
             for sequence in settled.sequences:
                 txn.put("parked", keys.delivery_key(settled.endpoint_id, sequence), b"")
-        if settled.is_batch and settled.status is DeliveryStatus.PENDING:
-            _enqueue(txn, settled)
-            continue
-        for customer, place in _places(settled):
-            if settled.status is DeliveryStatus.PENDING:
-                first = _first_of_customer(txn, settled.endpoint_id, customer)
-            else:
-                behind = txn.pop("outbox_by_customer", customer + place, customer)
-                first = None if behind is None else _numbered(txn, settled.endpoint_id, behind)
-            if first is not None:
-                _enqueue(txn, first)
+        lines.go_on(txn, settled)
     for attempt in attempts:
         attempt_log.write(txn, attempt)
     for endpoint_id, change in changes:
         change_endpoint(txn, endpoint_id, change)
 
 
+def in_portions(
+    deliveries: Iterable[Delivery], attempts: Iterable[Attempt]
+) -> Iterator[tuple[list[Delivery], list[Attempt]]]:
+    """What is settled in one transaction each, deliveries with their attempts."""
+    of_delivery: defaultdict[tuple[str, int], list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        of_delivery[attempt.endpoint_id, attempt.sequence].append(attempt)
+    portion: tuple[list[Delivery], list[Attempt]] = [], []
+    room = _AT_ONCE
+    for settled in deliveries:
+        room -= len(settled.sequences)
+        if room < 0 and portion[0]:
+            yield portion
+            portion, room = ([], []), _AT_ONCE - len(settled.sequences)
+        portion[0].append(settled)
+        portion[1].extend(of_delivery.pop((settled.endpoint_id, settled.sequence), ()))
+    assert not of_delivery, f"attempts of what is not settled: {list(of_delivery)}"
+    if portion[0]:
+        yield portion
+
+
 def send_again(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
-    """The delivery as it is then; see ``Ledger.retry``."""
-    if delivery.is_batch and delivery.status is not DeliveryStatus.PENDING:
-        for member in delivery.members:
-            one = get(txn, delivery.endpoint_id, member.sequence)
-            send_again(txn, shown(txn, one), now_ms)
-        return delivery
+    """The delivery as it is then; see ``Ledger.retry``.
+
+    A batch goes as it was, unless one has left it; then the others do, too.
+    """
+    is_pending = delivery.status is DeliveryStatus.PENDING
+    if delivery.is_batch and not is_pending:
+        still_in = batches.still_in(txn, delivery)
+        if len(still_in) < len(delivery.members):
+            for sequence in still_in:
+                one = get(txn, delivery.endpoint_id, sequence)
+                send_again(txn, shown(txn, one), now_ms)
+            return delivery
     batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
-    if batch is not None and batch.status is DeliveryStatus.PENDING:
+    if batch is not None and is_pending:
         send_again(txn, batch, now_ms)
         return shown(txn, get(txn, delivery.endpoint_id, delivery.sequence))
     again = once_more(delivery, now_ms)
     if again is delivery:
         return delivery
-    batches.leave(txn, delivery)
-    txn.delete("parked", _key(delivery))
-    txn.delete("outbox", _outbox_key(delivery))
+    stood = txn.delete("outbox", lines.outbox_key(delivery))
     _put(txn, again)
-    if again.is_batch:
-        _enqueue(txn, again)
-    else:
-        _queue(txn, again)
+    if not is_pending:
+        batches.leave(txn, delivery)
+        for sequence in delivery.sequences:
+            txn.delete("parked", keys.delivery_key(delivery.endpoint_id, sequence))
+        lines.join(txn, again)
+    elif stood:  # else another goes before it, or is in the air
+        lines.enqueue(txn, again)
     return again
+
+
+def replay(txn: Transaction, delivery: Delivery, now_ms: int) -> None:
+    """Sends it again, among all others of its period: what went in a batch goes in that once, with
+    the first of it.
+    """
+    batch = batches.batch_of(txn, delivery)
+    if batch is None or not batches.is_in(txn, batch, batch.sequences[0]):
+        send_again(txn, delivery, now_ms)
+    elif delivery.sequence == batch.sequences[0]:
+        send_again(txn, batch, now_ms)
 
 
 def recover(txn: Transaction, now_ms: int, limit: int) -> int:
@@ -268,6 +306,8 @@ def recover(txn: Transaction, now_ms: int, limit: int) -> int:
         payload = txn.get("deliveries", key)
         assert payload is not None, f"what is in the air is not there: {key!r}"
         begun = records.decode_delivery(payload)
+        # An early meterd may have had two of a customer's in the air: the first may be queued.
+        txn.delete("outbox", lines.outbox_key(begun))
         again = interrupted(begun, now_ms)
         settle(txn, [again], [attempt_interrupted(begun)])
     return len(found)
@@ -310,64 +350,10 @@ def _put_state(txn: Transaction, endpoint_id: str, state: EndpointState) -> None
     txn.put("endpoints", endpoint_id.encode(), records.encode(state))
 
 
-def _queue(txn: Transaction, delivery: Delivery) -> None:
-    """Takes its place among its customer's; what was first gives way, unless one is in the air."""
-    ((customer, place),) = _places(delivery)
-    before = _first_of_customer(txn, delivery.endpoint_id, customer)
-    txn.put("outbox_by_customer", customer + place, delivery.sequence.to_bytes(8, "big"))
-    is_first = before is None or before.sequence == delivery.sequence
-    if before is not None and place < keys.outbox_place(before.period, before.revision):
-        is_first = txn.delete("outbox", _outbox_key(before))
-    if is_first:
-        _enqueue(txn, delivery)
-
-
-def _first_of_customer(txn: Transaction, endpoint_id: str, customer: bytes) -> Delivery | None:
-    """The first that its customer's endpoint is still to get."""
-    for _, sequence in txn.forward("outbox_by_customer", customer, customer):
-        return _numbered(txn, endpoint_id, sequence)
-    return None
-
-
-def _numbered(txn: Transaction, endpoint_id: str, sequence: bytes) -> Delivery:
-    """The delivery that stands behind a record of ``outbox_by_customer``."""
-    return get(txn, endpoint_id, int.from_bytes(sequence, "big"))
-
-
 def _put(txn: Transaction, delivery: Delivery) -> None:
     stored = msgspec.structs.replace(delivery, body=b"") if delivery.is_batch else delivery
     txn.put("deliveries", _key(delivery), records.encode(stored))
 
 
-def record_of(delivery: Delivery) -> tuple[bytes, bytes]:
-    """What stands in ``outbox`` of one that may be sent."""
-    where = b""
-    if not delivery.is_batch:
-        where = keys.place_in_outbox(delivery.period, delivery.revision, delivery.customer_id)
-    return _outbox_key(delivery), where
-
-
-def _enqueue(txn: Transaction, delivery: Delivery) -> None:
-    txn.put("outbox", *record_of(delivery))
-
-
 def _key(delivery: Delivery) -> bytes:
     return keys.delivery_key(delivery.endpoint_id, delivery.sequence)
-
-
-def _outbox_key(delivery: Delivery) -> bytes:
-    return keys.outbox_key(
-        delivery.endpoint_id,
-        delivery.next_attempt_ms,
-        delivery.sequence,
-        is_repeat=delivery.has_failed,
-    )
-
-
-def _places(delivery: Delivery) -> list[tuple[bytes, bytes]]:
-    """Of all that are delivered with it: the customer's prefix, and the place behind it."""
-    prefix, end = keys.outbox_customer_prefix, delivery.endpoint_id
-    if delivery.is_batch:
-        return [(prefix(end, one.customer_id), one.place) for one in delivery.members]
-    place = keys.outbox_place(delivery.period, delivery.revision)
-    return [(prefix(end, delivery.customer_id), place)]

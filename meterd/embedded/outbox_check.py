@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.deliveries import BATCH, Delivery, DeliveryStatus
-from meterd.embedded import keys, outbox, records
+from meterd.embedded import keys, lines, records
 from meterd.embedded.differences import NOTHING, Difference, at_key
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ class OutboxCheck:
             return where
         if status is DeliveryStatus.PARKED:
             return where if delivery.is_batch else where | {"parked": (key, b"")}
-        prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
         if not delivery.is_batch:
+            prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
             place = keys.outbox_place(delivery.period, delivery.revision)
             where["outbox_by_customer"] = prefix + place, delivery.sequence.to_bytes(8, "big")
         if delivery.begun_ms is not None:
             where["in_air"] = key, b""
-        elif not is_in_batch and (delivery.is_batch or self._goes_first(delivery, prefix)):
-            where["outbox"] = outbox.record_of(delivery)
+        elif not is_in_batch and self._may_be_sent(delivery):
+            where["outbox"] = lines.record_of(delivery)
         return where
 
     def _batch_of(self, key: bytes) -> Delivery | None:
@@ -87,13 +87,22 @@ class OutboxCheck:
         found = None if not number else self._txn.get("deliveries", key[:-8] + number)
         return None if found is None else records.decode_delivery(found)
 
-    def _goes_first(self, delivery: Delivery, prefix: bytes) -> bool:
-        """Whether it may be sent: it is its customer's first, and none of them is in the air."""
-        endpoint = keys.endpoint_prefix(delivery.endpoint_id)
-        pending = self._txn.forward("outbox_by_customer", prefix, prefix)
-        _, first = next(pending, (b"", b""))
-        return keys.sequence_in(first) == delivery.sequence and all(
-            self._txn.get("in_air", endpoint + other) is None for _, other in pending
+    def _may_be_sent(self, delivery: Delivery) -> bool:
+        customers = [one.customer_id for one in delivery.members] or [delivery.customer_id]
+        return all(
+            self._goes_first(delivery.endpoint_id, customer, sequence)
+            for customer, sequence in zip(customers, delivery.sequences, strict=True)
+        )
+
+    def _goes_first(self, endpoint_id: str, customer_id: str, sequence: int) -> bool:
+        """Whether it is its customer's first, and none of them is in the air."""
+        endpoint = keys.endpoint_prefix(endpoint_id)
+        prefix = keys.outbox_customer_prefix(endpoint_id, customer_id)
+        waiting = [found for _, found in self._txn.forward("outbox_by_customer", prefix, prefix)]
+        return waiting[:1] == [sequence.to_bytes(8, "big")] and all(
+            self._txn.get("in_air", endpoint + (self._txn.get("batched", endpoint + one) or one))
+            is None
+            for one in waiting
         )
 
     def _endpoints(self, last: dict[str, int]) -> Iterator[Difference]:

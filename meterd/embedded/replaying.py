@@ -33,17 +33,18 @@ def run(
     after: AggregationPlace | None,
     limit: int,
     now_ms: int,
+    due_ms: int,
 ) -> Replayed:
-    """One page; what is there already comes due now."""
+    """One page; all of it comes due then."""
     done, page = _page(txn, parts, replay, after, limit, now_ms)
     for aggregation in page:
         name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
         delivery = outbox.find(txn, name)
         if delivery is not None:
-            outbox.send_again(txn, delivery, now_ms)
+            outbox.replay(txn, delivery, due_ms)
             continue
         body = completed_body(aggregation)
-        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, now_ms))
+        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, now_ms, due_ms))
         _note_endpoint(txn, parts, aggregation, replay.endpoint_id)
     return done
 

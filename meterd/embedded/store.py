@@ -29,17 +29,18 @@ from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFull
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
 from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
-from meterd.embedded.upgrade import number_deliveries
+from meterd.embedded.upgrade import number_deliveries, put_queue_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 # Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
-# 4: deliveries without sequence, in no order of their customer's.
-UPGRADED: Final = (3, 4)
+# 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it.
+UPGRADED: Final = (3, 4, 5)
 _NUMBERED: Final = 5
+_IN_ORDER: Final = 6
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
@@ -301,6 +302,8 @@ def _boot(txn: Transaction) -> Meta:
     meta = decode_meta(found)
     if meta.format < _NUMBERED:
         number_deliveries(txn)
+    if meta.format < _IN_ORDER:
+        put_queue_in_order(txn)
     booted = msgspec.structs.replace(meta, format=FORMAT, boots=meta.boots + 1)
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

@@ -8,7 +8,7 @@ import msgspec
 
 from meterd.domain.deliveries import Delivery, DeliveryStatus
 from meterd.domain.periods import RANK, PeriodType
-from meterd.embedded import outbox
+from meterd.embedded import keys, lines, outbox
 
 if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
@@ -51,6 +51,30 @@ def number_deliveries(txn: Transaction) -> None:
         old = _decode_4(txn.get("deliveries", key) or b"")
         txn.delete("deliveries", key)
         outbox.insert(txn, _upgraded(old, outbox.take_sequence(txn, old.endpoint_id)))
+
+
+def put_queue_in_order(txn: Transaction) -> None:
+    """Format 6: in the queue stands only what may be sent, without its period what was begun.
+
+    Format 5 could have an earlier delivery in it beside a later one of its customer, and while it
+    was in the air itself, or not have it there while a batch of later ones was.
+    """
+    wrong = []
+    for key, payload in txn.forward("outbox", b"", b""):
+        endpoint_id = key.split(keys.END, 1)[0].decode()
+        queued = outbox.get(txn, endpoint_id, keys.sequence_in(key))
+        if not _may_be_sent(txn, queued) or lines.record_of(queued) != (key, payload):
+            wrong.append((key, queued))
+    txn.delete_all("outbox", [key for key, _ in wrong])
+    for _, queued in wrong:
+        for first in lines.firsts(txn, queued):
+            if _may_be_sent(txn, first):
+                lines.enqueue(txn, first)
+
+
+def _may_be_sent(txn: Transaction, queued: Delivery) -> bool:
+    is_waiting = queued.status is DeliveryStatus.PENDING and queued.begun_ms is None
+    return is_waiting and lines.waits_for(txn, queued) is None
 
 
 def _upgraded(old: _Delivery4, sequence: int) -> Delivery:

@@ -180,6 +180,22 @@ def test_very_long_fields_are_cut() -> None:
     assert kept_fields([(b"a", b"b"), filling, (b"c", b"d")]) == (("a", "b"),)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [[(b"x", b"")] * FIELDS_MAX, [(b"x", b"y" * FIELD_BYTES_MAX)]],
+    ids=["many fields", "long fields"],
+)
+def test_retry_after_is_kept_wherever_it_stands(before: list[tuple[bytes, bytes]]) -> None:
+    """Proxies and frameworks put theirs in front of it; it is short, the first, and there once."""
+    asking = [(b"x", b""), (b"reTry-After", b"60"), (b"x", b""), (b"Retry-After", b"70")]
+    kept = kept_fields([*before, *asking])
+    assert kept[-1] == ("reTry-After", "60")
+    assert kept[:-1] == kept_fields(before)
+    assert Outcome("x", status=429, headers=kept).retry_after_ms(NOW) == 60_000
+    assert kept_fields([*before, (b"retry-after", b"0" * FIELD_BYTES_MAX)]) == kept_fields(before)
+    assert kept_fields(asking) == tuple((name.decode(), value.decode()) for name, value in asking)
+
+
 def test_a_day_is_the_most() -> None:
     """No receiver stops its deliveries for longer than that."""
     assert RETRY_AFTER_MAX_MS == DAY

@@ -305,7 +305,9 @@ async def test_the_limits_hold_under_tls(authority: trustme.CA, trusting: ssl.SS
         url = f"https://127.0.0.1:{receiver.port}/"
         assert (await sender.post(url, HEADERS, BODY)).error is None
         assert (await sender.post(url, HEADERS, BODY)).error is None
-        assert (await sender.post(url, HEADERS, BODY)).error == "Parse Error: Header overflow"
+        assert (
+            await sender.post(url, HEADERS, BODY)
+        ).error == "Parse Error: Too many interim answers"
         assert (await sender.post(url, HEADERS, BODY)).error is None
         sender.update(NOWHERE)
         refused = await sender.post(url, HEADERS, BODY)

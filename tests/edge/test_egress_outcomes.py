@@ -145,6 +145,22 @@ async def test_fields_are_latin_1() -> None:
     assert outcome.headers[0] == ("x", "\xe9\xff")
 
 
+async def test_a_token_of_the_url_is_not_repeated() -> None:
+    """In the fields, the body, the line for people; at the end of what is kept of a body, too."""
+    echo = b"/hook?token=t0ps3cret"
+    body = echo + b"." * (BODY_BYTES_MAX - 30) + echo
+    head = b"HTTP/1.1 301 %b\r\nLocation: https://a.test%b\r\nContent-Length: %d\r\n\r\n"
+    outcome = await outcome_of(head % (echo, echo, len(body)) + body)
+    pointed = "redirects are not followed, it points to https://a.test/hook?token=***"
+    assert outcome.error == f"HTTP 301: /hook?token=***; {pointed}"
+    assert outcome.headers[0] == ("Location", "https://a.test/hook?token=***")
+    assert outcome.body.startswith(b"/hook?token=***...")
+    assert outcome.body.endswith(b".../hook?token=***")
+    assert (await outcome_of(b"no HTTP: " + echo + b"\r\n\r\n")).error == (
+        "Parse Error: illegal status line: bytearray(b'no HTTP: /hook?token=***')"
+    )
+
+
 async def test_an_answer_that_broke_off_is_kept_as_far_as_it_came() -> None:
     """A 2xx that is none tells what came of it."""
     outcome = await outcome_of(LINE + b"x: y\r\nContent-Length: 9\r\n\r\nab")
@@ -242,6 +258,11 @@ KINDS: dict[str, tuple[Callable[[], Awaitable[Outcome]], ErrorKind, bool]] = {
     "no HTTP": (from_receiver(answering(b"SSH-2.0\r\n\r\n")), ErrorKind.PROTOCOL, True),
     "hints for ever": (
         from_receiver(answering(b"HTTP/1.1 103 x\r\n\r\n" * 5000)),
+        ErrorKind.PROTOCOL,
+        True,
+    ),
+    "a head without end": (
+        from_receiver(answering(LINE + b"x: y\r\n" * 20_000)),
         ErrorKind.ANSWER_TOO_LONG,
         True,
     ),

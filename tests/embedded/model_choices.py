@@ -1,16 +1,28 @@
-"""What the model test draws from: events, rules, times and outcomes, few enough to meet again."""
+"""What the model test draws from, few enough to meet again, and asks of both."""
 
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
+import trio
 
 from meterd.domain.aggregations import ClosingRules
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
+from meterd.ledger import DeliveryQuery
+from tests.ledger_bench import ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from meterd.domain.periods import Period
+    from meterd.ledger import Closed, Ledger, StoredEvent
+    from tests.embedded.engine_bench import EngineBench
+    from tests.ledger_bench import SettableClock
 
 CUSTOMERS = st.sampled_from(["acme", "acme2", "b", "Ærø", "c1", "c2", "c3"])
 TYPES = ("api.calls", "api", "Größe", "x")
@@ -43,3 +55,46 @@ AGES = st.none() | st.sampled_from([-1, 0, 1, 60_000, HOUR_MS, DAY_MS, 40 * DAY_
 LIMITS = st.integers(1, 12)
 ENDPOINTS = st.sampled_from(["billing", "crm"])
 OUTCOMES = st.sampled_from([Outcome(), Outcome(dry_run=True), Outcome("Request timeout")])
+
+
+async def close_due(ledger: Ledger, clock: SettableClock, by: ClosingRules) -> list[object]:
+    """What the closer does; every period with its counts."""
+    closed: list[tuple[Period, Closed]] = []
+    while (period := await ledger.next_to_close()) and period.end_ms <= clock.now_ms:
+        closed.append((period, await ledger.close(period, by)))
+    return list(closed)
+
+
+async def run_until_cut(
+    bench: EngineBench, work: Callable[[], Awaitable[object]], transactions: int, commits: bool
+) -> None:
+    """Until the power goes off, or the work is done because it took fewer transactions."""
+    bench.hop.cut_after, bench.hop.commits_unheard = transactions, commits
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            await work()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(run)
+        await bench.stopped.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def ask_for_earliest(
+    ledger: Ledger, endpoint_id: str, customers: list[str], times: int
+) -> list[object]:
+    """Has each customer's earliest sent again, so often; what is answered and shown then."""
+    answers: list[object] = []
+    for customer_id in customers:
+        query = DeliveryQuery(endpoint_id, customer_id)
+        earliest = (await ledger.deliveries(query, limit=ALL))[-1]
+        answers += [await ledger.retry(earliest.id) for _ in range(times)]
+        answers.append(await ledger.delivery(earliest.id))
+    return answers
+
+
+def shown(found: list[StoredEvent]) -> list[object]:
+    """Events without their ids, which every engine makes for itself."""
+    assert len({one.id for one in found}) == len(found)
+    return [(one.event, one.received_ms) for one in found]

@@ -12,18 +12,17 @@ import pytest
 from meterd.domain.aggregations import Aggregation, completed_body
 from meterd.domain.deliveries import (
     BATCH,
-    BATCHES_KEPT,
     UNKNOWN,
     Attempt,
     Delivery,
     DeliveryStatus,
     first_attempt,
     settle_attempt,
+    withdrawn,
 )
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType, period_at
-from meterd.embedded import batches, journal, outbox
-from meterd.embedded.delivery_queries import read_history
+from meterd.embedded import batches, delivery_queries, journal, outbox
 from meterd.embedded.differences import Checking
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.store import Store
@@ -86,6 +85,14 @@ def send_again(store: Store, delivery: Delivery, now_ms: int = 40) -> None:
     store.write(work)
 
 
+def behind(store: Store, sequence: int) -> str | None:
+    with store.read() as txn:
+        one = outbox.get(txn, "billing", sequence)
+        history = delivery_queries.read_history(txn, one.id)
+    assert history is not None
+    return history.behind
+
+
 def customers_of(batch: Delivery) -> list[str]:
     return [one["customerId"] for one in msgspec.json.decode(batch.body)["data"]["items"]]
 
@@ -141,6 +148,37 @@ def test_so_many_batches_and_no_more(store: Store) -> None:
     assert first.next_due_ms == 10
 
 
+def test_a_transaction_begins_and_settles_a_thousand_at_most(store: Store) -> None:
+    """For events wait for it; however many slots there are. A batch is one, whole."""
+    one = Aggregation("c", PeriodType.DAILY, START_MS, 1, True, 0, 0, {}, ())
+    customers = [f"c{number:04}" for number in range(2500)]
+
+    def add(txn: Transaction) -> None:
+        for customer in customers:
+            made = msgspec.structs.replace(one, customer_id=customer)
+            outbox.add(txn, first_attempt(made, "billing", completed_body(made), 10))
+        journal.write_closed(txn, period_at(PeriodType.DAILY, START_MS))
+
+    store.write(add)
+    first = claim(store, limit=64, batch=400)
+    assert [len(begun.members) for begun in first.deliveries] == [400, 400]
+    assert first.next_due_ms == 10
+    rest = claim(store, limit=64, batch=1000).deliveries
+    last = claim(store, limit=64, batch=1000).deliveries
+    assert [[len(begun.members) for begun in found] for found in (rest, last)] == [[1000], [700]]
+    begun = [*first.deliveries, *rest, *last]
+    settled = [settle_attempt(one, FAILED, 30, Fraction(0), (5,)) for one in begun]
+    attempts = [Attempt("billing", one.sequence, 1, 20, 30, FAILED) for one in settled]
+    portions = list(outbox.in_portions(settled, attempts))
+    assert [found for found, _ in portions] == [settled[:2], settled[2:3], settled[3:]]
+    assert [found for _, found in portions] == [attempts[:2], attempts[2:3], attempts[3:]]
+    for found, theirs in portions:
+        store.write(partial(outbox.settle, deliveries=found, attempts=theirs))
+    for sizes in ([400, 400], [1000], [700]):
+        again = claim(store, limit=64, now_ms=35, batch=1000).deliveries
+        assert [len(one.members) for one in again] == sizes
+
+
 def test_a_batch_that_was_told_to_wait_stays_due(store: Store) -> None:
     """It is the endpoint that waits."""
     close(store, *"ab")
@@ -177,69 +215,139 @@ def test_a_batch_is_delivered_or_parked_as_one(store: Store) -> None:
 
 
 def test_what_was_in_a_batch_is_sent_again_by_itself(store: Store) -> None:
-    """Or with others that are; the rest of it stays as it was. All of a batch likewise."""
-    close(store, *"abcd")
-    arrived, failed = claim(store, batch=2).deliveries
-    settle(store, arrived, Outcome())
-    settle(store, failed, FAILED, ())
-    send_again(store, found(store, 1))
-    assert [found(store, n).status for n in (1, 2)] == ["pending", "delivered"]
-    send_again(store, failed)
-    (one, two) = claim(store, batch=2, now_ms=40).deliveries
-    assert [customers_of(one), customers_of(two)] == [["a", "c"], ["d"]]
-    assert not {one.id, two.id} & {arrived.id, failed.id}
-    for each in (one, two):
-        settle(store, each, Outcome())
-    assert {found(store, n).status for n in (1, 2, 3, 4)} == {"delivered"}
-
-
-def test_attempts_are_counted_on_from_batch_to_batch(store: Store) -> None:
-    """Those alone and those with each batch, as if it had always gone alone; with the last error.
-
-    The log has them in the same numbers, and with which batch each was.
-    """
-    close(store, "a")
-    (alone,) = claim(store, batch=1).deliveries
-    settle(store, alone, FAILED)
-    close(store, "b")
-    (first,) = claim(store, now_ms=35).deliveries
+    """The rest of it stays as it was, and goes one by one, too, when the batch is asked for."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
     settle(store, first, FAILED, ())
-    assert (found(store, 1).attempts, found(store, 2).attempts) == (2, 1)
     send_again(store, found(store, 1))
-    waits = found(store, 1)
-    assert (waits.attempts, waits.failures, waits.last_error) == (2, 0, "HTTP 500: x")
-    (second,) = claim(store, now_ms=40).deliveries
-    state = found(store, 1)
-    assert (state.attempts, state.last_error, state.last_attempt_ms) == (3, "HTTP 500: x", 40)
-    settle(store, second, Outcome())
-    send_again(store, found(store, 1))
-    (again,) = claim(store, batch=1, now_ms=40).deliveries
+    assert [found(store, n).status for n in (1, 2, 3)] == ["pending", "parked", "parked"]
+    send_again(store, first)
+    again = claim(store, now_ms=40).deliveries
+    assert [one.id for one in again] == [found(store, n).id for n in (1, 2, 3)]
+    for each in again:
+        settle(store, each, Outcome())
+    assert {found(store, n).status for n in (1, 2, 3)} == {"delivered"}
+
+
+@pytest.mark.parametrize("waits_ms", [(5,), ()], ids=["delivered", "parked"])
+def test_a_whole_batch_is_sent_again_as_it_was(store: Store, waits_ms: tuple[int, ...]) -> None:
+    """Under its id, which tells the receiver that it is the same."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome() if waits_ms else FAILED, waits_ms)
+    send_again(store, first)
+    assert {found(store, n).status for n in (1, 2, 3)} == {"pending"}
+    (again,) = claim(store, now_ms=40).deliveries
+    assert (again.id, again.body, again.attempts) == (first.id, first.body, 2)
     settle(store, again, Outcome())
-    assert (again.id, again.attempts) == (alone.id, 4)
-    with store.read() as txn:
-        history = read_history(txn, again.id)
-    assert history is not None
-    assert [(one.number, one.batch, one.in_batch) for one in history.attempts] == [
-        (1, None, 0),
-        (2, first.id, 1),
-        (3, second.id, 1),
-        (4, None, 0),
-    ]
+    assert {found(store, n).status for n in (1, 2, 3)} == {"delivered"}
 
 
-def test_of_many_batches_the_last_are_remembered(store: Store) -> None:
-    """A delivery that is sent again for ever does not grow for ever."""
-    close(store, "a")
-    for _ in range(BATCHES_KEPT + 3):
-        (batch,) = claim(store, now_ms=40).deliveries
-        settle(store, batch, Outcome())
-        send_again(store, found(store, 1))
+def test_what_was_begun_alone_goes_alone(store: Store) -> None:
+    """Under its id, also where batches are configured meanwhile and nobody knows what became of it;
+    what was given back before it was sent is as if it had never begun.
+    """
+    close(store, *"abcd")
+    singles = claim(store, batch=1).deliveries
+    store.write(lambda txn: outbox.settle(txn, [withdrawn(singles[3])]))
+    store.write(lambda txn: outbox.recover(txn, 60, 500))
+    *again, batch = claim(store, now_ms=70).deliveries
+    assert [(one.id, one.body) for one in again] == [(one.id, one.body) for one in singles[:3]]
+    assert {one.attempts for one in again} == {2}
+    assert customers_of(batch) == ["d"]
+
+
+def test_a_replay_of_a_batch_is_that_batch_once(store: Store) -> None:
+    """However many of it are replayed; where one has left it, each goes by itself."""
+    close(store, *"abc")
+    (first,) = claim(store).deliveries
+    settle(store, first, Outcome())
+
+    def replay(*sequences: int) -> list[Delivery]:
+        for sequence in sequences:
+            store.write(partial(outbox.replay, delivery=found(store, sequence), now_ms=50))
+        return claim(store, now_ms=50).deliveries
+
+    (again,) = replay(2, 1, 3)
+    assert (again.id, again.body) == (first.id, first.body)
+    settle(store, again, Outcome())
+    assert replay(3) == []
+    send_again(store, found(store, 1))
+    alone = replay(2, 1, 3)
+    assert [one.customer_id for one in alone] == ["a", "b", "c"]
+    for one in alone:
+        settle(store, one, Outcome())
+
+
+def test_an_earlier_one_goes_before_a_batch_that_waits(store: Store) -> None:
+    """All of the batch wait for it, whoever's it is: their order holds, and the batch stays whole.
+    It is told what they wait for.
+    """
+    close(store, "a", kind=PeriodType.HOURLY)
+    (hour,) = claim(store, batch=1).deliveries
+    settle(store, hour, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day,) = claim(store).deliveries
+    settle(store, day, FAILED, (5,))
+    send_again(store, hour)
+    assert [behind(store, n) for n in (1, 2, 3)] == [None, hour.id, hour.id]
+    (first,) = claim(store, now_ms=40).deliveries
+    assert first.id == hour.id
+    assert claim(store, now_ms=99).deliveries == []
+    settle(store, first, Outcome())
+    (again,) = claim(store, now_ms=40).deliveries
+    assert (again.id, again.body) == (day.id, day.body)
+
+
+def test_an_earlier_one_waits_for_a_batch_in_the_air(store: Store) -> None:
+    """However often it is asked for; then it goes before the batch's next attempt."""
+    close(store, "a", kind=PeriodType.HOURLY)
+    (hour,) = claim(store, batch=1).deliveries
+    settle(store, hour, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day,) = claim(store).deliveries
+    for _ in range(2):
+        send_again(store, hour)
+        assert claim(store, now_ms=40).deliveries == []
+    assert [behind(store, n) for n in (1, 2, 3)] == [found(store, 2).id, None, None]
+    settle(store, day, FAILED, (0,))
+    (first,) = claim(store, now_ms=40).deliveries
+    assert first.id == hour.id
+    settle(store, first, FAILED, ())
+    (again,) = claim(store, now_ms=40).deliveries
+    assert again.id == day.id
+
+
+def test_a_batch_that_is_sent_again_goes_before_what_is_later(store: Store) -> None:
+    """Of each of its customers, when nothing of any of them is in the air."""
+    close(store, "a", "b", kind=PeriodType.HOURLY)
+    (hours,) = claim(store).deliveries
+    settle(store, hours, Outcome())
+    close(store, "a", "b", kind=PeriodType.DAILY)
+    (day, other) = claim(store, batch=1).deliveries
+    settle(store, other, FAILED, (5,))
+    send_again(store, hours)
+    assert behind(store, 1) == behind(store, 2) == day.id
+    assert claim(store, now_ms=99).deliveries == []
+    settle(store, day, FAILED, (5,))
+    (again,) = claim(store, now_ms=99).deliveries
+    assert (again.id, again.body) == (hours.id, hours.body)
+    settle(store, again, Outcome())
+    assert [one.id for one in claim(store, now_ms=99).deliveries] == [day.id, other.id]
+
+
+def test_attempts_are_counted_on_behind_a_batch(store: Store) -> None:
+    """Those in it and those alone, as if it had always gone alone."""
+    close(store, *"ab")
+    (batch,) = claim(store).deliveries
+    settle(store, batch, FAILED, ())
+    send_again(store, found(store, 1))
+    (alone,) = claim(store, now_ms=40).deliveries
+    assert alone.attempts == 2
+    settle(store, alone, FAILED)
     state = found(store, 1)
-    assert (state.attempts, len(state.batches)) == (BATCHES_KEPT + 3, BATCHES_KEPT)
-    with store.read() as txn:
-        history = read_history(txn, state.id)
-    assert history is not None
-    assert [one.number for one in history.attempts] == list(range(4, BATCHES_KEPT + 4))
+    assert (state.attempts, state.last_error) == (2, "HTTP 500: x")
+    assert [one.number for one in state.batches] == [batch.sequence]
 
 
 def test_who_retries_a_batch_that_waits_counts_nothing_twice(store: Store) -> None:

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.deliveries import settle_attempt
+from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS
@@ -44,9 +45,21 @@ from tests.embedded.model_choices import (
     OUTCOMES,
     RULES,
     TYPES,
+    ask_for_earliest,
+    close_due,
+    run_until_cut,
+    shown,
 )
 from tests.embedded.trio_thread import TrioThread
-from tests.ledger_bench import ALL, EVERY_AGGREGATION, EVERY_EVENT, START_MS, SettableClock
+from tests.ledger_bench import (
+    ALL,
+    EVERY_AGGREGATION,
+    EVERY_EVENT,
+    START_MS,
+    SettableClock,
+    event,
+    rules,
+)
 from tests.model_ledger import ModelLedger
 
 if TYPE_CHECKING:
@@ -56,9 +69,7 @@ if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
     from meterd.domain.events import UsageEvent
     from meterd.domain.idempotency import Recorded
-    from meterd.domain.outcomes import Outcome
-    from meterd.domain.periods import Period
-    from meterd.ledger import Closed, Ledger, StoredEvent
+    from meterd.ledger import Ledger
 
 T = TypeVar("T")
 
@@ -68,19 +79,12 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-async def close_due(ledger: Ledger, clock: SettableClock, by: ClosingRules) -> list[object]:
-    """What the closer does; every period with its counts."""
-    closed: list[tuple[Period, Closed]] = []
-    while (period := await ledger.next_to_close()) and period.end_ms <= clock.now_ms:
-        closed.append((period, await ledger.close(period, by)))
-    return list(closed)
-
-
 class EngineAndModel(RuleBasedStateMachine):
     """``engine`` and ``model`` share one clock."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(hours=st.integers(0, 3))
+    def begin(self, hours: int) -> None:
+        """Most with closed hours, since deliveries are rarely made by chance."""
         in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="meterd-model-", dir=in_memory))
         self.clock = SettableClock(START_MS)
@@ -92,6 +96,10 @@ class EngineAndModel(RuleBasedStateMachine):
         self.loop = TrioThread()
         self.bench = EngineBench(self.folder / "0", self.loop.nursery, self.clock)
         self.loop.call(self.bench.start)
+        for _ in range(hours):
+            self.append([event(customer) for customer in ("acme", "b")], partial=False)
+            self.clock.now_ms += HOUR_MS
+            self.close(rules(PeriodType.HOURLY, endpoints=("billing", "crm")))
 
     def teardown(self) -> None:
         self.loop.close()
@@ -177,6 +185,21 @@ class EngineAndModel(RuleBasedStateMachine):
             return [await ledger.retry(one.id) for one in found[place:]]
 
         self.happened["retries"] += bool(self.both(retry))
+
+    @precondition(lambda self: hasattr(self, "bench"))
+    @rule(endpoint=ENDPOINTS, rounds=st.integers(0, 2), times=st.integers(1, 3))
+    def retry_beside_one_in_the_air(self, endpoint: str, rounds: int, times: int) -> None:
+        """Of each customer, something earlier, impatiently; then as much as is due is claimed."""
+        for _ in range(rounds):
+            self.claim(endpoint, 12)
+            if self.claimed:
+                self.settle(Outcome(), Fraction(0))
+        self.claim(endpoint, 12)
+        begun = [one.customer_id for one in self.claimed.values() if one.endpoint_id == endpoint]
+        self.happened["retries beside one in the air"] += bool(begun)
+
+        self.both(partial(ask_for_earliest, endpoint_id=endpoint, customers=begun, times=times))
+        self.claim(endpoint, 12)
 
     @rule(
         endpoint=ENDPOINTS | st.just("new"),
@@ -321,7 +344,7 @@ class EngineAndModel(RuleBasedStateMachine):
         self.happened["crashes in an append"] += 1
         self.sent.append(events)
         work = partial(self.bench.ledger.append, events)
-        self.loop.call(self.run_until_cut, work, 0, commits)
+        self.loop.call(run_until_cut, self.bench, work, 0, commits)
         if commits:
             self.loop.call(self.model.append, events)
         self.loop.call(self.bench.restart)
@@ -332,7 +355,7 @@ class EngineAndModel(RuleBasedStateMachine):
         """The next process does what is left of it; then all is as if nothing had happened."""
         self.happened["crashes in a close"] += 1
         work = partial(close_due, self.bench.ledger, self.clock, by)
-        self.loop.call(self.run_until_cut, work, transactions, commits)
+        self.loop.call(run_until_cut, self.bench, work, transactions, commits)
         self.loop.call(self.bench.restart)
         for ledger in (self.bench.ledger, self.model):
             self.loop.call(close_due, ledger, self.clock, by)
@@ -342,21 +365,6 @@ class EngineAndModel(RuleBasedStateMachine):
         """What lived in the last process only."""
         self.claimed = {}
         self.model.restarted()
-
-    async def run_until_cut(
-        self, work: Callable[[], Awaitable[object]], transactions: int, commits: bool
-    ) -> None:
-        """Until the power goes off, or the work is done because it took fewer transactions."""
-        self.bench.hop.cut_after, self.bench.hop.commits_unheard = transactions, commits
-        async with trio.open_nursery() as nursery:
-
-            async def run() -> None:
-                await work()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(run)
-            await self.bench.stopped.wait()
-            nursery.cancel_scope.cancel()
 
     # What must always hold
 
@@ -381,12 +389,6 @@ class EngineAndModel(RuleBasedStateMachine):
     def what_is_next_to_close_is_the_same(self) -> None:
         """Not always looked at, because looking posts what was counted."""
         self.both(lambda ledger: ledger.next_to_close())
-
-
-def shown(found: list[StoredEvent]) -> list[object]:
-    """Events without their ids, which every engine makes for itself."""
-    assert len({one.id for one in found}) == len(found)
-    return [(one.event, one.received_ms) for one in found]
 
 
 TestEngineAndModel = EngineAndModel.TestCase

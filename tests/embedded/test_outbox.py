@@ -147,6 +147,24 @@ def test_what_is_sent_again_goes_in_front_of_what_closed_later(store: Store) -> 
     assert counts(store) == {}
 
 
+def test_what_waits_for_one_in_the_air_is_asked_for_again_in_vain(store: Store) -> None:
+    """However often an operator asks: it goes when that one is settled, and once."""
+    day, year = delivery("a", 1), yearly("a", 2)
+    add(store, day)
+    (begun,) = claim(store, 1, 1).deliveries
+    settle(store, settle_attempt(begun, Outcome(), 1, Fraction(0)))
+    add(store, year)
+    (in_air,) = claim(store, 1, 2).deliveries
+    for now_ms in (3, 4, 5):
+        send_again(store, day.id, now_ms)
+        assert claim(store, 9, now_ms).deliveries == []
+    settle(store, settle_attempt(in_air, Outcome(), 6, Fraction(0)))
+    (begun,) = claim(store, 9, 6).deliveries
+    assert begun.id == day.id
+    settle(store, settle_attempt(begun, Outcome(), 7, Fraction(0)))
+    assert counts(store) == {}
+
+
 def test_what_waits_or_is_parked_is_sent_again_at_once(store: Store) -> None:
     """Its place in the queue is another one then, not a second one; in the air it stays."""
     add(store, delivery("a", 10))

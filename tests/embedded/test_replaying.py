@@ -83,7 +83,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def replay_all(txn: Transaction) -> Replayed:
-    return replaying.run(txn, PARTS, Replay("crm", 0, END_MS), None, LIMIT, END_MS)
+    return replaying.run(txn, PARTS, Replay("crm", 0, END_MS), None, LIMIT, END_MS, END_MS)
 
 
 def endpoints(store: Store) -> list[tuple[str, ...]]:

@@ -100,6 +100,10 @@ def test_secrets_are_nowhere(tmp_path: Path, receiver: Receiver) -> None:
         answers += daemon.request("GET", "/aggregations").content
         store = b"".join(path.read_bytes() for path in daemon.data.rglob("*") if path.is_file())
         configuration = daemon.request("GET", "/config").content
+        history = b"".join(
+            daemon.request("GET", f"/deliveries/{delivery['id']}").content
+            for delivery in daemon.request("GET", "/deliveries").json()
+        )
     finally:
         daemon.stop()
     store += b"".join(path.read_bytes() for path in daemon.data.rglob("*") if path.is_file())
@@ -107,6 +111,8 @@ def test_secrets_are_nowhere(tmp_path: Path, receiver: Receiver) -> None:
     assert len(store) > 10_000
     assert daemon.log[-1]["event"] == "stopped"
     assert any(entry["event"] == "request refused" for entry in daemon.log), "not all was logged"
+    assert b"Cannot POST: /webhooks/metering?token=***" in history, "it did not repeat its URL"
+    assert found_in(history, marks) <= STORED
     assert found_in(log, marks) == set()
     assert found_in(configuration, marks) == set()
     assert found_in(store, marks) == STORED

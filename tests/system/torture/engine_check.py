@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 
 from meterd.domain.aggregations import completed_body
-from meterd.domain.deliveries import DeliveryStatus, delivery_id
+from meterd.domain.deliveries import DeliveryStatus, batch_body, delivery_id
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
@@ -25,7 +25,6 @@ from tests.model_ledger import read
 from tests.system.torture.engine_life import ENDPOINTS, RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from decimal import Decimal
 
     from meterd.domain.deliveries import Delivery
@@ -65,6 +64,8 @@ class Heard(msgspec.Struct):
                         self.arrived.add(rest[0])
                 case "delivered":
                     self.delivered.update(rest)
+                case "asked":  # for each of these once more, or for all
+                    self.delivered.difference_update(rest or self.delivered.copy())
                 case "closed":
                     self.closed.add((rest[0], int(rest[1])))
         self.unknown -= self.acknowledged
@@ -92,7 +93,22 @@ class Contents:
         self.tables = tables
         self.log = list(chain.from_iterable(starmap(_record, tables["events"].items())))
         self.aggregations = [*map(_aggregation, tables["aggregations"].values())]
-        self.deliveries = {each.id: each for each in map(_delivery, tables["deliveries"].values())}
+        self.deliveries: dict[str, Delivery] = {}
+        self.batches: dict[str, Delivery] = {}
+        self.batch_of: dict[str, Delivery] = {}
+        for key, payload in tables["deliveries"].items():
+            each = _delivery(payload)
+            if each.members:
+                self.batches[each.id] = each
+                continue
+            self.deliveries[each.id] = each
+            number = tables["batched"].get(key)
+            if number is not None:
+                self.batch_of[each.id] = _delivery(tables["deliveries"][key[:-8] + number])
+
+    def state_of(self, delivery: Delivery) -> Delivery:
+        """Who has it: the delivery, or the batch that it is in."""
+        return self.batch_of.get(delivery.id, delivery)
 
 
 # The same records are looked at after each of a thousand kills.
@@ -159,7 +175,11 @@ class Check:
         expected = {(customer, period) for customer, period, _ in self._groups(found)}
         closed = {(each.customer_id, each.period) for each in found.aggregations if each.closed}
         self._require(closed == expected, f"{where}: {closed ^ expected} closed or not", wrong=1)
-        pending = [each.id for each in found.deliveries.values() if each.status != "delivered"]
+        pending = [
+            each.id
+            for each in found.deliveries.values()
+            if found.state_of(each).status != "delivered"
+        ]
         self._require(not pending, f"{where}: {pending} are not delivered", wrong=len(pending))
 
     def _require(self, holds: bool, what: str, **counts: int) -> None:
@@ -282,38 +302,68 @@ class Check:
             wrong=1,
         )
         for name, delivery in stored.items():
-            fault = _fault_of(delivery, expected.get(name), heard)
+            fault = _body_fault(delivery, expected.get(name), heard)
+            fault = fault or _state_fault(found.state_of(delivery), heard)
             self._require(fault is None, f"{where}: {name} {fault}", wrong=1)
+        for name, batch in found.batches.items():
+            fault = _batch_fault(batch, found, heard) or _state_fault(batch, heard)
+            self._require(fault is None, f"{where}: batch {name} {fault}", wrong=1)
         self._require(
-            found.tables["outbox"].keys() == _queued(stored.values()),
+            found.tables["outbox"].keys() == _queued(found),
             f"{where}: the queue is another",
             wrong=1,
         )
 
 
-def _queued(deliveries: Iterable[Delivery]) -> set[bytes]:
-    """The first of each customer's pending ones, by when due; a start left none in the air."""
+def _queued(found: Contents) -> set[bytes]:
+    """By when due, what is first of each of its customers' pending ones; a start left none in the
+    air.
+    """
     first: dict[tuple[str, str], Delivery] = {}
-    for each in sorted(deliveries, key=lambda one: (one.period, one.revision)):
-        if each.status is DeliveryStatus.PENDING:
-            first.setdefault((each.endpoint_id, each.customer_id), each)
+    waiting: dict[str, list[bool]] = defaultdict(list)
+    sent_as: dict[str, Delivery] = {}
+    for each in sorted(found.deliveries.values(), key=lambda one: (one.period, one.revision)):
+        state = found.state_of(each)
+        if state.status is DeliveryStatus.PENDING:
+            is_first = first.setdefault((each.endpoint_id, each.customer_id), each) is each
+            waiting[state.id].append(is_first)
+            sent_as[state.id] = state
     return {
         keys.outbox_key(
-            each.endpoint_id, each.next_attempt_ms, each.sequence, is_repeat=each.has_failed
+            state.endpoint_id, state.next_attempt_ms, state.sequence, is_repeat=state.has_failed
         )
-        for each in first.values()
+        for state in sent_as.values()
+        if all(waiting[state.id])
     }
 
 
-def _fault_of(delivery: Delivery, body: bytes | None, heard: Heard) -> str | None:
+def _body_fault(delivery: Delivery, body: bytes | None, heard: Heard) -> str | None:
     if body is not None and delivery.body != _numbered(body, delivery.sequence):
         return "has a body that is not its aggregation's"
     if delivery.id in heard.sent and crc32(delivery.body) != heard.sent[delivery.id]:
         return "has another body than was sent"
-    is_delivered = delivery.status is DeliveryStatus.DELIVERED
-    if delivery.id in heard.delivered and not is_delivered:
+    return None
+
+
+def _batch_fault(batch: Delivery, found: Contents, heard: Heard) -> str | None:
+    prefix = keys.endpoint_prefix(batch.endpoint_id)
+    members = [
+        _delivery(found.tables["deliveries"][prefix + number.to_bytes(8, "big")])
+        for number in batch.sequences
+    ]
+    body = batch_body(batch, [each.body for each in members])
+    if batch.id in heard.sent and crc32(body) != heard.sent[batch.id]:
+        return "has another body than was sent"
+    if len({each.period for each in members}) > 1:
+        return "is of several periods"
+    return None
+
+
+def _state_fault(state: Delivery, heard: Heard) -> str | None:
+    is_delivered = state.status is DeliveryStatus.DELIVERED
+    if state.id in heard.delivered and not is_delivered:
         return "was settled as delivered, and is not any more"
-    if is_delivered and delivery.id not in heard.arrived:
+    if is_delivered and state.id not in heard.arrived:
         return "counts as delivered, and never arrived"
     return None
 

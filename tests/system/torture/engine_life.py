@@ -8,8 +8,10 @@ apart: most have an idempotency key too, and are repeated by their client until 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from contextlib import AsyncExitStack, closing
 from decimal import Decimal
+from enum import Enum, auto
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
@@ -28,13 +30,14 @@ from meterd.domain.periods import HOUR_MS
 from meterd.embedded.engine import EmbeddedLedger
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.store import Store
-from meterd.ledger import EventQuery
+from meterd.ledger import DeliveryQuery, EventQuery, Replay
 from tests.ledger_bench import OPERATIONS, SettableClock, at, rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from meterd.domain.deliveries import Delivery
     from meterd.domain.idempotency import Recorded
     from tests.system.torture.children import Voice
 
@@ -74,6 +77,14 @@ class Close(msgspec.Struct, frozen=True):
     """The hour ends, and whatever ends with it."""
 
 
+class Ask(Enum):
+    """What an operator wants sent again, twice, while something is in the air."""
+
+    NOTHING = auto()
+    SOME = auto()
+    ALL = auto()
+
+
 class Deliver(msgspec.Struct, frozen=True):
     """What is due is claimed, sent and settled; ``fails`` is what the receiver answers, if it
     does.
@@ -81,6 +92,7 @@ class Deliver(msgspec.Struct, frozen=True):
 
     endpoint_id: str
     fails: str | None
+    asks: Ask
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -91,11 +103,15 @@ Step = Append | Post | Close | Deliver | Snapshot
 
 
 class Life(msgspec.Struct, frozen=True):
-    """One process's. Stopped, or ended as by kill -9 behind its last step."""
+    """One process's. Stopped, or ended as by kill -9 behind its last step.
+
+    ``batch`` is configured at the endpoints, from then on.
+    """
 
     steps: tuple[Step, ...]
     map_size: int
     stops: bool
+    batch: int
 
     @property
     def lasts_ms(self) -> int:
@@ -143,11 +159,13 @@ def _life(source: random.Random, events: list[UsageEvent], steps: int) -> Life:
             found.append(kind())
         if kind is Close:
             found.append(_deliver(source))
-    return Life(tuple(found), source.choice(MAP_SIZES), source.random() < 0.3)
+    stops, batch = source.random() < 0.3, source.choice((1, 1, 2, 3))
+    return Life(tuple(found), source.choice(MAP_SIZES), stops, batch)
 
 
 def _deliver(source: random.Random) -> Deliver:
-    return Deliver(source.choice(ENDPOINTS), source.choice((None, None, "HTTP 503")))
+    fails = source.choice((None, None, "HTTP 503"))
+    return Deliver(source.choice(ENDPOINTS), fails, source.choice((Ask.NOTHING, *Ask)))
 
 
 def _append(source: random.Random, events: list[UsageEvent]) -> Append:
@@ -177,8 +195,8 @@ class Living:
     """A life being lived; says each thing once the engine has answered it.
 
     ``ready``; of events ``acknowledged``, ``unknown`` or ``refused`` with their numbers; of a
-    delivery ``sent`` in vain or ``arrived``, with the checksum of its body, then ``delivered``;
-    ``closed`` with a period.
+    delivery or batch ``sent`` in vain or ``arrived``, with the checksum of its body, then
+    ``delivered``, and ``asked`` before it is asked for again; ``closed`` with a period.
     """
 
     def __init__(self, told: Scenario, clock: SettableClock, voice: Voice) -> None:
@@ -186,6 +204,7 @@ class Living:
         self._scenario = told
         self._clock = clock
         self._voice = voice
+        self.batch = 1
 
     @property
     def ledger(self) -> EmbeddedLedger:
@@ -205,6 +224,7 @@ class Living:
             if watch is not None:
                 nursery.start_soon(watch, self)
             async with AsyncExitStack() as stack:
+                self.batch = life.batch
                 await self.start(stack, folder, life.map_size)
                 for step in life.steps:
                     await self._do(step)
@@ -234,8 +254,8 @@ class Living:
             case Close():
                 self._clock.now_ms += HOUR_MS
                 await self.when_there_is_room(self.close_ended)
-            case Deliver(endpoint_id, fails):
-                await self.deliver(endpoint_id, fails)
+            case Deliver(endpoint_id, fails, asks):
+                await self.deliver(endpoint_id, fails, asks)
             case Snapshot():
                 await self.when_there_is_room(partial(self.ledger.snapshot, RULES))
             case _:
@@ -261,11 +281,19 @@ class Living:
             await self.ledger.close(period, RULES)
             self._voice.say(f"closed {period.type} {period.start_ms}")
 
-    async def deliver(self, endpoint_id: str, fails: str | None = None) -> int:
+    async def deliver(
+        self, endpoint_id: str, fails: str | None = None, asks: Ask = Ask.NOTHING
+    ) -> int:
         """How many deliveries were due."""
-        claim = await self.ledger.claim(endpoint_id, limit=_CLAIMED_AT_ONCE)
+        claimed = await self._claim(endpoint_id)
+        for _ in range(2 if asks is not Ask.NOTHING else 0):
+            await self.when_there_is_room(partial(self._ask, endpoint_id, asks))
+        if asks is not Ask.NOTHING:
+            claimed += await self._claim(endpoint_id)
+        customers = Counter(each for begun in claimed for each in _customers(begun))
+        assert set(customers.values()) <= {1}, f"two in the air of one of {customers}"
         settled = []
-        for begun in claim.deliveries:
+        for begun in claimed:
             self._voice.say(
                 f"{'arrived' if fails is None else 'sent'} {begun.id} {crc32(begun.body)}"
             )
@@ -276,6 +304,25 @@ class Living:
             if fails is None:
                 self._voice.say("delivered " + " ".join(one.id for one in settled))
         return len(settled)
+
+    async def _claim(self, endpoint_id: str) -> list[Delivery]:
+        limit = _CLAIMED_AT_ONCE
+        claim = await self.ledger.claim(endpoint_id, limit=limit, batch=self.batch)
+        return claim.deliveries
+
+    async def _ask(self, endpoint_id: str, asks: Ask) -> None:
+        if asks is Ask.ALL:
+            self._voice.say("asked")
+            everything = Replay(endpoint_id, 0, self._clock.now_ms)
+            done = await self.ledger.replay(everything, limit=_CLAIMED_AT_ONCE)
+            while done.next is not None:
+                done = await self.ledger.replay(everything, limit=_CLAIMED_AT_ONCE, after=done.next)
+            return
+        query = DeliveryQuery(endpoint_id)
+        for each in await self.ledger.deliveries(query, limit=_CLAIMED_AT_ONCE):
+            if each.sequence % 2:
+                self._voice.say(f"asked {each.id}")
+                await self.ledger.retry(each.id)
 
     async def when_there_is_room(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
@@ -288,6 +335,10 @@ class Living:
 
     async def _read(self, customer_id: str) -> None:
         await self.ledger.events(EventQuery(customer_id), limit=10)
+
+
+def _customers(begun: Delivery) -> list[str]:
+    return [one.customer_id for one in begun.members] or [begun.customer_id]
 
 
 async def _at_once(work: Callable[[], T]) -> T:

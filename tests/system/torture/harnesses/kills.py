@@ -96,6 +96,7 @@ HARNESS = Harness(
     run=_run,
     mutants=(
         "acknowledge_before_commit",
+        "asked_twice_goes_beside",
         "delivered_before_sent",
         "no_key_check",
         "recovery_counts_again",

@@ -29,8 +29,8 @@ def acknowledge_before_commit() -> None:
 def delivered_before_sent() -> None:
     """An attempt begins with its delivery settled as delivered, which saves a transaction."""
     deliveries, outbox = module("domain.deliveries"), module("embedded.outbox")
-    arrived = module("domain.outcomes").Outcome()
-    begin, enqueue = outbox.begin_attempt, outbox._enqueue
+    arrived, lines = module("domain.outcomes").Outcome(), module("embedded.lines")
+    begin, enqueue = outbox.begin_attempt, lines.enqueue
 
     def begin_and_settle(delivery: Any, now_ms: int) -> Any:
         begun = begin(delivery, now_ms)
@@ -40,7 +40,24 @@ def delivered_before_sent() -> None:
         if delivery.status is deliveries.DeliveryStatus.PENDING:
             enqueue(txn, delivery)
 
-    outbox.begin_attempt, outbox._enqueue = begin_and_settle, enqueue_pending
+    outbox.begin_attempt, lines.enqueue = begin_and_settle, enqueue_pending
+
+
+@mutant
+def asked_twice_goes_beside() -> None:
+    """Who is asked for again while a later one of its customer is in the air joins that."""
+    outbox, lines = module("embedded.outbox"), module("embedded.lines")
+    send_again = outbox.send_again
+
+    def send_again_and_queue(txn: Any, delivery: Any, now_ms: int) -> Any:
+        again = send_again(txn, delivery, now_ms)
+        if delivery.status == "pending" and again.begun_ms is None and not again.members:
+            ((customer, place),) = lines._places(again)
+            if lines._first(txn, customer)[0] == customer + place:
+                lines.enqueue(txn, again)
+        return again
+
+    outbox.send_again = send_again_and_queue
 
 
 @mutant
