@@ -31,6 +31,9 @@ _KEEP_ALIVE_S: Final = 4.0
 # a whole piece without letting others run, so a piece is small, unless nothing is to be parsed.
 _PIECE_BYTES: Final = 1024
 _PLAIN_PIECE_BYTES: Final = 16 * 1024
+# The buffers of a socket hold that much even where they are small: there is nothing to wait for.
+_AT_ONCE_BYTES: Final = 16 * 1024
+_REDIRECT: Final = 300
 _PORTS: Final = {"http": 80, "https": 443}
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~]*\r\n)*")
 
@@ -126,14 +129,39 @@ class _Exchange(httpx.AsyncByteStream):
         self._connection = connection
         self._stream = connection.line.stream
         self._part = b""
+        self._sent = False
         self._closed = False
 
     async def begin(self, request: bytes) -> None:
-        """Sends the request, and returns when the head of the answer is there."""
+        """Sends the request, and returns when the head of the answer is there.
+
+        What is refused before it has been sent is sent no further: RFC 9112, section 9.5. A 2xx is
+        no reason to keep the rest back, since some receivers answer first and read then.
+        """
+        if len(request) <= _AT_ONCE_BYTES:
+            await self._send(request)
+            await self._hear()
+            return
+        failed = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, request)
+            try:
+                await self._hear()
+            except AttemptError as error:
+                failed = error
+            if failed or self.answer.status >= _REDIRECT:
+                nursery.cancel_scope.cancel()
+        if failed:
+            raise failed
+
+    async def _send(self, request: bytes) -> None:
         try:
             await self._stream.send_all(request)
+            self._sent = True
         except trio.BrokenResourceError:
             pass  # who says no and hangs up amid a long request has answered
+
+    async def _hear(self) -> None:
         answer = self.answer
         while not answer.status:
             if answer.fault is not None:
@@ -156,7 +184,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._kept.give_back(self._connection, again=self.answer.again)
+            self._kept.give_back(self._connection, again=self.answer.again and self._sent)
 
     async def _read(self) -> bytes:
         is_plain = self.answer.status and not self.answer.is_in_chunks
