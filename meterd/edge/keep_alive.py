@@ -27,6 +27,8 @@ ADDRESS: Final = "address"
 # Node, a common receiver, closes idle connections after 5 s; reusing one that is being closed would
 # cost the delivery an attempt.
 _KEEP_ALIVE_S: Final = 4.0
+# A receiver that has moved is noticed: its name is looked up, and judged, with each new connection.
+_AGE_MAX_S: Final = 60.0
 # A receiver can make every 6 bytes a chunk and every 16 an interim answer; the parser goes through
 # a whole piece without letting others run, so a piece is small, unless nothing is to be parsed.
 _PIECE_BYTES: Final = 1024
@@ -45,6 +47,7 @@ class KeptConnections(httpx.AsyncBaseTransport):
         self._guard = guard
         self._turns = trio.Semaphore(connections_max)
         self._idle: list[_Connection] = []  # the one that was used last at the end
+        self._has_idle = trio.Event()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises AttemptError. The response must be closed."""
@@ -75,11 +78,28 @@ class KeptConnections(httpx.AsyncBaseTransport):
         while self._idle:
             self._idle.pop().line.close()
 
+    async def close_expired(self) -> None:
+        """Closes, for ever, what nobody has used for so long; without it, that waits for its next
+        use, and each takes one of the files that a process may have open.
+        """
+        while True:
+            await self._has_idle.wait()
+            now_s = trio.current_time()
+            for connection in self._idle:
+                if connection.expires_at <= now_s:
+                    connection.line.close()
+            self._idle = [one for one in self._idle if one.expires_at > now_s]
+            if self._idle:
+                await trio.sleep_until(min(one.expires_at for one in self._idle))
+            else:
+                self._has_idle = trio.Event()
+
     def give_back(self, connection: _Connection, *, again: bool) -> None:
         """The answer has been read, or nobody wants the rest of it."""
         if again:
-            connection.expires_at = trio.current_time() + _KEEP_ALIVE_S
+            connection.expires_at = min(trio.current_time() + _KEEP_ALIVE_S, connection.retires_at)
             self._idle.append(connection)
+            self._has_idle.set()
         else:
             connection.line.close()
         self._turns.release()
@@ -110,6 +130,7 @@ class _Connection:
         self.line = line
         self.address = address
         self.expires_at = 0.0
+        self.retires_at = trio.current_time() + _AGE_MAX_S
         self._origin = _origin(url)
 
     def serves(self, url: httpx.URL) -> bool:

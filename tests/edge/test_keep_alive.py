@@ -137,6 +137,48 @@ async def test_a_connection_is_kept_for_four_seconds(
         assert receiver.connections == expected
 
 
+@pytest.mark.parametrize(("posts", "expected"), [(29, 1), (31, 2)])
+async def test_a_busy_connection_is_kept_for_a_minute(
+    posts: int, expected: int, autojump_clock: MockClock
+) -> None:
+    """Else the name of a receiver with a webhook every few seconds is never looked up again."""
+    autojump_clock.autojump_threshold = 0.02
+    async with listening(answering(*[OK] * posts)) as receiver, connections() as kept:
+        for _ in range(posts):
+            await ask(kept, request_to(receiver))
+            await trio.sleep(2)
+        assert receiver.connections == expected
+
+
+async def test_what_is_not_used_again_is_closed(autojump_clock: MockClock) -> None:
+    """Each in its time, and without a next request: open files are counted."""
+    autojump_clock.autojump_threshold = 0.02
+    ended: list[float] = []
+
+    async def handler(stream: Stream) -> None:
+        while await request_from(stream):
+            await trio.sleep(1)
+            await stream.send_all(OK)
+        ended.append(trio.current_time())
+
+    async with (
+        listening(handler) as receiver,
+        connections() as kept,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(kept.close_expired)
+        for _ in range(2):
+            ended.clear()
+            began = trio.current_time()
+            async with trio.open_nursery() as asking:
+                for _ in range(3):
+                    asking.start_soon(ask, kept, request_to(receiver))
+            await ask(kept, request_to(receiver))
+            await trio.sleep(10)
+            assert [round(at - began) for at in ended] == [5, 5, 6]
+        nursery.cancel_scope.cancel()
+
+
 async def test_another_receiver_has_another_connection() -> None:
     """A changed URL is dialled, whatever is kept; the old connection is closed."""
     async with (
