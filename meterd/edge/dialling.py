@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 # The addresses of a host as text, best first. Raises socket.gaierror.
 Resolve: TypeAlias = "Callable[[str], Awaitable[Sequence[str]]]"
 
-# Outlives two lost SYN packets (Linux repeats after 1 s and 3 s); three such waits fill the
-# usual deadline of an attempt.
+# Outlives two lost SYN packets: Linux repeats after 1 s and 3 s.
 DIAL_S: Final = 5.0
-DIALS_MAX: Final = 3
+# A name server cannot make meterd knock everywhere.
+DIALS_MAX: Final = 16
 # A hung look-up holds its thread until the resolver gives up, long after the attempt was cancelled.
 _LOOK_UPS_MAX: Final = 2
 
@@ -80,12 +81,13 @@ class Guard:
         """Raises AttemptError. ``tell`` hears each address and port just before it is dialled."""
         endpoint = self.endpoint
         failed = AttemptError(ErrorKind.DNS, f"getaddrinfo ENOTFOUND {host}")
-        for address in (await self._judged(host))[:DIALS_MAX]:
+        addresses = _by_turns(await self._judged(host))[:DIALS_MAX]
+        for others, address in zip(reversed(range(len(addresses))), addresses, strict=True):
             tell(where(address, port))
             at = f"{address}:{port}"
             try:
                 # An address as text is not looked up again.
-                with trio.fail_after(DIAL_S):
+                with trio.fail_after(_patience_s(others)):
                     under = await trio.open_tcp_stream(str(address), port)
             except trio.TooSlowError:
                 failed = AttemptError(ErrorKind.CONNECT, f"connect ETIMEDOUT {at}")
@@ -134,6 +136,24 @@ class Guard:
             under.socket.close()
             raise
         return stream
+
+
+def _by_turns(addresses: Sequence[Address]) -> list[Address]:
+    """One of each version, as long as there are any (RFC 8305, section 4): one of the two may lead
+    nowhere at all.
+    """
+    first = [one for one in addresses if one.version == addresses[0].version]
+    others = [one for one in addresses if one.version != addresses[0].version]
+    turns = zip_longest(first, others)
+    return [one for turn in turns for one in turn if one is not None]
+
+
+def _patience_s(others: int) -> float:
+    """For one address: what is left of the attempt is for it, so many others, and the request."""
+    if not others:
+        return DIAL_S
+    left_s = trio.current_effective_deadline() - trio.current_time()
+    return min(DIAL_S, left_s / (others + 2))
 
 
 def where(address: Address, port: int) -> str:

@@ -168,8 +168,13 @@ async def open_sender(
     """
     tls.set_alpn_protocols(["http/1.1"])
     guard = Guard(endpoint, resolve or system_look_up(), tls)
-    async with KeptConnections(guard, connections_max) as transport:
+    async with (
+        KeptConnections(guard, connections_max) as transport,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(transport.close_expired)
         yield Sender(transport, guard)
+        nursery.cancel_scope.cancel()
 
 
 def _status_line(response: httpx.Response) -> str:

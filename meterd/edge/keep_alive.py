@@ -27,10 +27,15 @@ ADDRESS: Final = "address"
 # Node, a common receiver, closes idle connections after 5 s; reusing one that is being closed would
 # cost the delivery an attempt.
 _KEEP_ALIVE_S: Final = 4.0
+# A receiver that has moved is noticed: its name is looked up, and judged, with each new connection.
+_AGE_MAX_S: Final = 60.0
 # A receiver can make every 6 bytes a chunk and every 16 an interim answer; the parser goes through
 # a whole piece without letting others run, so a piece is small, unless nothing is to be parsed.
 _PIECE_BYTES: Final = 1024
 _PLAIN_PIECE_BYTES: Final = 16 * 1024
+# The buffers of a socket hold that much even where they are small: there is nothing to wait for.
+_AT_ONCE_BYTES: Final = 16 * 1024
+_REDIRECT: Final = 300
 _PORTS: Final = {"http": 80, "https": 443}
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~]*\r\n)*")
 
@@ -42,6 +47,7 @@ class KeptConnections(httpx.AsyncBaseTransport):
         self._guard = guard
         self._turns = trio.Semaphore(connections_max)
         self._idle: list[_Connection] = []  # the one that was used last at the end
+        self._has_idle = trio.Event()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises AttemptError. The response must be closed."""
@@ -72,11 +78,28 @@ class KeptConnections(httpx.AsyncBaseTransport):
         while self._idle:
             self._idle.pop().line.close()
 
+    async def close_expired(self) -> None:
+        """Closes, for ever, what nobody has used for so long; without it, that waits for its next
+        use, and each takes one of the files that a process may have open.
+        """
+        while True:
+            await self._has_idle.wait()
+            now_s = trio.current_time()
+            for connection in self._idle:
+                if connection.expires_at <= now_s:
+                    connection.line.close()
+            self._idle = [one for one in self._idle if one.expires_at > now_s]
+            if self._idle:
+                await trio.sleep_until(min(one.expires_at for one in self._idle))
+            else:
+                self._has_idle = trio.Event()
+
     def give_back(self, connection: _Connection, *, again: bool) -> None:
         """The answer has been read, or nobody wants the rest of it."""
         if again:
-            connection.expires_at = trio.current_time() + _KEEP_ALIVE_S
+            connection.expires_at = min(trio.current_time() + _KEEP_ALIVE_S, connection.retires_at)
             self._idle.append(connection)
+            self._has_idle.set()
         else:
             connection.line.close()
         self._turns.release()
@@ -107,6 +130,7 @@ class _Connection:
         self.line = line
         self.address = address
         self.expires_at = 0.0
+        self.retires_at = trio.current_time() + _AGE_MAX_S
         self._origin = _origin(url)
 
     def serves(self, url: httpx.URL) -> bool:
@@ -126,14 +150,39 @@ class _Exchange(httpx.AsyncByteStream):
         self._connection = connection
         self._stream = connection.line.stream
         self._part = b""
+        self._sent = False
         self._closed = False
 
     async def begin(self, request: bytes) -> None:
-        """Sends the request, and returns when the head of the answer is there."""
+        """Sends the request, and returns when the head of the answer is there.
+
+        What is refused before it has been sent is sent no further: RFC 9112, section 9.5. A 2xx is
+        no reason to keep the rest back, since some receivers answer first and read then.
+        """
+        if len(request) <= _AT_ONCE_BYTES:
+            await self._send(request)
+            await self._hear()
+            return
+        failed = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, request)
+            try:
+                await self._hear()
+            except AttemptError as error:
+                failed = error
+            if failed or self.answer.status >= _REDIRECT:
+                nursery.cancel_scope.cancel()
+        if failed:
+            raise failed
+
+    async def _send(self, request: bytes) -> None:
         try:
             await self._stream.send_all(request)
+            self._sent = True
         except trio.BrokenResourceError:
             pass  # who says no and hangs up amid a long request has answered
+
+    async def _hear(self) -> None:
         answer = self.answer
         while not answer.status:
             if answer.fault is not None:
@@ -156,7 +205,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._kept.give_back(self._connection, again=self.answer.again)
+            self._kept.give_back(self._connection, again=self.answer.again and self._sent)
 
     async def _read(self) -> bytes:
         is_plain = self.answer.status and not self.answer.is_in_chunks

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
+import trustme
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.outcomes import ErrorKind
@@ -33,8 +35,18 @@ LARGE_BYTES = 16 << 20
 HOOK = "http://127.0.0.1:{}/hook"
 
 
-def connections(at_most: int = 4) -> KeptConnections:
-    return KeptConnections(Guard(LOOPBACK, system_look_up(), TRUSTING_NOBODY), at_most)
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a receiver, and of a sender who trusts it."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    return server, client
+
+
+def connections(at_most: int = 4, tls: ssl.SSLContext | None = None) -> KeptConnections:
+    return KeptConnections(Guard(LOOPBACK, system_look_up(), tls or TRUSTING_NOBODY), at_most)
 
 
 def request_to(receiver: Receiver | int, url: str = HOOK) -> httpx.Request:
@@ -125,6 +137,48 @@ async def test_a_connection_is_kept_for_four_seconds(
         assert receiver.connections == expected
 
 
+@pytest.mark.parametrize(("posts", "expected"), [(29, 1), (31, 2)])
+async def test_a_busy_connection_is_kept_for_a_minute(
+    posts: int, expected: int, autojump_clock: MockClock
+) -> None:
+    """Else the name of a receiver with a webhook every few seconds is never looked up again."""
+    autojump_clock.autojump_threshold = 0.02
+    async with listening(answering(*[OK] * posts)) as receiver, connections() as kept:
+        for _ in range(posts):
+            await ask(kept, request_to(receiver))
+            await trio.sleep(2)
+        assert receiver.connections == expected
+
+
+async def test_what_is_not_used_again_is_closed(autojump_clock: MockClock) -> None:
+    """Each in its time, and without a next request: open files are counted."""
+    autojump_clock.autojump_threshold = 0.02
+    ended: list[float] = []
+
+    async def handler(stream: Stream) -> None:
+        while await request_from(stream):
+            await trio.sleep(1)
+            await stream.send_all(OK)
+        ended.append(trio.current_time())
+
+    async with (
+        listening(handler) as receiver,
+        connections() as kept,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(kept.close_expired)
+        for _ in range(2):
+            ended.clear()
+            began = trio.current_time()
+            async with trio.open_nursery() as asking:
+                for _ in range(3):
+                    asking.start_soon(ask, kept, request_to(receiver))
+            await ask(kept, request_to(receiver))
+            await trio.sleep(10)
+            assert [round(at - began) for at in ended] == [5, 5, 6]
+        nursery.cancel_scope.cancel()
+
+
 async def test_another_receiver_has_another_connection() -> None:
     """A changed URL is dialled, whatever is kept; the old connection is closed."""
     async with (
@@ -179,11 +233,77 @@ async def test_who_refuses_amid_a_long_request_is_heard() -> None:
 
     async with listening(handler) as receiver, connections() as kept:
         for number in (1, 2):
-            request = request_to(receiver)
-            request.headers["Content-Length"] = str(LARGE_BYTES)
-            request.stream = httpx.ByteStream(b"a" * LARGE_BYTES)
-            assert await ask(kept, request) == (413, b"no")
+            assert await ask(kept, long_request_to(receiver)) == (413, b"no")
             assert receiver.connections == number
+
+
+def long_request_to(receiver: Receiver) -> httpx.Request:
+    request = request_to(receiver)
+    request.headers["Content-Length"] = str(LARGE_BYTES)
+    request.stream = httpx.ByteStream(b"a" * (LARGE_BYTES - 1) + b"z")
+    return request
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_who_refuses_without_reading_is_heard(
+    autojump_clock: MockClock, *, encrypted: bool
+) -> None:
+    """429 before the body: it says when to come back, and that is not when the deadline is over."""
+    autojump_clock.autojump_threshold = 0.02
+    server, client = contexts() if encrypted else (None, None)
+
+    async def handler(stream: Stream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(b"HTTP/1.1 429 Later\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n")
+        await trio.sleep_forever()
+
+    async with listening(handler, server) as receiver, connections(tls=client) as kept:
+        for number in (1, 2):
+            request = long_request_to(receiver)
+            if encrypted:
+                request.url = request.url.copy_with(scheme="https")
+            with trio.fail_after(10):
+                assert await ask(kept, request) == (429, b"")
+            assert receiver.connections == number, "half a request stands before the next one"
+
+
+async def test_who_accepts_before_reading_gets_all() -> None:
+    """Some receivers answer first; what they said yes to is theirs."""
+
+    async def handler(stream: Stream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(OK)
+        data = b""
+        while not data.endswith(b"z"):
+            data = bytes(await stream.receive_some(1 << 20))
+        assert await request_from(stream)
+        await stream.send_all(OK)
+
+    async with listening(handler) as receiver, connections() as kept:
+        assert await ask(kept, long_request_to(receiver)) == (200, b"ok")
+        assert await ask(kept, request_to(receiver)) == (200, b"ok")
+        assert receiver.connections == 1
+
+
+async def test_a_failure_amid_a_long_request_is_one_failure() -> None:
+    """And no group of them, whether it ends by itself or is cut."""
+
+    async def handler(stream: Stream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(b"no HTTP\r\n\r\n")
+        await trio.sleep_forever()
+
+    async with listening(handler) as receiver, connections(at_most=1) as kept:
+        for _ in range(2):
+            with pytest.raises(AttemptError, match="Parse Error"):
+                await ask(kept, long_request_to(receiver))
+
+    async def silent(_: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with listening(silent) as receiver, connections() as kept:
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.05):
+            await ask(kept, long_request_to(receiver))
 
 
 async def test_the_address_is_known_as_soon_as_it_is_dialled() -> None:
