@@ -1,4 +1,4 @@
-"""Certificates of the receivers that are dialled: those that hold, those that do not, handshakes."""
+"""Certificates of receivers that are dialled: what holds, what does not, and handshakes."""
 
 from __future__ import annotations
 
