@@ -36,14 +36,14 @@ from meterd.edge.api import make_app
 from meterd.edge.certificates import server_context, validity
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
-from meterd.edge.limits import BodyBudget, Limits
+from meterd.edge.limits import FILES_MAX, BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
 from meterd.log_lines import set_log_level, set_up_logging
-from meterd.machine import Machine
+from meterd.machine import Machine, open_files_allowed
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
@@ -224,6 +224,13 @@ def serve(source: ConfigSource) -> int:
     refused: list[MeterdError] = []
     exit_code = 0
     tune_interpreter()
+    if (files := open_files_allowed(FILES_MAX)) < FILES_MAX:
+        _log.warning(
+            "few open files allowed: with very many clients and slow receivers, some are refused;"
+            " raise ulimit -Hn",
+            allowed=files,
+            needed=FILES_MAX,
+        )
     try:
         trio.run(_serve_until_told, source, config)
     except* StoreGoneError as failed:

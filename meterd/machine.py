@@ -6,6 +6,7 @@ memory, receivers that hang (``tests/simulation``).
 
 from __future__ import annotations
 
+import resource
 import secrets
 import socket
 import ssl
@@ -64,6 +65,19 @@ class Machine:
     def senders(self) -> OpenSender:
         """What opens connections to receivers."""
         return partial(open_sender, tls=ssl.create_default_context())
+
+
+def open_files_allowed(needed: int) -> int:
+    """Raises this process's limit of open files to that, as far as it may; what the limit is then.
+
+    The usual soft limit of 1024 is for programs that use select; the hard one is for all.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def threads(at_once: int) -> Hop:

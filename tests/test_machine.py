@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,27 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.edge.limits import UNREAD_BYTES_MAX
 from meterd.machine import Machine, threads
 from tests.daemon_bench import configured
+from tests.daemon_process import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "allowed", "left"),
+    [(1024, 4096, 2000, 2000), (1024, 1500, 1500, 1500), (3000, 4096, 2000, 3000)],
+)
+def test_as_many_files_as_may_be(soft: int, hard: int, allowed: int, left: int) -> None:
+    """The limit is raised, never lowered, and never beyond what the machine grants."""
+    program = (
+        "import resource; from meterd.machine import open_files_allowed as allow;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
+        "print(allow(2000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(allowed), str(left)]
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-ENDPOINTS_MAX: Final = 64  # each has up to 8 connections, and 1024 open files is the usual limit
+ENDPOINTS_MAX: Final = 64  # each has up to SLOTS_MAX connections, and one for a test
 ENDPOINT_ID_MAX: Final = 64  # as ``identifier`` takes them
 NETWORKS_MAX: Final = 32
 MASK: Final = "***"

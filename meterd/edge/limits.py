@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from meterd.domain.endpoints import ENDPOINTS_MAX, SLOTS_MAX
 from meterd.domain.errors import OverloadedError
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ SERVING_STOP_MAX_S = 7.0
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one front door grants its clients."""
 
-    # The usual soft limit is 1024 open files: 128 stay for the store, the log and the deliveries.
+    # 1024 open files is the usual limit where a start may not raise it: ``FILES_MAX``. 128 of them
+    # are left for the store, the log and a few receivers.
     connections_max: int = 896
     # One address may take more than half, because a reverse proxy is one address, but not all.
     connections_per_peer_max: int = 512
@@ -170,3 +172,7 @@ class Pace:
     def record(self, waited_s: float, received_bytes: int) -> None:
         earned_s = received_bytes / self._bytes_per_s_min
         self.left_s = max(0.0, min(self._stall_s, self.left_s - waited_s + earned_s))
+
+
+# All clients, a connection for each slot and test of every endpoint, and the store, the log, pipes.
+FILES_MAX = Limits().connections_max + ENDPOINTS_MAX * (SLOTS_MAX + 1) + 128
