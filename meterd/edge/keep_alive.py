@@ -83,16 +83,18 @@ class KeptConnections(httpx.AsyncBaseTransport):
         use, and each takes one of the files that a process may have open.
         """
         while True:
+            self._has_idle = trio.Event()
             await self._has_idle.wait()
-            now_s = trio.current_time()
-            for connection in self._idle:
-                if connection.expires_at <= now_s:
-                    connection.line.close()
-            self._idle = [one for one in self._idle if one.expires_at > now_s]
-            if self._idle:
-                await trio.sleep_until(min(one.expires_at for one in self._idle))
-            else:
-                self._has_idle = trio.Event()
+            # Not sooner, or each request to a busy receiver would wake this task.
+            await trio.sleep(_KEEP_ALIVE_S)
+            while self._idle:
+                now_s = trio.current_time()
+                for connection in self._idle:
+                    if connection.expires_at <= now_s:
+                        connection.line.close()
+                self._idle = [one for one in self._idle if one.expires_at > now_s]
+                if self._idle:
+                    await trio.sleep_until(min(one.expires_at for one in self._idle))
 
     def give_back(self, connection: _Connection, *, again: bool) -> None:
         """The answer has been read, or nobody wants the rest of it."""
