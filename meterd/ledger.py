@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # So far are an endpoint's deliveries counted: a dead one may have millions.
 COUNTED_MAX: Final = 10_000
+# Attempts of one delivery: ten times as many as a schedule commonly has.
+ATTEMPTS_AT_ONCE: Final = 100
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -131,7 +133,8 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
 
 
 class DeliveryHistory(msgspec.Struct, frozen=True):
-    """A delivery with the attempts that the log still has, the earliest first.
+    """A delivery with up to ATTEMPTS_AT_ONCE of the ``kept`` attempts that the log still has, the
+    earliest first.
 
     ``endpoint`` is the state of its endpoint, ``batch`` the id of the batch that it is in, and
     ``behind`` that of the delivery of its customer, or of one in its batch, that goes first or is
@@ -143,6 +146,7 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
     endpoint: EndpointState
     behind: str | None = None
     batch: str | None = None
+    kept: int = 0
 
 
 class EndpointSummary(msgspec.Struct, frozen=True):
@@ -287,8 +291,8 @@ class Ledger(Protocol):
     ) -> DeliveryPlace | None:
         """What to ask for the next page with, as its ``after``, if more follow this one."""
 
-    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
-        """The delivery of that id, if there is one."""
+    async def delivery(self, delivery_id: str, *, skip: int = 0) -> DeliveryHistory | None:
+        """The delivery of that id, if there is one, with its last attempts but so many."""
 
     async def endpoints(self) -> list[EndpointSummary]:
         """Every endpoint that has, or had, deliveries or a state, by id; configured or not."""

@@ -307,6 +307,23 @@ class DeliveryConformance:
         await close_ended(bench, rules(PeriodType.DAILY, endpoints=("billing", "crm")))
         assert len({delivery.id for delivery in await delivery_states(bench)}) == 4
 
+    async def test_a_hundred_attempts_are_read_at_once(self, bench: Bench) -> None:
+        """The last ones, and those before as far as one asks; how many there are is told."""
+        await close_hour(bench, "acme")
+        (begun,) = (await bench.ledger.claim("billing", limit=9)).deliveries
+        settled = settle_attempt(begun, Outcome(), CLOSE_MS, Fraction(0))
+        made = tuple(
+            Attempt("billing", begun.sequence, number, CLOSE_MS + number, None, Outcome())
+            for number in range(1, 251)
+        )
+        await bench.ledger.settle([settled], list(made))
+        read = {0: made[150:], 100: made[50:150], 200: made[:50], 249: made[:1], 250: (), 999: ()}
+        for skip, expected in read.items():
+            history = await bench.ledger.delivery(begun.id, skip=skip)
+            assert history is not None
+            assert tuple(one.attempt for one in history.attempts) == expected, skip
+            assert history.kept == 250
+
     async def test_attempts_are_kept_until_they_are_pruned(self, bench: Bench) -> None:
         """Those begun before then, and no others."""
         await close_hour(bench, "acme")

@@ -22,6 +22,7 @@ from meterd.domain.deliveries import (
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.periods import Period, period_at
 from meterd.ledger import (
+    ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
     AggregationPlace,
     DeliveryHistory,
@@ -70,7 +71,7 @@ class ModelDeliveries(ABC):
         found = self._found(query, after)
         return place_of_delivery(found[limit - 1]) if len(found) > limit else None
 
-    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
+    async def delivery(self, delivery_id: str, *, skip: int = 0) -> DeliveryHistory | None:
         """See ``Ledger.delivery``."""
         await trio.lowlevel.checkpoint()
         delivery = self._deliveries.get(delivery_id)
@@ -92,14 +93,17 @@ class ModelDeliveries(ABC):
         if before == delivery and in_air:
             before = in_air[0]
         is_behind = delivery in waiting and before != delivery and delivery not in in_air
+        attempts.sort(key=lambda attempt: attempt.number)
+        end = max(len(attempts) - skip, 0)
         return DeliveryHistory(
             delivery,
             tuple(
                 LoggedAttempt(attempt, attempt.number)
-                for attempt in sorted(attempts, key=lambda attempt: attempt.number)
+                for attempt in attempts[max(end - ATTEMPTS_AT_ONCE, 0) : end]
             ),
             self._endpoints.get(delivery.endpoint_id, EndpointState()),
             before.id if is_behind else None,
+            kept=len(attempts),
         )
 
     async def endpoints(self) -> list[EndpointSummary]:

@@ -77,6 +77,7 @@ def history_document(history: DeliveryHistory, endpoint: Hold | None) -> bytes:
             "batch": history.batch,
             "body": delivery.body.decode(),
             "bodySha256": sha256,
+            "attemptsKept": history.kept,
             "attemptLog": [
                 _logged_document(one, delivery.body if one.attempt.body_sha256 == sha256 else None)
                 for one in history.attempts

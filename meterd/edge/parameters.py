@@ -34,6 +34,7 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 100_000
 _INSTANT_LIMIT_MS: Final = 253_370_764_800_000  # the year 9999: calendars end with it
 _SEQUENCE_DIGITS_MAX: Final = 18
+_SKIP_DIGITS_MAX: Final = 6
 
 
 class UnfitParameterError(Exception):
@@ -95,6 +96,16 @@ class Parameters:
         except ValueError:
             names = ", ".join(DeliveryStatus)
             raise UnfitParameterError(f"status must be one of: {names}") from None
+
+    def skip(self) -> int:
+        text = self.text("skip")
+        if text is None:
+            return 0
+        if not (text.isascii() and text.isdigit() and len(text) <= _SKIP_DIGITS_MAX):
+            raise UnfitParameterError(
+                "skip must be a whole number: how many of the last attempts to leave out"
+            )
+        return int(text)
 
     def after_sequence(self) -> int | None:
         text = self.text("afterSequence")

@@ -1,4 +1,6 @@
-"""Every attempt that was made, until it is too old or the log too large."""
+"""Every attempt that was made, until it is too old, the log too large, or the delivery's thousand
+next ones were made.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,13 @@ if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
 
 _PAGE_BYTES: Final = 4096
+# A receiver that asks to come back each second is asked 86,400 times a day, and spends nothing.
+OF_DELIVERY_MAX: Final = 1000
 
 
 def write(txn: Transaction, attempt: Attempt) -> None:
-    """In the transaction that settles it."""
+    """In the transaction that settles it. One that was made so many before it is forgotten."""
+    _forget(txn, attempt.endpoint_id, attempt.sequence, attempt.number - OF_DELIVERY_MAX)
     key = keys.attempt_key(attempt.endpoint_id, attempt.sequence, attempt.number)
     txn.put("attempts", key, records.encode(attempt))
     txn.put("attempts_by_time", attempt.begun_ms.to_bytes(8, "big") + key, b"")
@@ -50,6 +55,16 @@ def prune(txn: Transaction, *, before_ms: int, bytes_max: int, limit: int) -> in
         txn.delete("attempts", key[8:])
         forgotten += 1
     return forgotten
+
+
+def _forget(txn: Transaction, endpoint_id: str, sequence: int, number: int) -> None:
+    if number < 1:
+        return
+    key = keys.attempt_key(endpoint_id, sequence, number)
+    if (found := txn.get("attempts", key)) is not None:
+        begun_ms = records.decode_attempt(found).begun_ms
+        txn.delete("attempts_by_time", begun_ms.to_bytes(8, "big") + key)
+        txn.delete("attempts", key)
 
 
 def _begun_ms(by_time: bytes) -> int:

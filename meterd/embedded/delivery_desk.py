@@ -61,9 +61,9 @@ class DeliveryDesk(ABC):
             lambda txn: delivery_queries.deliveries_page_end(txn, parts, query, limit, after)
         )
 
-    async def delivery(self, delivery_id: str) -> DeliveryHistory | None:
+    async def delivery(self, delivery_id: str, *, skip: int = 0) -> DeliveryHistory | None:
         """See ``Ledger.delivery``."""
-        return await self._read(lambda txn: delivery_queries.read_history(txn, delivery_id))
+        return await self._read(lambda txn: delivery_queries.read_history(txn, delivery_id, skip))
 
     async def endpoints(self) -> list[EndpointSummary]:
         """See ``Ledger.endpoints``."""

@@ -26,6 +26,7 @@ from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
 from meterd.embedded import attempt_log, batches, keys, lines, outbox, records
 from meterd.ledger import (
+    ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
     DeliveryHistory,
     DeliveryPlace,
@@ -60,18 +61,21 @@ def deliveries_page_end(
     return place_of_delivery(behind_page[0]) if len(behind_page) == 2 else None
 
 
-def read_history(txn: Transaction, delivery_id: str) -> DeliveryHistory | None:
+def read_history(txn: Transaction, delivery_id: str, skip: int = 0) -> DeliveryHistory | None:
     """See ``Ledger.delivery``."""
     delivery = outbox.find(txn, delivery_id)
     if delivery is None:
         return None
     batch = None if delivery.is_batch else batches.batch_of(txn, delivery)
+    attempts = _attempts(txn, delivery)
+    end = max(len(attempts) - skip, 0)
     return DeliveryHistory(
         delivery,
-        tuple(_attempts(txn, delivery)),
+        tuple(attempts[max(end - ATTEMPTS_AT_ONCE, 0) : end]),
         outbox.endpoint_state(txn, delivery.endpoint_id),
         _behind(txn, delivery, batch),
         None if batch is None else batch.id,
+        len(attempts),
     )
 
 

@@ -212,6 +212,20 @@ async def test_the_stream_has_what_was_sent() -> None:
 # -- one delivery ---------------------------------------------------------------------------------
 
 
+async def test_the_last_attempts_are_left_out_on_demand() -> None:
+    """And what is no number of them is named."""
+    async with serving() as api:
+        [waiting] = await closed(api, "c")
+        async with delivering(api):
+            path = f"/deliveries/{waiting['id']}"
+            found = await ok(api, "GET", f"{path}?skip=1")
+            assert (found["attemptsKept"], found["attemptLog"]) == (1, [])
+            assert len((await ok(api, "GET", f"{path}?skip="))["attemptLog"]) == 1
+            error = "skip must be a whole number: how many of the last attempts to leave out"
+            for unfit in ("-1", "1.5", "ten", "1234567", "\u0661"):
+                assert error_of(await api.ask("GET", f"{path}?skip={unfit}")) == (400, error)
+
+
 async def test_a_delivery_with_its_attempts() -> None:
     """What was sent and what came back, without a secret; the body is that which was signed."""
     async with serving() as api:
@@ -224,6 +238,7 @@ async def test_a_delivery_with_its_attempts() -> None:
         assert found["bodySha256"] == hashlib.sha256(body).hexdigest()
         assert found["lastError"] == "HTTP 500: Internal Server Error"
         [attempt] = found["attemptLog"]
+        assert found["attemptsKept"] == 1
         curl = attempt.pop("curl")
         sent = dict(attempt.pop("requestHeaders"))
         assert attempt == {

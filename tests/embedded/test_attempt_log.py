@@ -11,11 +11,14 @@ from meterd.domain.deliveries import Attempt, Delivery
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.embedded import attempt_log
+from meterd.embedded.attempt_log import OF_DELIVERY_MAX
 from meterd.embedded.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from meterd.embedded.transaction import Transaction
 
 LARGE = 1 << 40
 
@@ -67,6 +70,21 @@ def test_a_delivery_has_its_own_in_order(store: Store) -> None:
     assert left(store, 1) == [1, 2, 256]
     assert left(store, 2) == [1]
     assert left(store, 3) == []
+
+
+def test_the_last_thousand_of_a_delivery(store: Store) -> None:
+    """A receiver that asks to come back each second spends no attempt, and is asked for ever."""
+
+    def write_many(txn: Transaction) -> None:
+        for number in range(1, OF_DELIVERY_MAX + 4):
+            attempt_log.write(txn, attempt(1, number, number))
+            attempt_log.write(txn, attempt(1, number, number))  # as it is told twice
+
+    write(store, attempt(2, 1, 1))
+    store.write(write_many)
+    assert left(store, 1) == list(range(4, OF_DELIVERY_MAX + 4))
+    assert left(store, 2) == [1]
+    assert prune(store, before_ms=LARGE, limit=2000) == OF_DELIVERY_MAX + 1
 
 
 def test_what_is_too_old_is_forgotten(store: Store) -> None:
