@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -20,7 +21,6 @@ from meterd.domain.reachable import Address, refusal
 from meterd.edge.failures import AttemptError, broken
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
     from meterd.domain.endpoints import Endpoint
@@ -129,7 +129,8 @@ class Guard:
         except trio.BrokenResourceError as error:
             under.socket.close()
             raise broken("TLS handshake", error, ErrorKind.TLS) from error
-        except ValueError as error:  # what a resolver knows need not be a name for TLS
+        # What a resolver knows need not be a name for TLS.
+        except (ValueError, ssl.SSLError) as error:
             under.socket.close()
             raise AttemptError(ErrorKind.TLS, f"TLS handshake failed: {error}") from error
         except BaseException:

@@ -18,6 +18,7 @@ from meterd.edge.certificates import HTTP2
 from meterd.edge.framing import Phase, Refusal, RequestFramer
 from meterd.edge.http2_frames import GOAWAY, FrameAllowance
 from meterd.edge.limits import PIECE_BYTES, Drip, Limits, Pace
+from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -267,6 +268,8 @@ class GuardedStream:
                 await trio.sleep(self._drip.rest_s)
             try:
                 data = await self.transport.receive_some()
+                if self._drip.rest_s and data:
+                    data += read_all_now(self.transport) or b""
             except trio.ClosedResourceError:  # by ``expire``
                 data = self.transport.read_now() or b""
             except trio.BrokenResourceError:
@@ -280,7 +283,7 @@ class GuardedStream:
             return
         self._received_all = not data
         self.active_at = trio.current_time()
-        self._drip.record(len(data))
+        self._drip.record(self.active_at - began_at, len(data))
         if self._framer.phase is Phase.BODY:
             self.pace.record(self.active_at - began_at, len(data))
         elif self._framer.phase is Phase.HEAD and not self._framer.buffered:

@@ -36,6 +36,7 @@ SENT_AHEAD_BYTES = 4 * UNREAD_BYTES_MAX
 # Honest clients send a head and a body, or each of both in two.
 _SMALL_PIECE_BYTES = 128
 _SMALL_PIECES_MAX = 4
+_AT_ONCE_S = 0.001
 
 # After the graceful deadline the application still says good-bye (lifespan shutdown).
 APPLICATION_STOP_S = 2.0
@@ -149,8 +150,9 @@ class Drip:
         self._rest_s = rest_s
         self._small_pieces = 0
 
-    def record(self, received_bytes: int) -> None:
-        is_small = received_bytes < _SMALL_PIECE_BYTES
+    def record(self, waited_s: float, received_bytes: int) -> None:
+        """What came at once was sent with the piece before: over TLS a record is one."""
+        is_small = received_bytes < _SMALL_PIECE_BYTES and waited_s > _AT_ONCE_S
         self._small_pieces = self._small_pieces + 1 if is_small else 0
 
     @property

@@ -31,6 +31,7 @@ from meterd.edge.plain_request import (
     parse_plain_head,
 )
 from meterd.edge.problems import BROKEN, ON_EVERY_ANSWER, overloaded
+from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,15 +218,16 @@ class PlainLane:
                 await trio.sleep(min(drip.rest_s, pace.left_s))
             try:
                 await transport.wait_readable()
-                data = transport.read_now()
+                data = read_all_now(transport)
             except trio.ClosedResourceError:
                 data = b""
             # Nothing yet is possible too: part of a TLS record, which takes its time like silence.
             piece = data or b""
             pieces.append(piece)
             missing -= len(piece)
-            drip.record(len(piece))
-            pace.record(trio.current_time() - waiting_since, len(piece))
+            waited_s = trio.current_time() - waiting_since
+            drip.record(waited_s, len(piece))
+            pace.record(waited_s, len(piece))
             if data == b"":
                 wire.pace = pace
                 break

@@ -76,6 +76,14 @@ class Transport(Protocol):
         """Only the connection's own task may."""
 
 
+def read_all_now(transport: Transport) -> bytes | None:
+    """As ``read_now``, but of all records that have come over TLS, about a piece at most."""
+    data = transport.read_now()
+    while data and len(data) < PIECE_BYTES and (more := transport.read_now()):
+        data += more
+    return data
+
+
 class SocketTransport:
     """A connection without TLS."""
 

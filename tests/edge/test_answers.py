@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from meterd.domain.outcomes import ErrorKind
@@ -121,6 +121,8 @@ BODIES = st.sampled_from([b"", b"ok", b"okk", b"2\r\nok\r\n0\r\n\r\n", LINE])
 def test_both_ways_read_the_same(line: bytes, fields: list[bytes], body: bytes, cut: int) -> None:
     """Of every answer, good or bad: status, reason, fields, body, end, and what is wrong."""
     data = b"\r\n".join([line, *fields, b"", body])
+    # What follows an answer that has no body is seen only if it comes with the answer's end.
+    assume(cut != len(data) - len(body))
     assert facts(read(data, b"")) == facts(read(data[:cut], data[cut:], b""))
 
 

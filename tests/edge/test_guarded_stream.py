@@ -115,6 +115,7 @@ async def test_who_drips_is_read_once_a_second(mock_clock: MockClock) -> None:
     """After some bytes alone, the next ones are left in the socket until they are many."""
     async with pair() as held:
         for byte in GET[:5]:
+            await pass_time(mock_clock, 0.01)
             await held.client_sends(bytes([byte]))
         await pass_time(mock_clock, 0.5)
         await held.client_sends(GET[5:])

@@ -59,6 +59,14 @@ def test_small_pieces_one_after_another_are_a_drip() -> None:
     drip = Drip(1.0)
     rests = []
     for received_bytes in (127, 1, 1, 1, 1, 1, 128, 1, 1, 1, 1, 0):
-        drip.record(received_bytes)
+        drip.record(0.01, received_bytes)
         rests.append(drip.rest_s)
     assert rests == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_what_comes_at_once_is_no_drip() -> None:
+    """However small the records are that it was put into."""
+    drip = Drip(1.0)
+    for _ in range(100):
+        drip.record(0.0001, 1)
+    assert drip.rest_s == 0

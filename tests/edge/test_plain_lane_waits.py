@@ -43,6 +43,7 @@ async def test_a_body_that_drips_is_read_once_a_second(mock_clock: MockClock) ->
     whole = request(EVENT)
     async with lane(fast=True, limits=Limits()) as fast, await fast.door.connect() as client:
         for end in range(-7, -1):
+            mock_clock.jump(0.01)
             await client.send(whole[:-7] if end == -7 else whole[end - 1 : end])
             await wait_all_tasks_blocked(0.05)
         await client.send(whole[-2:])
