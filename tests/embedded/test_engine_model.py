@@ -191,15 +191,15 @@ class EngineAndModel(RuleBasedStateMachine):
     def retry_beside_one_in_the_air(self, endpoint: str, rounds: int, times: int) -> None:
         """Of each customer, something earlier, impatiently; then as much as is due is claimed."""
         for _ in range(rounds):
-            self.claim(endpoint, 12)
+            self.claim(endpoint, 12, None)
             if self.claimed:
                 self.settle(Outcome(), Fraction(0))
-        self.claim(endpoint, 12)
+        self.claim(endpoint, 12, None)
         begun = [one.customer_id for one in self.claimed.values() if one.endpoint_id == endpoint]
         self.happened["retries beside one in the air"] += bool(begun)
 
         self.both(partial(ask_for_earliest, endpoint_id=endpoint, customers=begun, times=times))
-        self.claim(endpoint, 12)
+        self.claim(endpoint, 12, None)
 
     @rule(
         endpoint=ENDPOINTS | st.just("new"),
