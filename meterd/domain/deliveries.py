@@ -34,8 +34,6 @@ UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
 # Sequences are less, numbers of batches are not.
 BATCH: Final = 1 << 63
-# So many of the batches that a delivery was in are known: a day's, of a delivery sent every hour.
-BATCHES_KEPT: Final = 24
 
 
 class DeliveryStatus(StrEnum):
@@ -219,7 +217,7 @@ def as_batch(delivery: Delivery, batch: Delivery) -> Delivery:
         dry_run=batch.dry_run,
         last_error=batch.last_error or delivery.last_error,
         last_attempt_ms=batch.last_attempt_ms or delivery.last_attempt_ms,
-        batches=(*delivery.batches, membership)[-BATCHES_KEPT:],
+        batches=(*delivery.batches, membership),
     )
 
 
