@@ -65,7 +65,7 @@ def _live(seed: int, count: int, mutant: str | None) -> Tally:
     tally = _Counted.tally
     try:
         run_state_machine_as_test(machine, settings=told)
-    except Exception as broken:  # noqa: BLE001 - whatever it is, it is what is looked for
+    except BaseException as broken:  # noqa: BLE001 - a pool never hears of a worker that died of it
         notes = "\n".join(getattr(broken, "__notes__", ()))
         tally.find(f"hypothesis seed {seed}: {broken!r}\n{notes}", wrong=1)
     return tally
