@@ -17,7 +17,8 @@ import msgspec
 import structlog
 import trio
 
-from meterd.domain.deliveries import Attempt, settle_attempt, withdrawn
+from meterd.domain.counts import outcome_class
+from meterd.domain.deliveries import Attempt, DeliveryStatus, settle_attempt, withdrawn
 from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from meterd.domain.config import Config
+    from meterd.domain.counts import AttemptCounts
     from meterd.domain.deliveries import Delivery
     from meterd.domain.endpoint_states import Change
     from meterd.domain.endpoints import Endpoint
@@ -74,7 +76,7 @@ class OpenSender(Protocol):
 class Surroundings(NamedTuple):
     """What all workers have in common; ``below`` gives a random number less than that one, and
     ``settled`` is told which endpoint's deliveries have been, after how many attempts.
-    ``standings`` are those of all endpoints that ever had a worker: the next goes on from there.
+    ``standings`` and ``counts`` are of all that ever had a worker: the next goes on from there.
     """
 
     ledger: Ledger
@@ -84,6 +86,7 @@ class Surroundings(NamedTuple):
     below: Callable[[int], int]
     settled: Callable[[str, int], None]
     standings: dict[str, Standing]
+    counts: AttemptCounts
 
 
 class _Wakes(NamedTuple):
@@ -147,6 +150,11 @@ class EndpointWorker:
     def is_failing(self) -> bool:
         """Whether the endpoint gets one attempt at a time, and pauses between them."""
         return self._standing.breaker.is_open
+
+    @property
+    def is_down(self) -> bool:
+        """Whether that is so of all deliveries, and not only of those that failed before."""
+        return self._standing.breaker.is_down
 
     async def probe(self) -> tuple[Delivery, Attempt]:
         """Sends a test message at once, whatever else waits or keeps the endpoint from getting any.
@@ -279,6 +287,8 @@ class EndpointWorker:
                 self._jitter(),
                 self._endpoint.schedule_ms,
             )
+            if settled.status is DeliveryStatus.PARKED:
+                self._around.counts.parked[settled.endpoint_id] += len(settled.sequences)
             tell_settled(settled, outcome, self._standing.held_until_ms)
             await self._settle(settled, attempt, change)
         else:
@@ -335,6 +345,7 @@ class EndpointWorker:
         """
         now_ms = self._clock.now_ms()
         self.statistics = self.statistics.after(outcome, now_ms)
+        self._around.counts.attempts[asked.id, outcome_class(outcome)] += 1
         before = self._standing
         self._standing = before.after(asked, outcome, now_ms, is_repeat=delivery.has_failed)
         tell_change(before, self._standing)
