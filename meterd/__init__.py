@@ -104,6 +104,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       pages            long answers, a page at a time
       routes           what routes have in common
       holds            why a delivery is not sent, and what ends that
+      metric_families  what is measured, as Prometheus names it
+      metrics          gathers what is measured
       delivery_documents  deliveries, attempts and webhooks as the API shows them
       replay_request   what a replay asks for
       delivery_api     the routes of deliveries and webhooks

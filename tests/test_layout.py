@@ -26,6 +26,7 @@ HOMES = {
     "h11": {"edge.answers"},
     "click": {"cli", "options", "upkeep", "tables", "delivery_commands", "webhook_commands"},
     "rich": {"upkeep", "tables", "delivery_commands"},
+    "prometheus_client": {"edge.metrics", "edge.metric_families"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}
