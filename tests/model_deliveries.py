@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from meterd.domain.aggregations import Aggregation, completed_body
 from meterd.domain.deliveries import (
-    Attempt,
     Delivery,
     DeliveryStatus,
     delivery_id,
-    first_attempt,
-    numbered,
-    once_more,
 )
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.periods import Period, period_at
@@ -35,22 +30,20 @@ from meterd.ledger import (
     place_of,
     place_of_delivery,
 )
+from tests.model_outbox import ModelOutbox, closing_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meterd.domain.aggregations import Aggregation
 
-class ModelDeliveries(ABC):
+
+class ModelDeliveries(ModelOutbox, ABC):
     """See ``ledger.Ledger``."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
-        self._clock_ms = clock_ms
+        super().__init__(clock_ms)
         self._aggregations: dict[tuple[str, Period], Aggregation] = {}
-        self._deliveries: dict[str, Delivery] = {}
-        self._endpoints: dict[str, EndpointState] = {}
-        self.attempts: list[Attempt] = []
-        self._made = 0
-        self._more_made = trio.Event()
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -198,31 +191,6 @@ class ModelDeliveries(ABC):
             ),
             key=lambda one: order(place_of_delivery(one)),
         )
-
-    def _send_again(self, name: str, now_ms: int) -> None:
-        self._deliveries[name] = once_more(self._deliveries[name], now_ms)
-
-    def _make(self, aggregation: Aggregation, endpoint_id: str, now_ms: int) -> None:
-        """A delivery of the aggregation, made no earlier than the endpoint's last one."""
-        state = self._endpoints.get(endpoint_id, EndpointState())
-        body, due_ms = completed_body(aggregation), self._clock_ms()
-        made = first_attempt(aggregation, endpoint_id, body, now_ms, due_ms)
-        earlier = reversed(self._deliveries.values())
-        last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)
-        made = msgspec.structs.replace(made, created_ms=max(now_ms, last_ms))
-        self._deliveries[made.id] = numbered(made, state.next_sequence)
-        self._endpoints[endpoint_id] = msgspec.structs.replace(
-            state, next_sequence=state.next_sequence + 1
-        )
-
-    def _wake(self, made: int) -> None:
-        self._made += made
-        self._more_made.set()
-        self._more_made = trio.Event()
-
-
-def closing_order(delivery: Delivery) -> tuple[Period, int]:
-    return delivery.period, delivery.revision
 
 
 def order_of_customers(customer_id: str) -> tuple[int, bytes]:
