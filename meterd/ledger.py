@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from meterd.domain.admission import USUAL, Admission
 from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.deliveries import Attempt, Delivery, DeliveryStatus
 from meterd.domain.endpoint_states import EndpointState
@@ -185,15 +186,23 @@ class Ledger(Protocol):
         """
 
     async def append(
-        self, events: Sequence[UsageEvent], *, partial: bool = False
+        self,
+        events: Sequence[UsageEvent],
+        *,
+        partial: bool = False,
+        admission: Admission = USUAL,
     ) -> list[Recorded]:
-        """Stores the events and counts them in their totals; an outcome for each, in order.
+        """Stores the events and counts them in the totals of the periods in which they happened; an
+        outcome for each, in order.
 
         Returns when they are durable, all in one transaction; ``first`` and ``last`` follow the
-        order given. An event whose customer and idempotency key were stored before is stored and
-        counted no more: which is decided, and the key taken, in the transaction of the event. If
-        one conflicts nothing is stored, unless ``partial``. Raises OverloadedError, with nothing
-        stored, past the engine's limits.
+        times at which events happened, then the order given. Those of a closed period are late: it
+        is to be revised. ``admission`` says which times are taken.
+
+        An event whose customer and idempotency key were stored before is stored and counted no
+        more: which is decided, and the key taken, in the transaction of the event. If one is
+        refused nothing is stored, unless ``partial``. Raises OverloadedError, with nothing stored,
+        past the engine's limits.
         """
 
     async def events(
@@ -227,6 +236,25 @@ class Ledger(Protocol):
 
         For each customer, the closed aggregation and its deliveries become durable together, and
         once; repeated after a crash, it does what is left. In bounded memory.
+        """
+
+    def past_events(self) -> int:
+        """How many appends brought events of an hour that was over, since the engine started."""
+
+    async def wait_past_events(self, beyond: int) -> None:
+        """Returns when ``past_events`` is greater: there may be periods to close, or to revise."""
+
+    async def late_since_ms(self) -> int | None:
+        """Since when the first of the periods that are to be revised is: when the first late event
+        of it came. Not of events that came just now.
+        """
+
+    async def revise(self, rules: ClosingRules, *, until_ms: int) -> int:
+        """Publishes anew every closed period that has late events since that moment or before; how
+        many aggregations that made.
+
+        For each customer and period the revision and its deliveries become durable together, and
+        once. In bounded memory.
         """
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from meterd.domain.admission import USUAL, Admission, Late
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
 from meterd.domain.errors import OverloadedError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.idempotency import Recorded
 from meterd.domain.operations import Operation
 from meterd.domain.periods import RANK, Period, PeriodType, period_at
+from meterd.embedded.closing import CLOSED_AT_ONCE
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -49,6 +51,9 @@ class ModelLedger(ModelDeliveries):
         super().__init__(clock_ms)
         self._log: list[StoredEvent] = []
         self._closed: set[Period] = set()
+        # Since when each customer's closed periods are to be revised.
+        self._late: dict[tuple[str, Period], int] = {}
+        self._past_events = 0
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event nor within what is closed."""
@@ -59,7 +64,11 @@ class ModelLedger(ModelDeliveries):
         """See ``Ledger.require_room``."""
 
     async def append(
-        self, events: Sequence[UsageEvent], *, partial: bool = False
+        self,
+        events: Sequence[UsageEvent],
+        *,
+        partial: bool = False,
+        admission: Admission = USUAL,
     ) -> list[Recorded]:
         """See ``Ledger.append``."""
         await trio.lowlevel.checkpoint()
@@ -69,15 +78,93 @@ class ModelLedger(ModelDeliveries):
         whole = list(self._log)
         outcomes = []
         for event in events:
-            outcomes.append(_outcome(event, self._log))
-            if outcomes[-1] is Recorded.RECORDED:
+            outcome = _outcome(event, self._log)
+            if outcome is Recorded.RECORDED:
+                outcome = self._refusal(event, now_ms, admission) or outcome
+            outcomes.append(outcome)
+            if outcome is Recorded.RECORDED:
                 event_id = Stamp(now_ms, len(self._log), nonce=0).id()
                 self._log.append(StoredEvent(event_id, event, now_ms))
-        if Recorded.CONFLICT in outcomes and not partial:
+        fine = {Recorded.RECORDED, Recorded.DUPLICATE}
+        if not fine.issuperset(outcomes) and not partial:
             self._log = whole
             withheld = {Recorded.RECORDED: Recorded.WITHHELD}
             return [withheld.get(outcome, outcome) for outcome in outcomes]
+        new = self._log[len(whole) :]
+        for stored in new:
+            for period in self._late_periods(happened_ms(stored)):
+                self._late.setdefault((stored.event.customer_id, period), now_ms)
+        hour = period_at(PeriodType.HOURLY, now_ms)
+        self._past_events += any(happened_ms(stored) < hour.start_ms for stored in new)
         return outcomes
+
+    def _refusal(self, event: UsageEvent, now_ms: int, admission: Admission) -> Recorded | None:
+        if event.timestamp_ms is None:
+            return None
+        ago_ms = now_ms - event.timestamp_ms
+        if ago_ms > admission.past_ms:
+            return Recorded.TOO_OLD
+        if -ago_ms > admission.future_ms:
+            return Recorded.TOO_NEW
+        is_late = bool(self._late_periods(event.timestamp_ms))
+        return Recorded.TOO_LATE if is_late and admission.late is Late.REJECT else None
+
+    def _late_periods(self, instant_ms: int) -> list[Period]:
+        """Those around that moment that are closed, with events in them or without."""
+        last = max(self._closed, default=None)
+        around = [period_at(kind, instant_ms) for kind in PeriodType]
+        return [period for period in around if last is not None and period <= last]
+
+    def past_events(self) -> int:
+        """See ``Ledger.past_events``."""
+        return self._past_events
+
+    async def wait_past_events(self, beyond: int) -> None:
+        """See ``Ledger.wait_past_events``: nobody waits for a model's."""
+        assert self._past_events > beyond
+
+    def closed_hours(self) -> list[Period]:
+        """Those that had events, in order."""
+        return sorted(one for one in self._closed if one.type is PeriodType.HOURLY)
+
+    async def late_since_ms(self) -> int | None:
+        """See ``Ledger.late_since_ms``."""
+        await trio.lowlevel.checkpoint()
+        return min(self._late.values(), default=None)
+
+    async def revise(self, rules: ClosingRules, *, until_ms: int) -> int:
+        """See ``Ledger.revise``."""
+        await trio.lowlevel.checkpoint()
+        now_ms, made = self.now_ms(), 0
+        for customer_id, period in self._revised_in_order(until_ms):
+            del self._late[customer_id, period]
+            earlier = self._aggregations.get((customer_id, period))
+            was_closed = earlier is not None and earlier.closed
+            if earlier is None or not was_closed:
+                by = rules.operations if period.type in rules.published else {}
+            else:
+                closed_by = {name: figure.operation for name, figure in earlier.figures.items()}
+                by = {**rules.operations, **closed_by}
+            figures = self._figures(customer_id, period, by)
+            if figures == (earlier.figures if earlier and was_closed else {}):
+                continue
+            revised = Aggregation(
+                customer_id,
+                period.type,
+                period.start_ms,
+                earlier.revision + 1 if earlier and was_closed else FIRST_REVISION,
+                True,
+                earlier.created_ms if earlier else now_ms,
+                now_ms,
+                figures,
+                rules.endpoints,
+            )
+            self._aggregations[customer_id, period] = revised
+            for endpoint_id in revised.endpoints:
+                self._make(revised, endpoint_id, now_ms, earlier if was_closed else None)
+            self._wake(len(revised.endpoints))
+            made += 1
+        return made
 
     async def events(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
@@ -108,6 +195,7 @@ class ModelLedger(ModelDeliveries):
                     for delivery in self._deliveries.values()
                     if delivery.endpoint_id == endpoint_id
                     and _place_of(delivery) == _place_of(aggregation)
+                    and delivery.revision == aggregation.revision
                 ),
             )
             for aggregation in self._aggregations_matching(query, after)[:limit]
@@ -124,10 +212,11 @@ class ModelLedger(ModelDeliveries):
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
         await trio.lowlevel.checkpoint()
+        last = max(self._closed, default=None)
         periods = {
-            period_at(kind, stored.received_ms) for stored in self._log for kind in PeriodType
+            period_at(kind, happened_ms(stored)) for stored in self._log for kind in PeriodType
         }
-        return min(periods - self._closed, default=None)
+        return min((one for one in periods if last is None or one > last), default=None)
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """See ``Ledger.close``."""
@@ -161,6 +250,22 @@ class ModelLedger(ModelDeliveries):
             len({stored.event.customer_id for stored in self._log}),
             len(self._log),
         )
+
+    def _revised_in_order(self, until_ms: int) -> list[tuple[str, Period]]:
+        """A portion at a time of those late the longest; in it each customer's together."""
+
+        def place(one: tuple[str, Period]) -> tuple[int, int, int, int, bytes]:
+            customer_id, period = one
+            part, name = order_of_customers(customer_id)
+            return self._late[one], part, period.rank, period.start_ms, name
+
+        late = sorted((one for one, ms in self._late.items() if ms <= until_ms), key=place)
+        found = []
+        for start in range(0, len(late), CLOSED_AT_ONCE):
+            portion = late[start : start + CLOSED_AT_ONCE]
+            for customer_id in dict.fromkeys(customer_id for customer_id, _ in portion):
+                found += sorted(one for one in portion if one[0] == customer_id)
+        return found
 
     def _matching(self, query: EventQuery, before: bytes | None) -> list[StoredEvent]:
         return sorted(
@@ -202,7 +307,7 @@ class ModelLedger(ModelDeliveries):
             return Closed()
         created = updated = 0
         for customer_id in {stored.event.customer_id for stored in self._log}:
-            figures = self._figures(customer_id, period, rules)
+            figures = self._figures(customer_id, period, rules.operations)
             if not figures:
                 continue
             is_closed = period in self._closed
@@ -222,18 +327,20 @@ class ModelLedger(ModelDeliveries):
             )
         return Closed(created, updated)
 
-    def _figures(self, customer_id: str, period: Period, rules: ClosingRules) -> dict[str, Figure]:
+    def _figures(
+        self, customer_id: str, period: Period, operations: dict[str, Operation]
+    ) -> dict[str, Figure]:
         figures = {}
-        for event_type, operation in rules.operations.items():
+        for event_type, operation in operations.items():
             counted = sorted(
                 (
                     stored
                     for stored in self._log
                     if stored.event.customer_id == customer_id
                     and stored.event.event_type == event_type
-                    and period.start_ms <= stored.received_ms < period.end_ms
+                    and period.start_ms <= happened_ms(stored) < period.end_ms
                 ),
-                key=lambda stored: stored.id,
+                key=lambda stored: (happened_ms(stored), stored.id),
             )
             if counted:
                 result = read([stored.event.value for stored in counted], operation)
@@ -251,8 +358,13 @@ def _outcome(event: UsageEvent, log: list[StoredEvent]) -> Recorded:
     return Recorded.RECORDED
 
 
-def _content(event: UsageEvent) -> tuple[str, Decimal, object]:
-    return event.event_type, event.value, json.loads(event.metadata)
+def _content(event: UsageEvent) -> tuple[object, ...]:
+    return event.event_type, event.value, json.loads(event.metadata), event.timestamp_ms
+
+
+def happened_ms(stored: StoredEvent) -> int:
+    said_ms = stored.event.timestamp_ms
+    return stored.received_ms if said_ms is None else said_ms
 
 
 def read(values: list[Decimal], operation: Operation) -> Decimal:

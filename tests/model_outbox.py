@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from meterd.domain.aggregations import completed_body
+from meterd.domain.aggregations import completed_body, revised_body
 from meterd.domain.deliveries import (
     Attempt,
     Delivery,
@@ -143,10 +143,18 @@ class ModelOutbox:
     def _send_again(self, name: str, now_ms: int) -> None:
         self._deliveries[name] = once_more(self._deliveries[name], now_ms)
 
-    def _make(self, aggregation: Aggregation, endpoint_id: str, now_ms: int) -> None:
+    def _make(
+        self,
+        aggregation: Aggregation,
+        endpoint_id: str,
+        now_ms: int,
+        earlier_one: Aggregation | None = None,
+    ) -> None:
         """A delivery of the aggregation, made no earlier than the endpoint's last one."""
         state = self._endpoints.get(endpoint_id, EndpointState())
         body, due_ms = completed_body(aggregation), self._clock_ms()
+        if earlier_one is not None:
+            body = revised_body(aggregation, earlier_one)
         made = first_attempt(aggregation, endpoint_id, body, now_ms, due_ms)
         earlier = reversed(self._deliveries.values())
         last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)

@@ -5,14 +5,17 @@ when a day closes, to its week, month and year. So an event costs the same howev
 configured, a period that is configured later is complete from its first hour, and hourly totals are
 there for ever. A longer period's totals at this moment are its own and those of its open parts.
 
+An event may come when its hour is closed. Then it is counted in the hour and in every period that
+the hour was handed up to, and each of these that is closed is published once more, as a revision,
+after a while (``revise``).
+
 An account is pure: it decides on totals that it is given (``restore``) and says what changed
 (``Change``). Who calls it reads, writes, and keeps the order of calls.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,10 +25,13 @@ from meterd.domain.aggregations import (
     aggregate,
     completed_body,
     figures_digest,
+    revise,
+    revised_body,
 )
-from meterd.domain.deliveries import Delivery, first_attempt
-from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.domain.receipts import BLOCK_EVENTS
+from meterd.domain.changes import Change
+from meterd.domain.deliveries import first_attempt
+from meterd.domain.hierarchy import NOTHING_CLOSED, takers
+from meterd.domain.periods import Period, PeriodType
 from meterd.domain.totals import (
     NOTHING,
     PeriodTotals,
@@ -37,41 +43,13 @@ from meterd.domain.totals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from meterd.domain.receipts import Receipt
-
-# Whom a closed period hands its totals to. Weeks do not fit into months, so days are what all
-# longer periods are made of.
-HANDS_UP_TO: Final[dict[PeriodType, tuple[PeriodType, ...]]] = {
-    PeriodType.HOURLY: (PeriodType.DAILY,),
-    PeriodType.DAILY: (PeriodType.WEEKLY, PeriodType.MONTHLY, PeriodType.YEARLY),
-    PeriodType.WEEKLY: (),
-    PeriodType.MONTHLY: (),
-    PeriodType.YEARLY: (),
-}
 
 
 # What an account is made of holds no cycles, and there may be 100,000 of them: nothing of it is for
 # the garbage collector to walk over (``gc=False``; no lists or tuples, but for a moment).
-
-
-class Change(msgspec.Struct, gc=False):
-    """What one customer's decisions change on disk: all of it together, or nothing.
-
-    ``blocks`` has the ids of those that hold events counted, one behind another, by event type.
-    ``first_received_ms`` is when the first of them came, where the customer may be new: these are
-    its first events in an hour.
-    """
-
-    customer_id: str
-    first_received_ms: int | None = None
-    blocks: dict[str, bytearray] = {}
-    totals: dict[Period, PeriodTotals] = {}
-    aggregations: dict[Period, Aggregation] = {}
-    # Whose snapshot is all there was to publish, and is not any more.
-    withdrawn: tuple[Period, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -118,30 +96,43 @@ class Account(msgspec.Struct, eq=False, gc=False):
         """Takes in hand what is stored of the period, None where nothing is."""
         self._totals[period] = totals or NOTHING
 
-    def append(self, receipt: Receipt, offsets: Sequence[int]) -> None:
-        """Counts the receipt's events at these offsets, which go up, in its hour.
+    def append(
+        self, receipt: Receipt, offsets: Sequence[int], closed_until_ms: Mapping[PeriodType, int]
+    ) -> None:
+        """Counts the receipt's events at these offsets, which go up, in their hours.
 
-        The hour must not be closed, unless these events are counted in it: an event counts once,
-        also when it is read again from the log.
+        Those of a closed hour are late: its ``takers``, and theirs, must be in hand too. Before
+        ``closed_until_ms`` whatever is not stored is closed. An event counts once, also when it is
+        read again from the log.
         """
-        counting = self._count_in(receipt.hour)
-        if receipt.last_id <= counting.through:
+        if not receipt.is_dated:
+            by_type = receipt.by_type(offsets)
+            if self._count_in(receipt.hour, receipt, by_type):
+                self._changing().note_blocks(receipt, by_type)
             return
-        assert not counting.closed, (
-            f"{self.customer_id}: an event came for the closed hour {receipt.hour.key}"
+        has_counted = False
+        for hour, places in receipt.by_hour(offsets).items():
+            by_type = receipt.by_type(places)
+            if self.is_closed(hour, closed_until_ms):
+                is_new = self._count_late(hour, receipt, by_type, closed_until_ms)
+            else:
+                is_new = self._count_in(hour, receipt, by_type)
+            if is_new and hour != receipt.hour:
+                self._changing().note_dated_blocks(hour, receipt, by_type)
+            has_counted |= is_new
+        if has_counted:
+            self._changing().note_blocks(receipt, receipt.by_type(offsets))
+
+    def is_closed(
+        self, period: Period, closed_until_ms: Mapping[PeriodType, int] = NOTHING_CLOSED
+    ) -> bool:
+        """Whether what comes for that period, which is in hand, is late."""
+        if self._counting is not None and self._counting.hour is period:
+            return self._counting.closed
+        totals = self._totals[period]
+        return totals.closed or (
+            totals is NOTHING and period.end_ms <= closed_until_ms[period.type]
         )
-        if not counting.by_type and self._changing().first_received_ms is None:
-            self._changing().first_received_ms = receipt.received_ms
-        counting.through = receipt.last_id
-        counting.has_counted = True
-        if len(offsets) == 1:
-            self._count(counting, receipt, receipt.events[offsets[0]].event_type, offsets)
-            return
-        by_type: defaultdict[str, list[int]] = defaultdict(list)
-        for offset in offsets:
-            by_type[receipt.events[offset].event_type].append(offset)
-        for event_type, places in by_type.items():
-            self._count(counting, receipt, event_type, places)
 
     def close(
         self,
@@ -153,19 +144,19 @@ class Account(msgspec.Struct, eq=False, gc=False):
     ) -> Aggregation | None:
         """Closes a period whose parts are all closed, once; a second call changes nothing.
 
-        The longer periods named by ``takers`` must be in hand too. The aggregation, if one is
-        published, and its deliveries enter the same change as the totals handed up. ``stored`` is
-        the period's aggregation on disk, a snapshot. Deliveries are due at ``due_ms``, else now.
+        The longer periods named by ``takers`` must be in hand too, and theirs where one of them is
+        closed, as it may be where the period had no events until others of them were.
+
+        The aggregation, if one is published, and its deliveries enter the same change as the totals
+        handed up. ``stored`` is the period's aggregation on disk, a snapshot. Deliveries are due at
+        ``due_ms``, else now.
         """
         self._put_counted()
         totals = self._totals[period]
         if totals.closed or not totals.by_type:
             return None
         for taker in takers(period):
-            before = self._totals[taker]
-            assert not before.closed, f"{self.customer_id}: {taker.key} closed before {period.key}"
-            by_type = merge_types(before.by_type, totals.by_type)
-            self._put(taker, PeriodTotals(closed=False, by_type=by_type))
+            self._hand_in(taker, totals.by_type, now_ms)
         closed = self._aggregate(period, totals, rules, stored, closed=True, now_ms=now_ms)
         published = b"" if closed is None else figures_digest(closed)
         self._put(period, msgspec.structs.replace(totals, closed=True, published=published))
@@ -181,6 +172,38 @@ class Account(msgspec.Struct, eq=False, gc=False):
                 for endpoint in closed.endpoints
             )
         return closed
+
+    def revise(
+        self,
+        period: Period,
+        rules: ClosingRules,
+        now_ms: int,
+        stored: Aggregation | None,
+        due_ms: int | None = None,
+    ) -> Aggregation | None:
+        """Publishes anew what late events have changed, as the next revision after ``stored``, the
+        aggregation on disk; see ``close``.
+        """
+        totals = self._totals[period]
+        if not totals.late_since_ms:
+            return None
+        change = self._changing()
+        if change.late.pop(period, None) is None:
+            change.revised[period] = totals.late_since_ms
+        earlier = self._aggregations.get(period, stored)
+        made = revise(self.customer_id, period, totals, rules, now_ms=now_ms, earlier=earlier)
+        published = totals.published if made is None else figures_digest(made)
+        self._put(period, msgspec.structs.replace(totals, published=published, late_since_ms=0))
+        if made is not None:
+            self._aggregations[period] = change.aggregations[period] = made
+            body = completed_body(made)
+            if earlier is not None and earlier.closed:
+                change.superseded += (earlier,)
+                body = revised_body(made, earlier)
+            change.deliveries += tuple(
+                first_attempt(made, endpoint, body, now_ms, due_ms) for endpoint in made.endpoints
+            )
+        return made
 
     def snapshot(
         self,
@@ -249,39 +272,86 @@ class Account(msgspec.Struct, eq=False, gc=False):
             self._changing().aggregations[period] = made
         return made
 
-    def _count_in(self, hour: Period) -> _Counting:
+    def _count_in(
+        self, hour: Period, receipt: Receipt, by_type: Mapping[str, Sequence[int]]
+    ) -> bool:
+        """Counts these events in the hour, which is open, unless they are counted in it."""
         counting = self._counting
         if counting is None or counting.hour is not hour:
             self._put_counted()
             before = self._totals[hour]
             counting = _Counting(hour, dict(before.by_type), before.through, before.closed)
             self._counting = counting
-        return counting
+        if receipt.last_id <= counting.through:
+            return False
+        assert not counting.closed, f"{self.customer_id}: an event came for the closed {hour.key}"
+        if not counting.by_type:
+            self._note_first(receipt)
+        counting.through = receipt.last_id
+        counting.has_counted = True
+        for event_type, offsets in by_type.items():
+            found = counting.by_type.get(event_type)
+            if found is not None and len(offsets) == 1:
+                offset = offsets[0]
+                value, at = receipt.events[offset].value, receipt.position(offset)
+                totals = counted(found, value, at)
+            else:
+                added = _totals_of(receipt, offsets)
+                totals = added if found is None else merge(found, added)
+            counting.by_type[event_type] = totals
+        return True
 
-    def _count(
-        self, counting: _Counting, receipt: Receipt, event_type: str, offsets: Sequence[int]
+    def _count_late(
+        self,
+        hour: Period,
+        receipt: Receipt,
+        by_type: Mapping[str, Sequence[int]],
+        closed_until_ms: Mapping[PeriodType, int],
+    ) -> bool:
+        """The same in an hour that is closed, and in all periods that it was handed up to."""
+        self._put_counted()
+        before = self._totals[hour]
+        if receipt.last_id <= before.through:
+            return False
+        if not before.by_type:
+            self._note_first(receipt)
+        added = {
+            event_type: _totals_of(receipt, offsets) for event_type, offsets in by_type.items()
+        }
+        self._hand_in(hour, added, receipt.received_ms, closed_until_ms)
+        counted_in = self._totals[hour]
+        self._put(hour, msgspec.structs.replace(counted_in, through=receipt.last_id))
+        return True
+
+    def _hand_in(
+        self,
+        period: Period,
+        by_type: dict[str, Totals],
+        since_ms: int,
+        closed_until_ms: Mapping[PeriodType, int] = NOTHING_CLOSED,
     ) -> None:
-        """Counts these events, which are all of that type."""
-        first = offsets[0]
-        before = counting.by_type.get(event_type)
-        blocks = self._blocks(event_type)
-        if len(offsets) > 1:
-            added = _totals_of(receipt, offsets)
-            totals = added if before is None else merge(before, added)
-            numbers = dict.fromkeys([offset // BLOCK_EVENTS for offset in offsets])
-            blocks += b"".join([receipt.blocks[number] for number in numbers])
-        else:
-            at, value = receipt.position(first), receipt.events[first].value
-            totals = totals_of((value,), at, at) if before is None else counted(before, value, at)
-            blocks += receipt.blocks[first // BLOCK_EVENTS]
-        counting.by_type[event_type] = totals
+        """Adds totals of its parts to a period, and where it is closed to those it belongs to."""
+        is_closed = self.is_closed(period, closed_until_ms)
+        before = self._totals[period]
+        late_since_ms = before.late_since_ms
+        if is_closed and not late_since_ms:
+            late_since_ms = self._changing().late[period] = since_ms
+        self._put(
+            period,
+            msgspec.structs.replace(
+                before,
+                closed=is_closed,
+                by_type=merge_types(before.by_type, by_type),
+                late_since_ms=late_since_ms,
+            ),
+        )
+        if is_closed:
+            for taker in takers(period):
+                self._hand_in(taker, by_type, since_ms, closed_until_ms)
 
-    def _blocks(self, event_type: str) -> bytearray:
-        by_type = self._changing().blocks
-        found = by_type.get(event_type)
-        if found is None:
-            found = by_type[event_type] = bytearray()
-        return found
+    def _note_first(self, receipt: Receipt) -> None:
+        if self._changing().first_received_ms is None:
+            self._changing().first_received_ms = receipt.received_ms
 
     def _put_counted(self) -> None:
         """What was counted becomes the hour's totals."""
@@ -301,21 +371,7 @@ class Account(msgspec.Struct, eq=False, gc=False):
 
 def _totals_of(receipt: Receipt, offsets: Sequence[int]) -> Totals:
     """The totals of these events alone."""
+    if receipt.is_dated:
+        offsets = sorted(offsets, key=receipt.position)
     values = [receipt.events[offset].value for offset in offsets]
     return totals_of(values, receipt.position(offsets[0]), receipt.position(offsets[-1]))
-
-
-def takers(period: Period) -> tuple[Period, ...]:
-    """The longer periods that take over this one's totals when it closes."""
-    return tuple(period_at(kind, period.start_ms) for kind in HANDS_UP_TO[period.type])
-
-
-def parts_of(period: Period, candidates: Sequence[Period]) -> tuple[Period, ...]:
-    """Those of the candidates that hand their totals up to this period, or to a day of it."""
-    return tuple(
-        part
-        for part in candidates
-        if part.rank < period.rank
-        and HANDS_UP_TO[part.type]
-        and period_at(period.type, part.start_ms) == period
-    )

@@ -1,7 +1,8 @@
 """A period's totals as they are published: an open snapshot, or closed for good.
 
 The id is made of customer, period type and period key, so closing again, or on another machine,
-makes the same one. A closed aggregation never changes; what comes later is another revision of it.
+makes the same one. A closed aggregation never changes; what comes later is another revision of it,
+whose figures are read as those of the one before were.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meterd.domain.totals import PeriodTotals
 
 FIRST_REVISION: Final = 1
@@ -84,11 +87,7 @@ def aggregate(
     """
     if period.type not in rules.published:
         return None
-    figures = {
-        event_type: Figure(operation, found.read(operation), found.count)
-        for event_type, operation in rules.operations.items()
-        if (found := totals.by_type.get(event_type)) is not None
-    }
+    figures = _figures(totals, rules.operations)
     if not figures:
         return None
     return Aggregation(
@@ -102,6 +101,46 @@ def aggregate(
         figures,
         rules.endpoints if closed else (),
     )
+
+
+def revise(
+    customer_id: str,
+    period: Period,
+    totals: PeriodTotals,
+    rules: ClosingRules,
+    *,
+    now_ms: int,
+    earlier: Aggregation | None,
+) -> Aggregation | None:
+    """What is published of a closed period whose totals have changed; None where that is the same.
+
+    Event types that were published before are read by the operation that they were closed with,
+    others by the rules as they are now. Where nothing was published it is as if the period closed
+    now.
+    """
+    if earlier is None or not earlier.closed:
+        return aggregate(
+            customer_id, period, totals, rules, closed=True, now_ms=now_ms, earlier=earlier
+        )
+    operations = {name: figure.operation for name, figure in earlier.figures.items()}
+    figures = _figures(totals, {**rules.operations, **operations})
+    if figures == earlier.figures:
+        return None
+    return msgspec.structs.replace(
+        earlier,
+        revision=earlier.revision + 1,
+        computed_ms=now_ms,
+        figures=figures,
+        endpoints=rules.endpoints,
+    )
+
+
+def _figures(totals: PeriodTotals, operations: Mapping[str, Operation]) -> dict[str, Figure]:
+    return {
+        event_type: Figure(operation, found.read(operation), found.count)
+        for event_type, operation in operations.items()
+        if (found := totals.by_type.get(event_type)) is not None
+    }
 
 
 def aggregation_id(customer_id: str, period: Period) -> str:
@@ -143,10 +182,25 @@ def completed_body(aggregation: Aggregation) -> bytes:
 
     Contract, section 6: equal to its own re-serialisation by JavaScript.
     """
+    return javascript.encode(_payload("aggregation.completed", aggregation))
+
+
+def revised_body(aggregation: Aggregation, earlier: Aggregation) -> bytes:
+    """The webhook's body of a revision: as ``completed_body``, with what the ``earlier`` said."""
+    payload = _payload("aggregation.revised", aggregation)
+    payload["data"]["previous"] = {
+        "timestamp": format_instant(earlier.computed_ms),
+        **_results(earlier),
+        "revision": earlier.revision,
+        "exact": exact_figures(earlier),
+    }
+    return javascript.encode(payload)
+
+
+def _payload(kind: str, aggregation: Aggregation) -> dict[str, Any]:
     period = aggregation.period
-    figures = aggregation.figures
-    payload: dict[str, Any] = {
-        "type": "aggregation.completed",
+    return {
+        "type": kind,
         "customerId": aggregation.customer_id,
         "period": str(aggregation.period_type),
         "data": {
@@ -154,13 +208,19 @@ def completed_body(aggregation: Aggregation) -> bytes:
             "periodEnd": format_instant(period.last_ms),
             "periodKey": period.key,
             "timestamp": format_instant(aggregation.computed_ms),
-            "events": {name: as_number(figure.value) for name, figure in figures.items()},
-            "eventCounts": {name: figure.count for name, figure in figures.items()},
-            "eventCount": aggregation.event_count,
+            **_results(aggregation),
             "id": aggregation.id,
             "revision": aggregation.revision,
             "exact": exact_figures(aggregation),
         },
         "created": aggregation.computed_ms // 1000,
     }
-    return javascript.encode(payload)
+
+
+def _results(aggregation: Aggregation) -> dict[str, Any]:
+    figures = aggregation.figures
+    return {
+        "events": {name: as_number(figure.value) for name, figure in figures.items()},
+        "eventCounts": {name: figure.count for name, figure in figures.items()},
+        "eventCount": aggregation.event_count,
+    }

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from meterd.domain.addresses import Server, bind_address
+from meterd.domain.admission import USUAL, Admission, Late
 from meterd.domain.credentials import ApiKey, configured_keys, environment_key
 from meterd.domain.durations import format_duration
 from meterd.domain.endpoints import (
@@ -54,7 +55,10 @@ EVENT_TYPES_MAX: Final = 1000  # each has totals in each customer's record
 EVENT_TYPE_NAME_MAX: Final = 100
 UNIT_MAX: Final = 64
 PATH_MAX: Final = 4096  # Linux's PATH_MAX
-GRACE_MAX_MS: Final = 35 * DAY_MS  # as far back as events are accepted; later ones make revisions
+GRACE_MAX_MS: Final = 35 * DAY_MS
+PAST_MAX_MS: Final = 3650 * DAY_MS
+FUTURE_MAX_MS: Final = DAY_MS  # what a clock may be off
+REVISE_AFTER_MAX_MS: Final = 35 * DAY_MS
 ATTEMPTS_KEPT_MAX_MS: Final = 3650 * DAY_MS
 ATTEMPTS_MIB_MAX: Final = 1 << 20
 
@@ -63,6 +67,11 @@ OPTIONS: Final = {
     "": (
         "periods",
         "grace",
+        "accept_past",
+        "accept_future",
+        "late",
+        "revise_after",
+        "idempotency_window",
         "dry_run",
         "log_level",
         "events",
@@ -124,6 +133,9 @@ class Config(msgspec.Struct, frozen=True):
 
     periods: tuple[PeriodType, ...] = ()
     grace_ms: int = 5 * 60_000
+    admission: Admission = USUAL
+    revise_after_ms: int = 60_000
+    idempotency_window_ms: int = 35 * DAY_MS
     dry_run: bool = False
     log_level: LogLevel = LogLevel.INFO
     events: dict[str, EventType] = msgspec.field(default_factory=dict)
@@ -180,9 +192,15 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
     path = storage.option("path", string(at_most=PATH_MAX), _DEFAULT.storage.path)
     environment_holds: ApiKey | None = environment.option("METERD_API_KEY", environment_key, None)
     dry_run = root.option("dry_run", flag, _DEFAULT.dry_run)
+    admission = _admission(root)
     return Config(
         periods=_periods(root),
         grace_ms=root.option("grace", duration(at_most_ms=GRACE_MAX_MS), _DEFAULT.grace_ms),
+        admission=admission,
+        revise_after_ms=root.option(
+            "revise_after", duration(at_most_ms=REVISE_AFTER_MAX_MS), _DEFAULT.revise_after_ms
+        ),
+        idempotency_window_ms=_idempotency_window_ms(root, admission.past_ms),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
         events={
@@ -206,6 +224,26 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
             ),
         ),
     )
+
+
+def _admission(root: Section) -> Admission:
+    return Admission(
+        root.option("accept_past", duration(at_most_ms=PAST_MAX_MS), USUAL.past_ms),
+        root.option("accept_future", duration(at_most_ms=FUTURE_MAX_MS), USUAL.future_ms),
+        root.option("late", one_of(Late), USUAL.late),
+    )
+
+
+def _idempotency_window_ms(root: Section, past_ms: int) -> int:
+    """Never less than events may be old, or one that is repeated could count twice."""
+    shortest_ms = max(past_ms, _DEFAULT.idempotency_window_ms)
+    window_ms: int = root.option(
+        "idempotency_window", duration(at_most_ms=PAST_MAX_MS), shortest_ms
+    )
+    if window_ms < past_ms:
+        past = format_duration(past_ms)
+        root.fault(f"must be at least accept_past, which is {past}", "idempotency_window")
+    return window_ms
 
 
 def _with_tls(section: Section, server: Server) -> Server:
@@ -266,6 +304,11 @@ def public_config(config: Config) -> dict[str, Any]:
         "events": {name: _public_event_type(kind) for name, kind in config.events.items()},
         "webhooks": [public_endpoint(endpoint) for endpoint in config.webhooks],
         "grace": format_duration(config.grace_ms),
+        "accept_past": format_duration(config.admission.past_ms),
+        "accept_future": format_duration(config.admission.future_ms),
+        "late": config.admission.late.value,
+        "revise_after": format_duration(config.revise_after_ms),
+        "idempotency_window": format_duration(config.idempotency_window_ms),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
     }

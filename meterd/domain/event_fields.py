@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from meterd.domain.instants import EXPECTED, parse_instant
+
 CUSTOMER_ID_MAX_BYTES: Final = 256  # LMDB keys hold 511 bytes: customer, event type, time and id
 METADATA_MAX_BYTES: Final = 16 * 1024
 IDEMPOTENCY_KEY_MAX: Final = 255  # characters
@@ -111,6 +113,14 @@ def metadata_text(metadata: Any) -> bytes | str:
     if len(text) > METADATA_MAX_BYTES:
         return f"metadata must be at most {METADATA_MAX_BYTES} bytes of JSON"
     return text
+
+
+def timestamp(value: Any) -> int | str | None:
+    """When the event happened, in milliseconds, None where that was not said; or what is wrong."""
+    if value is ABSENT:
+        return None
+    instant_ms = parse_instant(value) if isinstance(value, str) else None
+    return f"timestamp must be {EXPECTED}" if instant_ms is None else instant_ms
 
 
 class _Written(Decimal):

@@ -29,7 +29,9 @@ from meterd.domain.event_fields import (
     is_missing,
     metadata_text,
     read_json,
+    timestamp,
 )
+from meterd.domain.instants import parse_instant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -49,6 +51,7 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value: Decimal
     metadata: bytes
     idempotency_key: str = ""
+    timestamp_ms: int | None = None
 
 
 class Reason(Enum):
@@ -87,6 +90,7 @@ class _Single(msgspec.Struct, gc=False):
     value: Any
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
     idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    timestamp: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -95,6 +99,7 @@ class _Item(msgspec.Struct, gc=False):
     value: Any
     metadata: msgspec.Raw = msgspec.Raw(b"{}")
     idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    timestamp: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _SINGLE: Final = msgspec.json.Decoder(_Single, float_hook=Decimal)
@@ -166,7 +171,12 @@ def _accept(event_type: str, decoded: _Single, header_key: str) -> UsageEvent | 
         key = header_key
     elif idempotency_key_fault(key) is not None or header_key not in ("", key):
         return None
-    return UsageEvent(customer_id, event_type, number, metadata, key)
+    timestamp_ms = None
+    if decoded.timestamp is not msgspec.UNSET:
+        timestamp_ms = parse_instant(decoded.timestamp)
+        if timestamp_ms is None:
+            return None
+    return UsageEvent(customer_id, event_type, number, metadata, key, timestamp_ms)
 
 
 def _accept_all(
@@ -196,7 +206,14 @@ def _accept_all(
             key = item_key(header_key, place) if header_key else ""
         elif idempotency_key_fault(key) is not None:
             return None
-        events.append(UsageEvent(item.customerId, item.eventType, number, metadata, key))
+        timestamp_ms = None
+        if item.timestamp is not msgspec.UNSET:
+            timestamp_ms = parse_instant(item.timestamp)
+            if timestamp_ms is None:
+                return None
+        events.append(
+            UsageEvent(item.customerId, item.eventType, number, metadata, key, timestamp_ms)
+        )
     return events
 
 
@@ -342,14 +359,17 @@ def _judge(event_type: str, fields: dict[str, Any], default_key: str) -> UsageEv
         details.append(metadata)
     if key is not ABSENT and (fault := idempotency_key_fault(key)):
         details.append(f"idempotencyKey {fault}")
+    timestamp_ms = timestamp(fields.get("timestamp", ABSENT))
+    if isinstance(timestamp_ms, str):
+        details.append(timestamp_ms)
     if details:
         return details
     assert isinstance(customer_id, str)
     assert isinstance(number, Decimal)
     assert isinstance(metadata, bytes)
-    return UsageEvent(
-        customer_id, event_type, number, metadata, default_key if key is ABSENT else key
-    )
+    assert not isinstance(timestamp_ms, str)
+    own_key = default_key if key is ABSENT else key
+    return UsageEvent(customer_id, event_type, number, metadata, own_key, timestamp_ms)
 
 
 def _unknown_event_type(name: str, event_types: Collection[str]) -> str:

@@ -43,8 +43,23 @@ class Recorded(Enum):
     DUPLICATE = auto()
     # Its idempotency key was used before for an event with other content; it is not stored.
     CONFLICT = auto()
-    # Nothing is wrong with it, but it is not stored, because another of its append conflicts.
+    # It says that it happened too long ago, too far ahead, or in a closed hour, where that is
+    # refused (``admission``); it is not stored.
+    TOO_OLD = auto()
+    TOO_NEW = auto()
+    TOO_LATE = auto()
+    # Nothing is wrong with it, but it is not stored, because another of its append is refused.
     WITHHELD = auto()
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the event itself is why it is not stored."""
+        return self in _REFUSALS
+
+
+_REFUSALS: Final = frozenset(
+    {Recorded.CONFLICT, Recorded.TOO_OLD, Recorded.TOO_NEW, Recorded.TOO_LATE}
+)
 
 
 class UsedKey(NamedTuple):
@@ -69,13 +84,14 @@ def judge(
     events: Sequence[UsageEvent],
     name_of: Callable[[UsageEvent], bytes],
     known: Callable[[bytes], bytes | None],
+    admit: Callable[[UsageEvent], Recorded],
     *,
     partial: bool,
 ) -> Judged:
     """``name_of`` names customer and key as one; ``known`` gives the fingerprint of the event that
-    has the name already, if any.
+    has the name already, if any; ``admit`` says whether the time of one that is new is taken.
 
-    Where an event conflicts nothing is new, unless ``partial`` says that the others are wanted.
+    Where an event is refused nothing is new, unless ``partial`` says that the others are wanted.
     """
     here: dict[bytes, bytes] = {}
     outcomes: list[Recorded] = []
@@ -87,15 +103,17 @@ def judge(
             name = name_of(event)
             own = fingerprint(event)
             before = here.get(name) or known(name)
-            if before is None:
+            if before is not None:
+                outcome = Recorded.DUPLICATE if before == own else Recorded.CONFLICT
+            elif (outcome := admit(event)) is Recorded.RECORDED:
                 here[name] = own
                 used.append(UsedKey(len(new), name, own))
-            else:
-                outcome = Recorded.DUPLICATE if before == own else Recorded.CONFLICT
+        elif event.timestamp_ms is not None:
+            outcome = admit(event)
         if outcome is Recorded.RECORDED:
             new.append(event)
         outcomes.append(outcome)
-    if Recorded.CONFLICT in outcomes and not partial:
+    if not partial and any(outcome.is_refusal for outcome in outcomes):
         withheld: list[Recorded] = [
             Recorded.WITHHELD if outcome is Recorded.RECORDED else outcome for outcome in outcomes
         ]
@@ -105,10 +123,12 @@ def judge(
 
 def fingerprint(event: UsageEvent) -> bytes:
     """Equal for equal content: type, value as a number, metadata as JSON, in whatever order, and
-    with its numbers as numbers.
+    with its numbers as numbers, and when it happened, where that was said.
     """
     value = event.value.normalize(_CONTEXT) if event.value else 0  # -0 is 0
     content = f"{event.event_type}\0{value}\0".encode() + _in_order(event.metadata)
+    if event.timestamp_ms is not None:
+        content += f"\0{event.timestamp_ms}".encode()
     return hashlib.blake2b(content, digest_size=FINGERPRINT_BYTES).digest()
 
 

@@ -18,6 +18,10 @@ _ISO: Final = re.compile(
     r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)[.,](\d{1,9}))?([Zz]|[+-]\d\d:?[0-5]\d))?",
     re.ASCII,
 )
+# As JavaScript writes them, and as batches of events are full of them: a quarter of the time.
+_USUAL: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DAY_MS: Final = 86_400_000
 EXPECTED: Final = (
     "an ISO 8601 date (2026-01-14) or an instant with its offset (2026-01-14T00:00:00.000Z)"
 )
@@ -36,11 +40,14 @@ def _to_the_second(seconds: int) -> str:
 
 def parse_instant(text: str) -> int | None:
     """Milliseconds of an ISO 8601 date (its midnight, UTC) or instant; None if it is neither."""
-    matched = _ISO.fullmatch(text)
-    if matched is None:
-        return None
-    date, time, fraction, offset = matched.groups()
     try:
+        if _USUAL.fullmatch(text):
+            since = dt.datetime.fromisoformat(text) - _EPOCH
+            return since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
+        matched = _ISO.fullmatch(text)
+        if matched is None:
+            return None
+        date, time, fraction, offset = matched.groups()
         moment = dt.datetime.fromisoformat(
             f"{date}T{time}{offset.upper()}" if time else f"{date}T00:00:00+00:00"
         )

@@ -133,13 +133,15 @@ class PeriodTotals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     hours, a week, month or year its closed days (see ``account``). ``closed`` is set when the
     period's aggregation is made, and never taken back. ``published`` is then a digest of its
     figures (see ``aggregations``), and empty where nothing was published, or by a meterd that
-    wrote none.
+    wrote none. ``late_since_ms`` is when the first event came that it holds and its
+    aggregation does not, which was published before; 0 where there is none.
     """
 
     closed: bool
     by_type: dict[str, Totals]
     through: bytes = b""
     published: bytes = b""
+    late_since_ms: int = 0
 
 
 NOTHING: Final = PeriodTotals(closed=False, by_type={})

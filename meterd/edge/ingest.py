@@ -29,6 +29,7 @@ from meterd.edge.problems import Answer, answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meterd.domain.admission import Admission
     from meterd.domain.config import Config
     from meterd.domain.events import UsageEvent
     from meterd.edge.readiness import Readiness
@@ -43,6 +44,7 @@ class _EventCaptured(msgspec.Struct, rename="camel", gc=False):
     customer_id: str
 
 
+_CONFLICT: Final = "idempotencyKey was used before for other content"
 _log: Final = structlog.get_logger("api")
 _encode: Final = msgspec.json.Encoder().encode
 _CREATED: Final = HTTPStatus.CREATED  # looked up once: an enumeration's members are slow to find
@@ -80,6 +82,10 @@ class Ingest:
             case Recorded.CONFLICT:
                 self.counts.conflict += 1
                 return problems.CONFLICT
+            case Recorded.TOO_OLD | Recorded.TOO_NEW | Recorded.TOO_LATE as why:
+                self.counts.refused += 1
+                fault = self._config().admission.fault(why)
+                return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(fault))
         self.counts.stored += 1
         return Answer(
             _CREATED, _encode(_EventCaptured("Event captured", event_type, decoded.customer_id))
@@ -103,14 +109,16 @@ class Ingest:
             return outcomes
         self._count(outcomes)
         self.counts.refused += len(decoded.failures)
-        return _captured(decoded, outcomes, lenient)
+        return _captured(decoded, outcomes, lenient, self._config().admission)
 
     def _count(self, outcomes: Sequence[Recorded]) -> None:
         stored = outcomes.count(Recorded.RECORDED)
         self.counts.stored += stored
         if stored < len(outcomes):
             self.counts.duplicate += outcomes.count(Recorded.DUPLICATE)
-            self.counts.conflict += outcomes.count(Recorded.CONFLICT)
+            conflicts = outcomes.count(Recorded.CONFLICT)
+            self.counts.conflict += conflicts
+            self.counts.refused += sum(one.is_refusal for one in outcomes) - conflicts
 
     def _refusal(self) -> Answer | None:
         """Of whatever event, before its body is decoded: under overload refusing must be cheap."""
@@ -126,7 +134,8 @@ class Ingest:
         self, events: Sequence[UsageEvent], *, partial: bool = False
     ) -> list[Recorded] | Answer:
         try:
-            return await self._ledger.append(events, partial=partial)
+            admission = self._config().admission
+            return await self._ledger.append(events, partial=partial, admission=admission)
         except OverloadedError as full:
             return problems.overloaded(str(full))
         except DiskFullError:
@@ -148,10 +157,13 @@ def _repeated(event_type: str, customer_id: str) -> dict[str, Any]:
     }
 
 
-def _captured(batch: Batch, outcomes: Sequence[Recorded], lenient: bool) -> Answer:
+def _captured(
+    batch: Batch, outcomes: Sequence[Recorded], lenient: bool, admission: Admission
+) -> Answer:
     """What was captured by this request or, as ``duplicates`` says of how many, before it."""
-    failures = [*batch.failures, *_conflicts(batch, outcomes)]
-    captured = len(outcomes) - outcomes.count(Recorded.CONFLICT)
+    refused = _refused(batch, outcomes, admission)
+    failures = [*batch.failures, *refused]
+    captured = len(outcomes) - len(refused)
     if failures and not (lenient and captured):
         return problems.refused(some_invalid(captured, failures))
     duplicates = outcomes.count(Recorded.DUPLICATE)
@@ -170,16 +182,18 @@ def _captured(batch: Batch, outcomes: Sequence[Recorded], lenient: bool) -> Answ
     )
 
 
-def _conflicts(batch: Batch, outcomes: Sequence[Recorded]) -> list[dict[str, Any]]:
-    """The items that conflict, by their index in the request."""
-    if Recorded.CONFLICT not in outcomes:
+def _refused(
+    batch: Batch, outcomes: Sequence[Recorded], admission: Admission
+) -> list[dict[str, Any]]:
+    """The items that the ledger does not take, by their index in the request."""
+    if not any(outcome.is_refusal for outcome in outcomes):
         return []
-    refused = {failure["index"] for failure in batch.failures}
-    places = (index for index in count() if index not in refused)
+    invalid = {failure["index"] for failure in batch.failures}
+    places = (index for index in count() if index not in invalid)
     return [
-        {"index": index, "errors": ["idempotencyKey was used before for other content"]}
+        {"index": index, "errors": [admission.fault(outcome) or _CONFLICT]}
         for index, outcome in zip(places, outcomes, strict=False)
-        if outcome is Recorded.CONFLICT
+        if outcome.is_refusal
     ]
 
 

@@ -12,14 +12,15 @@ posted (``recovery``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from meterd.domain.account import Account, Change, parts_of, takers
+from meterd.domain.account import Account
 from meterd.domain.aggregations import Aggregation, ClosingRules
-from meterd.domain.periods import Period
+from meterd.domain.hierarchy import belongs_to, parts_of, takers
+from meterd.domain.periods import Period, PeriodType
 from meterd.domain.receipts import Receipt
 from meterd.embedded import journal
 from meterd.embedded.committer import Committer
@@ -27,14 +28,18 @@ from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
 
 if TYPE_CHECKING:
+    from meterd.domain.changes import Change
     from meterd.embedded.mailbox import Round
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """Count the receipt's events at these offsets: the customer's."""
+    """Count the receipt's events at these offsets, the customer's. Before ``closed_until_ms``
+    periods were closed, or being closed, when they were sent.
+    """
 
     receipt: Receipt
     offsets: Sequence[int]
+    closed_until_ms: Mapping[PeriodType, int]
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -65,7 +70,18 @@ class TakeSnapshot(msgspec.Struct, frozen=True):
     reply: Reply
 
 
-Message = Append | Post | Close | TakeSnapshot
+class Revise(msgspec.Struct, frozen=True):
+    """Publish these periods anew if late events came for them. See ``Close``."""
+
+    periods: tuple[Period, ...]
+    rules: ClosingRules
+    now_ms: int
+    made: list[Aggregation]
+    reply: Reply
+    due_ms: int
+
+
+Message = Append | Post | Close | Revise | TakeSnapshot
 
 
 class Aggregator(msgspec.Struct, eq=False, gc=False):
@@ -126,24 +142,38 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
     def _decide(self, message: Message) -> Reply | None:
         """Decides, and returns who waits for the totals; who sent events waits for the log."""
         match message:
-            case Append(receipt, offsets):
+            case Append(receipt, offsets, closed_until_ms):
                 self.is_used = True
                 self._is_posted = False
-                if self._account.lacks(receipt.hour):
-                    self._take_in_hand(receipt.hour)
-                self._account.append(receipt, offsets)
+                for hour in receipt.by_hour(offsets):
+                    self._take_in_hand(hour)
+                    if receipt.is_dated and self._account.is_closed(hour, closed_until_ms):
+                        self._take_in_hand(*belongs_to(hour))
+                self._account.append(receipt, offsets, closed_until_ms)
                 return None
             case Post():
                 pass
             case Close(period, rules, now_ms, made, due_ms=due_ms):
-                stored = self._take_in_hand(period, *takers(period))
+                self._take_in_hand(period, *takers(period))
+                for taker in takers(period):
+                    if self._account.is_closed(taker):
+                        self._take_in_hand(*takers(taker))
+                stored = self._stored(period)
                 closed = self._account.close(period, rules, now_ms, stored, due_ms)
                 if closed is not None:
                     made.append(closed)
+            case Revise(periods, rules, now_ms, made, due_ms=due_ms):
+                for period in periods:
+                    self._take_in_hand(period)
+                    stored = self._stored(period)
+                    revised = self._account.revise(period, rules, now_ms, stored, due_ms)
+                    if revised is not None:
+                        made.append(revised)
             case TakeSnapshot(periods, open_periods, rules, now_ms, made):
                 for period in periods:
                     parts = parts_of(period, open_periods)
-                    stored = self._take_in_hand(period, *parts)
+                    self._take_in_hand(period, *parts)
+                    stored = self._stored(period)
                     snapshot = self._account.snapshot(period, parts, rules, now_ms, stored)
                     if snapshot is not None:
                         made.append(snapshot.is_first)
@@ -151,12 +181,17 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
                 assert_never(message)
         return message.reply
 
-    def _take_in_hand(self, period: Period, *others: Period) -> Aggregation | None:
-        """Restores what is lacking of all these periods; the first one's aggregation on disk."""
+    def _take_in_hand(self, *periods: Period) -> None:
+        """Restores what is lacking of these."""
         account = self._account
+        lacking = [period for period in periods if account.lacks(period)]
+        if lacking:
+            with self._store.read() as txn:
+                for period in lacking:
+                    found = journal.read_totals(txn, self.part, period, account.customer_id)
+                    account.restore(period, found)
+
+    def _stored(self, period: Period) -> Aggregation | None:
+        """The period's aggregation on disk."""
         with self._store.read() as txn:
-            for each in (period, *others):
-                if account.lacks(each):
-                    found = journal.read_totals(txn, self.part, each, account.customer_id)
-                    account.restore(each, found)
-            return journal.read_aggregation(txn, self.part, period, account.customer_id)
+            return journal.read_aggregation(txn, self.part, period, self._account.customer_id)

@@ -25,7 +25,7 @@ from meterd.embedded.mailbox import Bell, Reply, Round
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from meterd.domain.account import Change
+    from meterd.domain.changes import Change
     from meterd.domain.receipts import Receipt
     from meterd.embedded.mailbox import Decider
     from meterd.embedded.store import Store

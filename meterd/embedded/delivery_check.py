@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from meterd.domain.aggregations import (
     FIRST_REVISION,
     Aggregation,
     aggregation_id,
     completed_body,
+    revised_body,
 )
 from meterd.domain.deliveries import delivery_id, first_attempt, numbered
 from meterd.domain.instants import format_instant
@@ -23,6 +26,7 @@ from meterd.embedded.differences import MISTAKES, NOTHING, Difference, at_key, p
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meterd.domain.deliveries import Delivery
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.differences import Checking
     from meterd.embedded.transaction import Transaction
@@ -46,7 +50,7 @@ class DeliveryCheck:
         self._txn = txn
         self._parts = parts
         self._checking = checking
-        self._found = {"customer_periods": 0, "deliveries": 0, "delivery_ids": 0}
+        self._found = {"customer_periods": 0, "superseded": 0, "deliveries": 0, "delivery_ids": 0}
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of aggregations."""
@@ -62,6 +66,7 @@ class DeliveryCheck:
         self._checking.counts["deliveries pending"] += self._txn.count("outbox_by_customer")
         for table, rest in (
             ("customer_periods", self._other_customer_periods),
+            ("superseded", self._other_revisions),
             ("deliveries", self._other_deliveries),
             ("delivery_ids", self._other_names),
         ):
@@ -86,12 +91,36 @@ class DeliveryCheck:
             yield at_key("customer_periods", index_key, "record", NOTHING, "there")
         else:
             self._found["customer_periods"] += 1
-        body = completed_body(aggregation) if aggregation.endpoints else b""
+        earlier = None
+        for revision in range(FIRST_REVISION, aggregation.revision):
+            name = keys.superseded_key(key, revision)
+            found = self._txn.get("superseded", name)
+            if found is None:
+                yield at_key("superseded", name, "record", NOTHING, "there")
+                earlier = None
+                continue
+            self._found["superseded"] += 1
+            one = records.decode_aggregation(found)
+            if (one.id, one.revision, one.closed) != (aggregation.id, revision, True):
+                yield at_key("superseded", name, "record", f"{one.revision} of {one.id}", "its own")
+            yield from self._deliveries(one, earlier)
+            earlier = one
+        yield from self._deliveries(aggregation, earlier)
+
+    def _deliveries(
+        self, aggregation: Aggregation, earlier: Aggregation | None
+    ) -> Iterator[Difference]:
+        """Of that revision of it, behind the earlier one, if there is one."""
+        if not aggregation.endpoints:
+            return
+        bodies = [completed_body(aggregation)]  # a replay may make it of any revision
+        if earlier is not None:
+            bodies.append(revised_body(aggregation, earlier))
         for endpoint_id in aggregation.endpoints:
-            yield from self._delivery(aggregation, endpoint_id, body)
+            yield from self._delivery(aggregation, endpoint_id, bodies)
 
     def _delivery(
-        self, aggregation: Aggregation, endpoint_id: str, body: bytes
+        self, aggregation: Aggregation, endpoint_id: str, bodies: list[bytes]
     ) -> Iterator[Difference]:
         name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
         key = self._txn.get("delivery_ids", bytes.fromhex(name[4:]))
@@ -110,7 +139,7 @@ class DeliveryCheck:
             return
         self._found["deliveries"] += 1
         stands = records.decode_delivery(payload)
-        should = first_attempt(aggregation, endpoint_id, body, aggregation.computed_ms)
+        should = first_attempt(aggregation, endpoint_id, bodies[-1], aggregation.computed_ms)
         for field in _FIXED:
             one, other = getattr(stands, field), getattr(should, field)
             if one != other:
@@ -119,9 +148,13 @@ class DeliveryCheck:
             made, closed = format_instant(stands.created_ms), format_instant(should.created_ms)
             should_be = f"not before {closed}"
             yield _of(aggregation, "deliveries", f"creation of {name}", made, should_be)
-        its_body = numbered(should, stands.sequence).body
-        if stands.body not in (its_body, body):  # before format 5 it was without its sequence
-            found, other = str(stands.body), str(its_body)
+        # Before format 5 they were without their sequence.
+        its_bodies = [
+            numbered(msgspec.structs.replace(should, body=body), stands.sequence).body
+            for body in bodies
+        ]
+        if stands.body not in (*its_bodies, *bodies):
+            found, other = str(stands.body), str(its_bodies[-1])
             yield _of(aggregation, "deliveries", f"body of {name}", found, other)
 
     def _other_customer_periods(self) -> Iterator[Difference]:
@@ -141,14 +174,7 @@ class DeliveryCheck:
             delivery = records.decode_delivery(payload)
             if delivery.is_batch:
                 continue
-            part = keys.part_of(delivery.customer_id, self._parts)
-            found = self._txn.get(
-                "aggregations",
-                keys.aggregation_key(
-                    part, delivery.period_type, delivery.start_ms, delivery.customer_id
-                ),
-            )
-            aggregation = None if found is None else records.decode_aggregation(found)
+            aggregation = self._revision_of(delivery)
             names = (
                 []
                 if aggregation is None
@@ -163,6 +189,29 @@ class DeliveryCheck:
                 stands = f"there, of {delivery.customer_id} to {delivery.endpoint_id}"
                 should = "nothing: no aggregation has it"
                 yield at_key("deliveries", key, "delivery", stands, should)
+
+    def _revision_of(self, delivery: Delivery) -> Aggregation | None:
+        """The aggregation that it delivers."""
+        part = keys.part_of(delivery.customer_id, self._parts)
+        key = keys.aggregation_key(
+            part, delivery.period_type, delivery.start_ms, delivery.customer_id
+        )
+        found = self._txn.get("aggregations", key)
+        if found is None:
+            return None
+        newest = records.decode_aggregation(found)
+        if newest.revision == delivery.revision:
+            return newest
+        earlier = self._txn.get("superseded", keys.superseded_key(key, delivery.revision))
+        return None if earlier is None else records.decode_aggregation(earlier)
+
+    def _other_revisions(self) -> Iterator[Difference]:
+        for key in self._txn.keys_forward("superseded", b"", b""):
+            found = self._txn.get("aggregations", keys.superseded_by(key))
+            revision = int.from_bytes(key[-4:], "big")
+            if found is None or records.decode_aggregation(found).revision <= revision:
+                should = "nothing: no later revision is there"
+                yield at_key("superseded", key, "record", "there", should)
 
     def _other_names(self) -> Iterator[Difference]:
         for name, key in self._txn.forward("delivery_ids", b"", b""):
@@ -195,13 +244,14 @@ def _figure_faults(aggregation: Aggregation, totals: PeriodTotals | None) -> Ite
     if aggregation.closed != is_closed:
         stands, should = ("closed" if one else "open" for one in (aggregation.closed, is_closed))
         yield _of(aggregation, "aggregations", "state", stands, f"{should}, as its totals")
-    if aggregation.revision != FIRST_REVISION:
+    if aggregation.revision != FIRST_REVISION and not aggregation.closed:
         yield _of(
             aggregation, "aggregations", "revision", str(aggregation.revision), str(FIRST_REVISION)
         )
     if not aggregation.closed and aggregation.endpoints:
         yield _of(aggregation, "aggregations", "endpoints", str(aggregation.endpoints), "none yet")
-    if not (aggregation.closed and totals is not None):
+    # What came late is published a while later.
+    if not aggregation.closed or totals is None or totals.late_since_ms:
         return
     for event_type, figure in aggregation.figures.items():
         found = totals.by_type.get(event_type)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from meterd.domain.endpoint_states import EndpointState
+from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.errors import DiskFullError
-from meterd.embedded import delivery_queries, outbox, replaying
+from meterd.embedded import attempt_log, delivery_queries, keys, outbox, replaying
+from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from meterd.domain.deliveries import Delivery
+    from meterd.domain.deliveries import Attempt, Delivery
+    from meterd.domain.endpoint_states import Change
     from meterd.embedded.committer import Committer, Hop
     from meterd.embedded.store import Store
     from meterd.embedded.transaction import Transaction
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
         Replay,
         Replayed,
     )
+
+# Attempts forgotten in one transaction.
+ATTEMPTS_AT_ONCE: Final = 500
 
 T = TypeVar("T")
 
@@ -127,3 +135,56 @@ class DeliveryDesk(ABC):
                 return work(txn)
 
         return self._read_hop(in_snapshot)
+
+    async def claim(
+        self,
+        endpoint_id: str,
+        *,
+        limit: int,
+        batch: int = 1,
+        url: str = "",
+        repeats_max: int | None = None,
+    ) -> Claim:
+        """See ``Ledger.claim``."""
+        with self._store.read() as txn:
+            has_due = outbox.next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
+        if has_due is None or has_due > self._clock_ms():
+            return Claim([], has_due)
+        # The attempt begins when it is written, which a full disk may put off.
+        return await self._committer.execute(
+            lambda txn: outbox.claim(
+                txn, endpoint_id, limit, self._clock_ms(), batch, url, repeats_max
+            )
+        )
+
+    async def settle(
+        self,
+        deliveries: Sequence[Delivery],
+        attempts: Sequence[Attempt] = (),
+        changes: Sequence[tuple[str, Change]] = (),
+    ) -> None:
+        """See ``Ledger.settle``."""
+        for some, theirs in outbox.in_portions(deliveries, attempts):
+            settled = partial(outbox.settle, deliveries=some, attempts=theirs, changes=changes)
+            await self._committer.execute(settled)
+
+    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
+        """See ``Ledger.prune_attempts``."""
+        with self._store.read() as txn:
+            if not attempt_log.has_to_forget(txn, before_ms=before_ms, bytes_max=bytes_max):
+                return 0
+        return await self._committer.execute(
+            lambda txn: attempt_log.prune(
+                txn, before_ms=before_ms, bytes_max=bytes_max, limit=ATTEMPTS_AT_ONCE
+            )
+        )
+
+    async def endpoint_state(self, endpoint_id: str) -> EndpointState:
+        """See ``Ledger.endpoint_state``."""
+        if not keys.may_be_stored(endpoint_id, ENDPOINT_ID_MAX):
+            return EndpointState()
+        return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
+
+    async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
+        """See ``Ledger.change_endpoint``."""
+        await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))

@@ -14,7 +14,7 @@ from meterd.domain.deliveries import BATCH
 from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.instants import format_instant
-from meterd.domain.periods import PeriodType, period_at
+from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.embedded import keys
 
 if TYPE_CHECKING:
@@ -101,11 +101,20 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
         case "blocks_by_customer":
             customer, event_type, block_id = key[1:].split(keys.END, 2)
             return customer.decode(), "", event_type.decode(), _record_name(block_id)
-        case "totals":
+        case "blocks_by_hour":
+            hour = period_at(PeriodType.HOURLY, int.from_bytes(key[:4], "big") * HOUR_MS)
+            customer, event_type, block_id = key[5:].split(keys.END, 2)
+            block = _record_name(block_id)
+            return customer.decode(), period_name(hour), event_type.decode(), block
+        case "totals" | "late":
             return keys.totals_customer(key), period_name(keys.totals_period(key)), "", ""
         case "aggregations":
             period = period_at(tuple(PeriodType)[key[1]], keys.start_of(key[2:6]))
             return key[6:].decode(), period_name(period), "", ""
+        case "superseded":
+            period = period_at(tuple(PeriodType)[key[1]], keys.start_of(key[2:6]))
+            revision = f"revision {int.from_bytes(key[-4:], 'big')}"
+            return key[6:-5].decode(), period_name(period), "", revision
         case "customer_periods":
             customer, rest = key[1:].split(keys.END, 1)
             period = period_at(tuple(PeriodType)[rest[0]], keys.start_of(rest[1:5]))

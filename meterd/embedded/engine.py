@@ -10,23 +10,20 @@ that steps back cannot bring an event into totals that are final.
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from meterd.domain.endpoint_states import EndpointState
-from meterd.domain.endpoints import ENDPOINT_ID_MAX
+from meterd.domain.admission import USUAL, Admission
 from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
-from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import attempt_log, journal, keys, log, outbox, queries, records, recovery
-from meterd.embedded.aggregator import Append, Close, TakeSnapshot
+from meterd.embedded import journal, keys, log, queries, records, recovery
+from meterd.embedded.aggregator import Append
 from meterd.embedded.ahead import TOLERATED_MS, Ahead
+from meterd.embedded.closing import Closing
 from meterd.embedded.committer import Committer
 from meterd.embedded.delivery_desk import DeliveryDesk
 from meterd.embedded.mailbox import InFlight, Reply
@@ -37,7 +34,6 @@ from meterd.embedded.vital_signs import Backlog, read_vital_signs
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
-    Claim,
     Closed,
     DeliveredAggregation,
     EventQuery,
@@ -46,22 +42,17 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from meterd.domain.aggregations import Aggregation, ClosingRules
-    from meterd.domain.deliveries import Attempt, Delivery
-    from meterd.domain.endpoint_states import Change
+    from meterd.domain.aggregations import ClosingRules
     from meterd.domain.events import UsageEvent
+    from meterd.domain.periods import Period
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
     from meterd.embedded.vital_signs import VitalSigns
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
-# Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
-CLOSED_AT_ONCE: Final = 32
-# Attempts forgotten in one transaction.
-ATTEMPTS_AT_ONCE: Final = 500
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
@@ -81,9 +72,18 @@ class EmbeddedLedger(DeliveryDesk):
         self._in_flight = InFlight(EVENTS_IN_FLIGHT_MAX)
         self._posting = Posting(self._committer, self._registry, self._used_keys)
         self._ahead = Ahead()
-        self._closing = trio.Lock()
+        self._closing = Closing(
+            store,
+            self._committer,
+            self._registry,
+            self._posting,
+            read=self._read,
+            clock_ms=now_ms,
+            dated=self._dated,
+        )
+        self._past_events = 0
+        self._past_waited_for = trio.lowlevel.ParkingLot()
         with store.read() as txn:
-            self._floor_ms = journal.floor_ms(txn)
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
         self.started = trio.Event()
 
@@ -136,10 +136,14 @@ class EmbeddedLedger(DeliveryDesk):
         return ahead_ms if ahead_ms > TOLERATED_MS else 0
 
     def _dated(self, clock_ms: int) -> int:
-        return max(clock_ms, self._floor_ms, self._last.received_ms)
+        return max(clock_ms, self._closing.floor_ms, self._last.received_ms)
 
     async def append(
-        self, events: Sequence[UsageEvent], *, partial: bool = False
+        self,
+        events: Sequence[UsageEvent],
+        *,
+        partial: bool = False,
+        admission: Admission = USUAL,
     ) -> list[Recorded]:
         """See ``Ledger.append``."""
         if not events:
@@ -149,7 +153,7 @@ class EmbeddedLedger(DeliveryDesk):
             raise OverloadedError(_TOO_MANY)
         reply = Reply(1, self._in_flight, len(events), may_go=True)
         try:
-            judged = self._judge(events, partial=partial)
+            judged = self._judge(events, admission, partial=partial)
             by_customer = group_by_customer(judged.new) if judged.new else {}
             self._registry.require_room(by_customer)
         except BaseException:
@@ -203,133 +207,39 @@ class EmbeddedLedger(DeliveryDesk):
     async def next_to_close(self) -> Period | None:
         """See ``Ledger.next_to_close``."""
         self._require_disk()
-        while self._posting.may_lack(self._last_hour().start_ms):
-            await self._posting.post_all()
-        # What is not posted is of the last hour, of which nothing may be stored yet.
-        unposted = self._last_hour() if self._posting.may_lack(self._last_hour().end_ms) else None
-        stored = await self._stored_next_to_close()
-        return min((period for period in (unposted, stored) if period is not None), default=None)
+        return await self._closing.next_to_close(self._last.received_ms)
 
     async def close(self, period: Period, rules: ClosingRules) -> Closed:
         """See ``Ledger.close``."""
         self._require_disk()
-        async with self._closing:
-            # Due by the clock, as a claim goes by it: what is stored may be ahead of it.
-            due_ms = self._clock_ms()
-            now_ms = self._dated(due_ms)
-            if period.end_ms > now_ms:
-                return Closed()  # the clock was set back since the caller looked at it
-            floor_ms = self._floor_ms = max(self._floor_ms, period.end_ms)
-            # From here on no event is dated within the period, also after a crash. Those that were
-            # are on their way: when they are posted their customers are found.
-            await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
-            if self._posting.may_lack(period.end_ms):
-                await self._posting.post_all()
-            # No earlier one can appear any more; one that did since the caller asked goes first.
-            if await self._stored_next_to_close() != period:
-                return Closed()
-            snapshots: Counter[bool] = Counter()
-            for part in range(self._store.parts):
-                after: str | None = None
-                while customers := await self._customers_in(part, period, after):
-                    made: list[Aggregation] = []
-                    reply = Reply(len(customers))
-                    for customer_id in customers:
-                        self._registry.send(
-                            customer_id, Close(period, rules, now_ms, made, reply, due_ms)
-                        )
-                    await reply.wait()
-                    self._registry.retire(customers)
-                    snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
-                    after = customers[-1]
-            await self._committer.execute(lambda txn: journal.write_closed(txn, period))
-        return Closed(snapshots[False], snapshots[True])
+        return await self._closing.close(period, rules)
+
+    async def late_since_ms(self) -> int | None:
+        """See ``Ledger.late_since_ms``."""
+        return await self._read(journal.late_since_ms)
+
+    async def revise(self, rules: ClosingRules, *, until_ms: int) -> int:
+        """See ``Ledger.revise``."""
+        self._require_disk()
+        return await self._closing.revise(rules, until_ms)
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
         """See ``Ledger.snapshot``."""
         self._require_disk()
-        async with self._closing:
-            now_ms = self.now_ms()
-            await self._posting.post_all()
-            running = tuple(period_at(kind, now_ms) for kind in PeriodType)
-            published = tuple(period for period in running if period.type in rules.published)
-            # More than the hour and the day that run: a clock may have stepped back out of others.
-            # These two also where nothing of them is stored: events may come amid this.
-            stored = await self._read(lambda txn: journal.open_parts(txn, self._store.parts))
-            open_parts = tuple(sorted({*running[:2], *stored}))
-            periods = tuple(sorted({*running, *open_parts}))
-            made: Counter[bool] = Counter()
-            for part in range(self._store.parts):
-                after: str | None = None
-                while customers := await self._customers_in_any(part, periods, after):
-                    first: list[bool] = []
-                    reply = Reply(len(customers))
-                    for customer_id in customers:
-                        self._registry.send(
-                            customer_id,
-                            TakeSnapshot(published, open_parts, rules, now_ms, first, reply),
-                        )
-                    await reply.wait()
-                    self._registry.retire(customers)
-                    made.update(first)
-                    after = customers[-1]
+        created, updated = await self._closing.snapshot(rules)
         known, events = await self._read(
             lambda txn: (txn.count("customers"), log.count_events(txn))
         )
-        return SnapshotCounts(made[True], made[False], known, events)
+        return SnapshotCounts(created, updated, known, events)
 
-    async def claim(
-        self,
-        endpoint_id: str,
-        *,
-        limit: int,
-        batch: int = 1,
-        url: str = "",
-        repeats_max: int | None = None,
-    ) -> Claim:
-        """See ``Ledger.claim``."""
-        with self._store.read() as txn:
-            has_due = outbox.next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
-        if has_due is None or has_due > self._clock_ms():
-            return Claim([], has_due)
-        # The attempt begins when it is written, which a full disk may put off.
-        return await self._committer.execute(
-            lambda txn: outbox.claim(
-                txn, endpoint_id, limit, self._clock_ms(), batch, url, repeats_max
-            )
-        )
+    def past_events(self) -> int:
+        """See ``Ledger.past_events``."""
+        return self._past_events
 
-    async def settle(
-        self,
-        deliveries: Sequence[Delivery],
-        attempts: Sequence[Attempt] = (),
-        changes: Sequence[tuple[str, Change]] = (),
-    ) -> None:
-        """See ``Ledger.settle``."""
-        for some, theirs in outbox.in_portions(deliveries, attempts):
-            settled = partial(outbox.settle, deliveries=some, attempts=theirs, changes=changes)
-            await self._committer.execute(settled)
-
-    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
-        """See ``Ledger.prune_attempts``."""
-        with self._store.read() as txn:
-            if not attempt_log.has_to_forget(txn, before_ms=before_ms, bytes_max=bytes_max):
-                return 0
-        return await self._committer.execute(
-            lambda txn: attempt_log.prune(
-                txn, before_ms=before_ms, bytes_max=bytes_max, limit=ATTEMPTS_AT_ONCE
-            )
-        )
-
-    async def endpoint_state(self, endpoint_id: str) -> EndpointState:
-        """See ``Ledger.endpoint_state``."""
-        if not keys.may_be_stored(endpoint_id, ENDPOINT_ID_MAX):
-            return EndpointState()
-        return await self._read(lambda txn: outbox.endpoint_state(txn, endpoint_id))
-
-    async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
-        """See ``Ledger.change_endpoint``."""
-        await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))
+    async def wait_past_events(self, beyond: int) -> None:
+        """See ``Ledger.wait_past_events``."""
+        while self._past_events <= beyond:
+            await self._past_waited_for.park()
 
     async def vital_signs(self) -> VitalSigns:
         """How the engine is doing at this moment, also before it has started."""
@@ -340,10 +250,19 @@ class EmbeddedLedger(DeliveryDesk):
             lambda txn: read_vital_signs(txn, self._store, backlog, self._committer.counts)
         )
 
-    def _judge(self, events: Sequence[UsageEvent], *, partial: bool) -> Judged:
+    def _judge(
+        self, events: Sequence[UsageEvent], admission: Admission, *, partial: bool
+    ) -> Judged:
         """In one go with sending the new ones, so that no two callers take one key."""
+        now_ms, closed_until_ms = self.now_ms(), self._closing.closed_until_ms
+
+        def admit(event: UsageEvent) -> Recorded:
+            return admission.judge(event, now_ms, closed_until_ms)
+
         if not any(event.idempotency_key for event in events):
-            return Judged([Recorded.RECORDED] * len(events), events)
+            if not any(event.timestamp_ms is not None for event in events):
+                return Judged([Recorded.RECORDED] * len(events), events)
+            return judge(events, self._idempotency_key, lambda _: None, admit, partial=partial)
         self._used_keys.require_room()
         with self._store.read() as txn:
 
@@ -351,7 +270,7 @@ class EmbeddedLedger(DeliveryDesk):
                 record = self._used_keys.find(txn, key)
                 return None if record is None else records.fingerprint_in(record)
 
-            return judge(events, self._idempotency_key, known, partial=partial)
+            return judge(events, self._idempotency_key, known, admit, partial=partial)
 
     def _idempotency_key(self, event: UsageEvent) -> bytes:
         part = keys.part_of(event.customer_id, self._store.parts)
@@ -365,34 +284,21 @@ class EmbeddedLedger(DeliveryDesk):
         self._ahead.look(clock_ms, now_ms)
         stamp = next_stamp(self._last, len(events), now_ms, self._nonce)
         self._last = stamp.later(len(events) - 1)
-        self._posting.sent(self._last.id())
         receipt = receive(stamp, events)
+        earliest_ms = receipt.earliest_ms
+        self._posting.sent(self._last.id(), earliest_ms)
+        if receipt.is_dated and earliest_ms < receipt.hour.start_ms:
+            self._past_events += 1
+            self._past_waited_for.unpark_all()
         for offset, key, fingerprint in judged.used:
             self._used_keys.use(key, records.used_key(stamp.id(offset, key[0]), fingerprint))
         self._committer.record(receipt, reply)
         for customer_id, offsets in by_customer.items():
-            self._registry.send(customer_id, Append(receipt, offsets))
-
-    def _stored_next_to_close(self) -> Awaitable[Period | None]:
-        return self._read(lambda txn: journal.next_to_close(txn, self._store.parts))
-
-    def _last_hour(self) -> Period:
-        """In which the last event was counted."""
-        return period_at(PeriodType.HOURLY, self._last.received_ms)
+            self._registry.send(
+                customer_id, Append(receipt, offsets, self._closing.closed_until_ms)
+            )
 
     async def _post_asked(self, customer_id: str | None) -> None:
         # Of a full disk all is read that is there already.
         if customer_id is not None and not self._committer.is_full:
             await self._posting.post_customers([customer_id], may_go=True)
-
-    async def _customers_in(self, part: int, period: Period, after: str | None) -> list[str]:
-        return await self._read(
-            lambda txn: journal.customers_in(txn, part, period, after, CLOSED_AT_ONCE)
-        )
-
-    async def _customers_in_any(
-        self, part: int, periods: tuple[Period, ...], after: str | None
-    ) -> list[str]:
-        return await self._read(
-            lambda txn: journal.customers_in_any(txn, part, periods, after, CLOSED_AT_ONCE)
-        )

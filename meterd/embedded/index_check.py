@@ -1,29 +1,33 @@
-"""Holds the two indexes of the log against the log: by type, and by customer and type.
+"""Holds the indexes of the log against the log: by type, by customer and type, and by hour of those
+events that did not happen in the hour in which they were received.
 
-Both are asked, in the order of the log, for what must stand in them next. What stands in them
+They are asked, in the order of the log, for what must stand in them next. What stands in them
 beyond that shows at the end, where their sizes differ, and only then is looked for.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import lt
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
-from meterd.domain.periods import PeriodType, period_at
-from meterd.embedded import journal, keys, records
+from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.receipts import receive
+from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import NOTHING, Difference, at_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from meterd.domain.events import UsageEvent
     from meterd.embedded.differences import Checking
-    from meterd.embedded.records import LoggedBlock
     from meterd.embedded.transaction import Transaction
 
 _BY_TYPE: Final = "records_by_type"
 _BY_CUSTOMER: Final = "blocks_by_customer"
+_BY_HOUR: Final = "blocks_by_hour"
+_HOUR_BYTES: Final = 4
 
 
 class TypeIndex:
@@ -74,23 +78,32 @@ class TypeIndex:
         return found
 
 
-class CustomerIndex:
-    """``blocks_by_customer``: for each customer and type exactly the blocks with counted events."""
+class BlockIndex:
+    """``blocks_by_customer``: for each customer and type exactly the blocks with counted events.
 
-    def __init__(self, txn: Transaction, parts: int) -> None:
+    And ``blocks_by_hour``, where ``is_by_hour``: the same, of events of that hour from another.
+    """
+
+    def __init__(self, txn: Transaction, parts: int, *, is_by_hour: bool) -> None:
         self._txn = txn
         self._parts = parts
+        self._is_by_hour = is_by_hour
+        self._table = _BY_HOUR if is_by_hour else _BY_CUSTOMER
         self._found = 0
 
     def expect(
-        self, customer_id: str, event_type: str, blocks: Sequence[bytes]
+        self, hour: Period | None, customer_id: str, event_type: str, blocks: Sequence[bytes]
     ) -> Iterator[Difference]:
-        """Blocks that follow each other in the log, with counted events of both."""
+        """Blocks that follow each other in the log, with counted events of both; ``hour`` where it
+        is by hour.
+        """
         part = keys.part_of(customer_id, self._parts)
         prefix = keys.blocks_prefix(part, customer_id, event_type)
+        if hour is not None:
+            prefix = keys.dated_blocks_prefix(hour, part, customer_id, event_type)
         should = b"".join(blocks)
         # Most often a record of the index begins there, and has just that.
-        if self._txn.get(_BY_CUSTOMER, prefix + blocks[0]) == should:
+        if self._txn.get(self._table, prefix + blocks[0]) == should:
             self._found += len(blocks)
             return
         stands = self._ids_from(prefix, blocks[0], len(blocks))
@@ -102,21 +115,21 @@ class CustomerIndex:
         self._found += len(there.intersection(blocks))
         for block_id in sorted(there.symmetric_difference(blocks)):
             if block_id in there:
-                yield _extra_block(prefix, block_id)
+                yield self._extra(prefix, block_id)
             else:
-                yield at_key(_BY_CUSTOMER, prefix + block_id, "block", NOTHING, "there")
+                yield at_key(self._table, prefix + block_id, "block", NOTHING, "there")
 
     def finish(self, checking: Checking) -> Iterator[Difference]:
         """What stands in it beyond all that was expected, or is not in its order."""
         total, last, last_prefix = 0, b"", b""
-        for key, payload in self._txn.forward(_BY_CUSTOMER, b"", b""):
+        for key, payload in self._txn.forward(self._table, b"", b""):
             prefix, first = key[:-ID_BYTES], key[-ID_BYTES:]
             ids = records.split_block_ids(payload)
             in_order = all(map(lt, ids, ids[1:]))
             if not in_order or not ids or ids[0] != first or len(payload) % ID_BYTES:
-                yield at_key(_BY_CUSTOMER, key, "ids", payload.hex(), "in order, the key's first")
+                yield at_key(self._table, key, "ids", payload.hex(), "in order, the key's first")
             elif prefix == last_prefix and first <= last:
-                yield at_key(_BY_CUSTOMER, key, "block", f"behind {last.hex()}", "in order")
+                yield at_key(self._table, key, "block", f"behind {last.hex()}", "in order")
             last_prefix, last = prefix, ids[-1] if ids else b""
             total += len(ids)
         checking.counts["index entries"] += total
@@ -125,11 +138,11 @@ class CustomerIndex:
 
     def _ids_from(self, prefix: bytes, first: bytes, count: int) -> bytes:
         """The ids from ``first`` on, as they stand, up to that many."""
-        start = self._txn.last_key(_BY_CUSTOMER, prefix + first)
+        start = self._txn.last_key(self._table, prefix + first)
         if start is None or not start.startswith(prefix):
             start = prefix
         found = b""
-        for _, payload in self._txn.forward(_BY_CUSTOMER, start, prefix):
+        for _, payload in self._txn.forward(self._table, start, prefix):
             if not found and payload[:ID_BYTES] < first:
                 # A record may begin with blocks that were expected before.
                 ids = records.split_block_ids(payload)
@@ -141,49 +154,48 @@ class CustomerIndex:
 
     def _unexpected(self) -> Iterator[Difference]:
         """Reads the log at each entry: slow, and only where something is wrong."""
-        block_at = lru_cache(maxsize=1024)(self._block)
-        for key, payload in self._txn.forward(_BY_CUSTOMER, b"", b""):
+        block_at = lru_cache(maxsize=1024)(partial(log.block, self._txn))
+        for key, payload in self._txn.forward(self._table, b"", b""):
             prefix = key[:-ID_BYTES]
-            customer, event_type, _ = prefix[1:].split(keys.END, 2)
+            hour = None
+            if self._is_by_hour:
+                hour_ms = int.from_bytes(key[:_HOUR_BYTES], "big") * HOUR_MS
+                hour, key = period_at(PeriodType.HOURLY, hour_ms), key[_HOUR_BYTES:]  # noqa: PLW2901
+            customer, event_type, _ = key[1:].split(keys.END, 2)
             for block_id in records.split_block_ids(payload):
                 if not self._is_counted(
-                    block_at(block_id), block_id, customer.decode(), event_type.decode()
+                    block_at(block_id), block_id, hour, customer.decode(), event_type.decode()
                 ):
-                    yield _extra_block(prefix, block_id)
-
-    def _block(self, block_id: bytes) -> LoggedBlock | None:
-        record_id = self._txn.last_key("events", block_id)
-        payload = None if record_id is None else self._txn.get("events", record_id)
-        if record_id is None or payload is None:
-            return None
-        first = stamp_of(record_id)
-        for block in records.decode_record(payload):
-            if block.stamp(first).id() == block_id:
-                return block
-        return None
+                    yield self._extra(prefix, block_id)
 
     def _is_counted(
-        self, block: LoggedBlock | None, block_id: bytes, customer_id: str, event_type: str
+        self,
+        events: Sequence[UsageEvent],
+        block_id: bytes,
+        hour: Period | None,
+        customer_id: str,
+        event_type: str,
     ) -> bool:
-        if block is None:
+        """Whether the block has such an event, and it is in its hour's totals."""
+        if not events:
             return False
-        stamp = stamp_of(block_id)
-        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
+        receipt = receive(stamp_of(block_id), events)
         part = keys.part_of(customer_id, self._parts)
-        totals = journal.read_totals(self._txn, part, hour, customer_id)
-        through = b"" if totals is None else totals.through
-        return any(
-            event.customer_id == customer_id
-            and event.event_type == event_type
-            and stamp.id(offset) <= through
-            for offset, event in enumerate(block.events)
-        )
+        for offset, event in enumerate(events):
+            if (event.customer_id, event.event_type) != (customer_id, event_type):
+                continue
+            its_hour = period_at(PeriodType.HOURLY, receipt.happened_ms(offset))
+            if hour is not None and (its_hour != hour or hour == receipt.hour):
+                continue
+            totals = journal.read_totals(self._txn, part, its_hour, customer_id)
+            if totals is not None and receipt.stamp.id(offset) <= totals.through:
+                return True
+        return False
+
+    def _extra(self, prefix: bytes, block_id: bytes) -> Difference:
+        should = "nothing: no event of the block is counted there"
+        return at_key(self._table, prefix + block_id, "block", "there", should)
 
 
 def _extra(key: bytes) -> Difference:
     return at_key(_BY_TYPE, key, "record", "there", "nothing: it has no events of that type")
-
-
-def _extra_block(prefix: bytes, block_id: bytes) -> Difference:
-    should = "nothing: no event of the block is counted there"
-    return at_key(_BY_CUSTOMER, prefix + block_id, "block", "there", should)

@@ -8,18 +8,19 @@ contract asks for; ``records`` is what both have in common.
 from __future__ import annotations
 
 from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES
+from meterd.domain.hierarchy import closed_with
 from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.changes import Change
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.transaction import Transaction
 
@@ -33,21 +34,49 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
         part = keys.part_of(change.customer_id, parts)
         for event_type, blocks in change.blocks.items():
             prefix = keys.blocks_prefix(part, change.customer_id, event_type)
-            for start in range(0, len(blocks), _BLOCKS_BYTES_MAX):
-                ids = bytes(blocks[start : start + _BLOCKS_BYTES_MAX])
-                txn.put("blocks_by_customer", prefix + ids[:ID_BYTES], ids)
+            _write_blocks(txn, "blocks_by_customer", prefix, blocks)
+        for (hour, event_type), blocks in change.dated_blocks.items():
+            prefix = keys.dated_blocks_prefix(hour, part, change.customer_id, event_type)
+            _write_blocks(txn, "blocks_by_hour", prefix, blocks)
         if change.first_received_ms is not None:
             customer = keys.customer_key(part, change.customer_id)
             txn.put_new("customers", customer, records.number(change.first_received_ms))
         for period, totals in change.totals.items():
             key = keys.totals_key(part, period, change.customer_id)
             txn.put("totals", key, records.encode(totals))
+        for period, since_ms in change.revised.items():
+            txn.delete("late", keys.late_key(since_ms, part, period, change.customer_id))
+        for period, since_ms in change.late.items():
+            txn.put("late", keys.late_key(since_ms, part, period, change.customer_id), b"")
+        for aggregation in change.superseded:
+            kind, start_ms = aggregation.period_type, aggregation.start_ms
+            newest = keys.aggregation_key(part, kind, start_ms, change.customer_id)
+            name = keys.superseded_key(newest, aggregation.revision)
+            txn.put("superseded", name, records.encode(aggregation))
         for aggregation in change.aggregations.values():
             _write_aggregation(txn, part, aggregation)
         for period in change.withdrawn:
             _withdraw_aggregation(txn, part, period, change.customer_id)
         for delivery in change.deliveries:
             outbox.add(txn, delivery)
+
+
+def _write_blocks(txn: Transaction, table: str, prefix: bytes, blocks: bytearray) -> None:
+    for start in range(0, len(blocks), _BLOCKS_BYTES_MAX):
+        ids = bytes(blocks[start : start + _BLOCKS_BYTES_MAX])
+        txn.put(table, prefix + ids[:ID_BYTES], ids)
+
+
+def late_until(txn: Transaction, until_ms: int, limit: int) -> list[bytes]:
+    """Keys of ``late`` of what waits to be revised since that moment or before, longest first."""
+    end = keys.late_start(until_ms + 1)
+    return list(islice(takewhile(lambda key: key < end, txn.keys_forward("late", b"", b"")), limit))
+
+
+def late_since_ms(txn: Transaction) -> int | None:
+    """Since when the first of them waits."""
+    first = txn.first_key("late", b"")
+    return None if first is None else keys.late_since_ms(first)
 
 
 def write_used_key(txn: Transaction, key: bytes, record: bytes) -> None:
@@ -78,9 +107,11 @@ def _withdraw_aggregation(txn: Transaction, part: int, period: Period, customer_
 
 
 def write_closed(txn: Transaction, period: Period) -> None:
-    """Every customer's totals of that period, and of earlier ones of its type, are closed."""
-    until_ms = max(period.end_ms, closed_until_ms(txn, period.type))
-    txn.put("meta", keys.closed_key(period.type), records.number(until_ms))
+    """Every customer's totals of that period are closed, and of all that close before it."""
+    before = all_closed_until_ms(txn)
+    for kind, until_ms in closed_with(period, before).items():
+        if until_ms > before[kind]:
+            txn.put("meta", keys.closed_key(kind), records.number(until_ms))
 
 
 def write_floor(txn: Transaction, floor_ms: int) -> None:
@@ -123,9 +154,14 @@ def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:
     return records.read_number(txn.get("meta", keys.closed_key(kind)))
 
 
+def all_closed_until_ms(txn: Transaction) -> dict[PeriodType, int]:
+    """The same of every type."""
+    return {kind: closed_until_ms(txn, kind) for kind in PeriodType}
+
+
 def next_to_close(txn: Transaction, parts: int) -> Period | None:
     """The first period to close among those that may have open totals."""
-    return first_open(txn, parts, {kind: closed_until_ms(txn, kind) for kind in PeriodType})
+    return first_open(txn, parts, all_closed_until_ms(txn))
 
 
 def first_open(txn: Transaction, parts: int, closed_ms: Mapping[PeriodType, int]) -> Period | None:

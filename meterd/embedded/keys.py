@@ -9,8 +9,11 @@ its complement.
     events              record id(16)                                  -> blocks of events (``log``)
     records_by_type     event-type 0 record id(16)                     -> nothing
     blocks_by_customer  part customer 0 event-type 0 first block(16)   -> the ids of blocks
+    blocks_by_hour      hour(4) part customer 0 event-type 0 first block(16)  -> ids of blocks
     totals              part period-type(1) start-hour(4) customer     -> PeriodTotals
     aggregations        part period-type(1) ~start-hour(4) customer    -> Aggregation
+    late                since-ms(8) part period-type(1) start-hour(4) customer -> nothing
+    superseded          part period-type(1) ~start-hour(4) customer 0 revision(4) -> Aggregation
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
     customers           part customer                                  -> when it was first seen
     idempotency_keys    part customer 0 key                            -> event id, fingerprint
@@ -79,6 +82,38 @@ def idempotency_key(part: int, customer_id: str, key: str) -> bytes:
 
 def blocks_prefix(part: int, customer_id: str, event_type: str) -> bytes:
     return customer_prefix(part, customer_id) + event_type.encode() + END
+
+
+def dated_blocks_prefix(hour_of: Period, part: int, customer_id: str, event_type: str) -> bytes:
+    """Of blocks with events of an hour in which they were not received."""
+    return hour(hour_of.start_ms) + blocks_prefix(part, customer_id, event_type)
+
+
+def late_key(since_ms: int, part: int, period: Period, customer_id: str) -> bytes:
+    return late_start(since_ms) + totals_key(part, period, customer_id)
+
+
+def late_start(since_ms: int) -> bytes:
+    return since_ms.to_bytes(8, "big")
+
+
+def late_since_ms(late_key: bytes) -> int:
+    return int.from_bytes(late_key[:8], "big")
+
+
+def late_totals_key(late_key: bytes) -> bytes:
+    """The key in ``totals`` of what is late."""
+    return late_key[8:]
+
+
+def superseded_key(aggregation_key: bytes, revision: int) -> bytes:
+    """Of a revision that another took the place of."""
+    return aggregation_key + END + revision.to_bytes(4, "big")
+
+
+def superseded_by(superseded_key: bytes) -> bytes:
+    """The key of the aggregation that has the newest revision."""
+    return superseded_key[:-5]
 
 
 def record_by_type(event_type: str, record_id: bytes = b"") -> bytes:

@@ -85,6 +85,19 @@ def read_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
                 yield receipt
 
 
+def block(txn: Transaction, block_id: bytes) -> Sequence[UsageEvent]:
+    """The events of the block of that id; none where there is no such block."""
+    record_id = txn.last_key("events", block_id)
+    payload = None if record_id is None else txn.get("events", record_id)
+    if record_id is None or payload is None:
+        return ()
+    first = stamp_of(record_id)
+    for found in records.decode_record(payload):
+        if found.stamp(first).id() == block_id:
+            return found.events
+    return ()
+
+
 def last_stamp(txn: Transaction) -> Stamp | None:
     """The stamp of the last event; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):

@@ -9,22 +9,23 @@ totals and index, and nothing else.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.idempotency import fingerprint
-from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
-from meterd.embedded.index_check import CustomerIndex, TypeIndex
+from meterd.embedded.index_check import BlockIndex, TypeIndex
 from meterd.embedded.marks import check_closed
 from meterd.embedded.recount import HourRecount
 from meterd.embedded.totals_check import compare, join, starts, totals_in
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
@@ -46,15 +47,18 @@ class LogCheck:
         self._marks = marks
         self._checking = checking
         self._by_type = TypeIndex(txn)
-        self._by_customer = CustomerIndex(txn, parts)
+        self._by_customer = BlockIndex(txn, parts, is_by_hour=False)
+        self._by_hour = BlockIndex(txn, parts, is_by_hour=True)
         self._hour: Period | None = None
         self._hours: set[Period] = set()
         self._recount = HourRecount(parts)
         # What the index of idempotency keys must have: key, event's id, event, whether posted.
         self._used: list[tuple[bytes, bytes, UsageEvent, bool]] = []
         self._used_found = 0
-        # Of the hour at hand: through which event a customer's are counted, whether it is closed.
-        self._counted: dict[str, tuple[bytes, bool]] = {}
+        # Blocks with counted events of another hour than their own, by that, customer and type.
+        self._dated: defaultdict[tuple[Period, str, str], list[bytes]] = defaultdict(list)
+        # Through which event a customer's are counted in an hour, whether that is closed.
+        self._counted: dict[tuple[Period, str], tuple[bytes, bool]] = {}
         self._unposted: set[str] = set()
 
     def run(self) -> Iterator[Difference]:
@@ -83,6 +87,7 @@ class LogCheck:
             yield Difference("meta", "count of events", str(expected), str(counts["events"]))
         yield from self._by_type.finish()
         yield from self._by_customer.finish(self._checking)
+        yield from self._by_hour.finish(self._checking)
         yield from self._other_hours()
         counts["idempotency keys"] += self._txn.count("idempotency_keys")
         if self._used_found != counts["idempotency keys"]:
@@ -98,11 +103,12 @@ class LogCheck:
             self._hour = hour
             self._hours.add(hour)
         block_id, last = stamp.id(), stamp.id(len(events) - 1)
-        if last <= self._marks.posted:
-            self._recount.count(stamp, block_id, enumerate(events))
-        else:
+        counted: Iterable[tuple[int, UsageEvent]] = enumerate(events)
+        if last > self._marks.posted:
             counted = yield from self._posted(hour, stamp, events)
-            self._recount.count(stamp, block_id, counted)
+        if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
+            counted = self._received_in(hour, stamp, block_id, counted)
+        self._recount.count(stamp, block_id, counted)
         for offset, event in enumerate(events):
             if event.idempotency_key:
                 self._use(event, stamp, offset)
@@ -111,13 +117,50 @@ class LogCheck:
             yield from self._fold()
         return last
 
+    def _received_in(
+        self, hour: Period, stamp: Stamp, block_id: bytes, counted: Iterable[tuple[int, UsageEvent]]
+    ) -> list[tuple[int, UsageEvent]]:
+        """Those that happened in that hour; the others are counted in their own, by the index."""
+        found = []
+        for offset, event in counted:
+            its_hour = _hour_of(event, hour)
+            if its_hour is hour:
+                found.append((offset, event))
+                continue
+            self._recount.note(stamp, block_id, event)
+            blocks = self._dated[its_hour, event.customer_id, event.event_type]
+            if not blocks or blocks[-1] != block_id:
+                blocks.append(block_id)
+        return found
+
+    def _count_dated(self, hour: Period) -> None:
+        """Counts what happened in that hour and was received in another."""
+        prefix = keys.hour(hour.start_ms)
+        for key, payload in self._txn.forward("blocks_by_hour", prefix, prefix):
+            customer, event_type, _ = key[len(prefix) + 1 :].split(keys.END, 2)
+            wanted = customer.decode(), event_type.decode()
+            through = max(self._through(hour, wanted[0])[0], self._marks.posted)
+            for block_id in records.split_block_ids(payload):
+                stamp, counted = stamp_of(block_id), []
+                for offset, event in enumerate(log.block(self._txn, block_id)):
+                    is_wanted = (event.customer_id, event.event_type) == wanted
+                    is_dated = event.timestamp_ms is not None and _hour_of(event, hour) is hour
+                    if is_wanted and is_dated and stamp.id(offset) <= through:
+                        counted.append((offset, event))
+                if period_at(PeriodType.HOURLY, stamp.received_ms) != hour:
+                    self._recount.count(stamp, block_id, counted)
+            if self._recount.is_full:
+                self._recount.fold()
+        self._recount.fold()
+
     def _posted(
         self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
     ) -> Generator[Difference, None, list[tuple[int, UsageEvent]]]:
         """Returns those of a block behind the mark that are counted in their hour's totals."""
         counted = []
         for offset, event in enumerate(events):
-            through, closed = self._through(hour, event.customer_id)
+            its_hour = _hour_of(event, hour)
+            through, closed = self._through(its_hour, event.customer_id)
             event_id = stamp.id(offset)
             if event_id <= max(through, self._marks.posted):
                 counted.append((offset, event))
@@ -127,20 +170,21 @@ class LogCheck:
                 continue
             self._unposted.add(event.customer_id)
             self._checking.counts["events not yet in totals"] += 1
-            if closed or self._marks.must_be_closed(hour):
+            # What came late is posted as late as anything.
+            if its_hour is hour and (closed or self._marks.must_be_closed(hour)):
                 should = "counted: its hour is closed"
                 yield _of(event, hour, "event " + event_id.hex(), "not counted", should)
         return counted
 
     def _through(self, hour: Period, customer_id: str) -> tuple[bytes, bool]:
-        found = self._counted.get(customer_id)
+        found = self._counted.get((hour, customer_id))
         if found is None:
             part = keys.part_of(customer_id, self._parts)
             totals = journal.read_totals(self._txn, part, hour, customer_id)
             found = (b"", False) if totals is None else (totals.through, totals.closed)
             if len(self._counted) >= _LOOKED_UP_MAX:
                 self._counted.clear()
-            self._counted[customer_id] = found
+            self._counted[hour, customer_id] = found
         return found
 
     def _use(self, event: UsageEvent, stamp: Stamp, offset: int) -> None:
@@ -152,7 +196,10 @@ class LogCheck:
     def _fold(self) -> Iterator[Difference]:
         # In the order of keys, or each would be looked for on a page of its own.
         for (customer_id, event_type), group in sorted(self._recount.fold().items()):
-            yield from self._by_customer.expect(customer_id, event_type, group.blocks)
+            yield from self._by_customer.expect(None, customer_id, event_type, group.blocks)
+        dated, self._dated = self._dated, defaultdict(list)
+        for (hour, customer_id, event_type), blocks in sorted(dated.items()):
+            yield from self._by_hour.expect(hour, customer_id, event_type, blocks)
         used, self._used = self._used, []
         used.sort(key=itemgetter(0, 1))
         for key, event_id, event, is_posted in used:
@@ -176,6 +223,7 @@ class LogCheck:
 
     def _compare(self, hour: Period) -> Iterator[Difference]:
         """What was counted in that hour with what stands there."""
+        self._count_dated(hour)
         marks = self._marks
         stored = (
             found for part in range(self._parts) for found in totals_in(self._txn, part, hour)
@@ -200,14 +248,24 @@ class LogCheck:
                 )
 
     def _other_hours(self) -> Iterator[Difference]:
-        """Hours of which the log has nothing."""
+        """Hours in which nothing was received."""
         stored = {
             hour
             for part in range(self._parts)
             for hour in starts(self._txn, part, PeriodType.HOURLY)
         }
-        for hour in sorted(stored - self._hours):
+        for hour in sorted((stored | set(self._dated_hours())) - self._hours):
             yield from self._compare(hour)
+            self._recount.close()
+            self._recount = HourRecount(self._parts)
+
+    def _dated_hours(self) -> Iterator[Period]:
+        """Those of ``blocks_by_hour``, found with one seek for each."""
+        start = b""
+        while (key := self._txn.first_key("blocks_by_hour", start)) is not None:
+            hour = period_at(PeriodType.HOURLY, int.from_bytes(key[:4], "big") * HOUR_MS)
+            yield hour
+            start = keys.hour(hour.end_ms)
 
     def _other_keys(self) -> Iterator[Difference]:
         """Keys of no event, found by reading the log at each."""
@@ -251,6 +309,14 @@ def _record_faults(
     for one, other in itertools.pairwise(blocks):
         if other.stamp(first).id() <= one.stamp(first).id(len(one.events) - 1):
             yield at_key("events", record_id, "blocks", "one within another", "one behind another")
+
+
+def _hour_of(event: UsageEvent, received: Period) -> Period:
+    """In which it is counted that was received in that one."""
+    happened_ms = event.timestamp_ms
+    if happened_ms is None or received.start_ms <= happened_ms < received.end_ms:
+        return received
+    return period_at(PeriodType.HOURLY, happened_ms)
 
 
 def _of(event: UsageEvent, hour: Period, what: str, stands: str, should: str) -> Difference:

@@ -15,7 +15,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from meterd.domain.account import Change
+    from meterd.domain.changes import Change
 
 
 class Bell:

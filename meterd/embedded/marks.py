@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from meterd.domain.errors import CorruptRecordError
-from meterd.domain.event_ids import ID_BYTES, Stamp, stamp_of
+from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.embedded import journal, keys, log, records
@@ -35,13 +35,13 @@ _ANY_ID: Final = b"\xff" * ID_BYTES
 
 
 class Marks(msgspec.Struct, frozen=True):
-    """``closing`` is the one period of which some customers may be closed, and others not yet.
+    """``floor_ms`` is when the period ended that was the last to be closed: some customers may be
+    closed in it, and others not yet.
 
     A mark that cannot be read is among the ``faults``, and nothing is held against it.
     """
 
     closed_until_ms: dict[PeriodType, int]
-    closing: Period | None
     floor_ms: int | None
     posted: bytes
     last_id: bytes
@@ -53,11 +53,10 @@ class Marks(msgspec.Struct, frozen=True):
     def may_be_closed(self, period: Period) -> bool:
         if period.type not in self.closed_until_ms or self.must_be_closed(period):
             return True
-        is_floor_before = self.floor_ms is not None and self.floor_ms < period.end_ms
-        return period == self.closing and not is_floor_before
+        return self.floor_ms is None or period.end_ms <= self.floor_ms
 
 
-def read_marks(txn: Transaction, parts: int) -> Marks:
+def read_marks(txn: Transaction) -> Marks:
     """As they stand, each by itself."""
     faults: list[Difference] = []
 
@@ -79,12 +78,7 @@ def read_marks(txn: Transaction, parts: int) -> Marks:
         faults.append(at_key("meta", keys.POSTED, "record", posted.hex(), "an id"))
         posted = b""
     last_id = _last_id(txn, faults)
-    try:
-        closing = journal.first_open(txn, parts, known)
-    except MISTAKES as fault:
-        faults.append(Difference("totals", "the first open period", str(fault), "a period"))
-        closing = None
-    return Marks(known, closing, floor_ms, posted, last_id, tuple(faults))
+    return Marks(known, floor_ms, posted, last_id, tuple(faults))
 
 
 def _instant(payload: bytes) -> int:
@@ -127,25 +121,27 @@ def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
             yield Difference("meta", "floor", format_instant(marks.floor_ms), should)
 
 
-def check_floor(txn: Transaction, marks: Marks) -> Iterator[Difference]:
+def check_floor(txn: Transaction, parts: int, marks: Marks) -> Iterator[Difference]:
     """It is written when a period with events in it closes, and it is that period's end."""
     if not marks.floor_ms:
         return
-    last_ms = _last_before(txn, marks.floor_ms)
-    ends = set() if last_ms is None else {period_at(kind, last_ms).end_ms for kind in PeriodType}
-    if marks.floor_ms not in ends:
+    if not any(_has_totals(txn, parts, period) for period in _ending(marks.floor_ms)):
         should = "the end of a period with events in it"
         yield Difference("meta", "floor", format_instant(marks.floor_ms), should)
 
 
-def _last_before(txn: Transaction, instant_ms: int) -> int | None:
-    """When the last event before that moment came."""
-    record_id = txn.last_key("events", Stamp(instant_ms, 0, 0).id())
-    if record_id is None:
-        return None
-    first, payload = stamp_of(record_id), txn.get("events", record_id)
-    stamps = (block.stamp(first) for block in records.decode_record(payload or b""))
-    return max(one.received_ms for one in stamps if one.received_ms < instant_ms)
+def _ending(instant_ms: int) -> Iterator[Period]:
+    """The periods that end at that moment."""
+    for kind in PeriodType:
+        period = period_at(kind, instant_ms - 1)
+        if period.end_ms == instant_ms:
+            yield period
+
+
+def _has_totals(txn: Transaction, parts: int, period: Period) -> bool:
+    prefixes = (keys.totals_prefix(part, period) for part in range(parts))
+    found = ((txn.first_key("totals", prefix), prefix) for prefix in prefixes)
+    return any(key is not None and key.startswith(prefix) for key, prefix in found)
 
 
 def check_closed(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from meterd.domain.event_ids import stamp_of
 from meterd.embedded import journal
 from meterd.embedded.aggregator import Post
 from meterd.embedded.mailbox import Bell, Reply
@@ -46,6 +45,10 @@ class Posting:
         # Ids: of the last event sent, the last whose totals are on disk, the last with keys too.
         self._last = self._posted = self._marked = b""
         self._unposted = Bell()
+        # When the first event happened: of those that no pass has begun to post, and of those that
+        # each pass under way posts.
+        self._earliest_ms: float = inf
+        self._under_way: list[float] = []
         self._posted_count = 0  # of the events that the committer has recorded
 
     def begin(self, last: bytes) -> None:
@@ -57,9 +60,10 @@ class Posting:
         """How many events are not in their totals on disk yet, and perhaps a few that are."""
         return self._committer.recorded - self._posted_count
 
-    def sent(self, last: bytes) -> None:
-        """Events up to that one have been sent to be counted."""
+    def sent(self, last: bytes, earliest_ms: int) -> None:
+        """Events up to that one have been sent to be counted; the first of them happened then."""
         self._last = last
+        self._earliest_ms = min(self._earliest_ms, earliest_ms)
         self._unposted.ring()
 
     async def run(self) -> None:
@@ -85,7 +89,7 @@ class Posting:
         """
         through, count = self._last, self._committer.recorded
         if through > self._posted:
-            await self._post_restless(at_once, ends_at)
+            await self._post_sent(at_once, ends_at)
             # Another pass may have overtaken this one.
             self._posted = max(self._posted, through)
             self._posted_count = max(self._posted_count, count)
@@ -104,12 +108,26 @@ class Posting:
             self._registry.send(customer_id, Post(reply))
         await reply.wait()
 
-    def may_lack(self, before_ms: int) -> bool:
-        """Whether an event that was received before that moment may not be in its totals on disk.
+    @property
+    def earliest_ms(self) -> float:
+        """When the first event happened of those that may not be in their totals on disk."""
+        return min(self._earliest_ms, *self._under_way, inf)
 
-        Events are received in the order of their ids, so none is of before the last one posted.
-        """
-        return self._posted != self._last and stamp_of(self._posted).received_ms < before_ms
+    def may_lack(self, before_ms: int) -> bool:
+        """Whether an event that happened before that moment may not be in its totals on disk."""
+        return self.earliest_ms < before_ms
+
+    async def _post_sent(self, at_once: int, ends_at: float) -> None:
+        earliest_ms, self._earliest_ms = self._earliest_ms, inf
+        self._under_way.append(earliest_ms)
+        is_posted = False
+        try:
+            await self._post_restless(at_once, ends_at)
+            is_posted = True
+        finally:
+            self._under_way.remove(earliest_ms)
+            if not is_posted:
+                self._earliest_ms = min(self._earliest_ms, earliest_ms)
 
     async def _post_restless(self, at_once: int, ends_at: float) -> None:
         began_at = trio.current_time()

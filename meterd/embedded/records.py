@@ -38,6 +38,7 @@ class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
     by_type: msgspec.Raw
     through: bytes = b""
     published: bytes = b""
+    late_since_ms: int = 0
 
 
 class DeliveryBody(msgspec.Struct, array_like=True, gc=False):

@@ -48,7 +48,16 @@ _decode: Final = msgspec.msgpack.Decoder(tuple[bytes, ByType]).decode
 class Group:
     """Events of one customer and type that are not folded yet, and the blocks they stand in."""
 
-    __slots__ = ("block", "blocks", "first", "first_offset", "last", "last_offset", "values")
+    __slots__ = (
+        "block",
+        "blocks",
+        "dated",
+        "first",
+        "first_offset",
+        "last",
+        "last_offset",
+        "values",
+    )
 
     def __init__(self, first: Stamp, offset: int) -> None:
         self.first = self.last = first
@@ -56,9 +65,20 @@ class Group:
         self.block = b""
         self.blocks: list[bytes] = []
         self.values: list[Decimal] = []
+        # Of events that say when they happened, which may be in any order: their positions too.
+        self.dated: list[tuple[bytes, Decimal]] = []
 
-    def totals(self) -> Totals:
-        """Within a context that does not round."""
+    def totals(self) -> Totals | None:
+        """Of all that is gathered, if anything. Within a context that does not round."""
+        if not self.dated:
+            return self._received() if self.values else None
+        self.dated.sort()
+        values = [value for _, value in self.dated]
+        dated = totals_of(values, self.dated[0][0], self.dated[-1][0])
+        return merge_totals(self._received(), dated) if self.values else dated
+
+    def _received(self) -> Totals:
+        """Of those that happened when they were received."""
         values = self.values
         if len(values) == 1:
             at = _position(self.first, self.first_offset)
@@ -99,13 +119,29 @@ class HourRecount:
                 group = groups[key]
             except KeyError:
                 group = groups[key] = Group(stamp, offset)
-            group.values.append(event.value)
-            group.last_offset = offset
+            if event.timestamp_ms is None:
+                if not group.values:
+                    group.first, group.first_offset = stamp, offset
+                group.values.append(event.value)
+                group.last, group.last_offset = stamp, offset
+            else:
+                at = position(event.timestamp_ms, stamp.id(offset))
+                group.dated.append((at, event.value))
             if group.block is not block_id:
                 group.block = block_id
                 group.blocks.append(block_id)
-                group.last = stamp
         self._events += offset + 1
+
+    def note(self, stamp: Stamp, block_id: bytes, event: UsageEvent) -> None:
+        """An event of the block is counted, in another hour."""
+        key = event.customer_id, event.event_type
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(stamp, 0)
+        if group.block is not block_id:
+            group.block = block_id
+            group.blocks.append(block_id)
+        self._events += 1
 
     @property
     def is_full(self) -> bool:
@@ -117,11 +153,14 @@ class HourRecount:
         groups, self._groups, self._events = self._groups, {}, 0
         with localcontext(EXACT):
             for (customer_id, event_type), group in groups.items():
+                added = group.totals()
+                if added is None:
+                    continue
                 customer = keys.customer_key(keys.part_of(customer_id, self._parts), customer_id)
                 by_type = self._totals.get(customer)
                 if by_type is None:
                     by_type = self._totals[customer] = {}
-                added, before = group.totals(), by_type.get(event_type)
+                before = by_type.get(event_type)
                 by_type[event_type] = added if before is None else merge_totals(before, added)
         if len(self._totals) > _CUSTOMERS_MAX:
             self._put_aside()

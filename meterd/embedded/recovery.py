@@ -18,14 +18,16 @@ import trio
 
 from meterd.domain.account import Account
 from meterd.domain.event_ids import stamp_of
+from meterd.domain.hierarchy import belongs_to
 from meterd.domain.idempotency import fingerprint
 from meterd.domain.receipts import group_by_customer
 from meterd.embedded import journal, log, outbox, records
 from meterd.embedded.keys import idempotency_key, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from meterd.domain.periods import Period, PeriodType
     from meterd.domain.receipts import Receipt
     from meterd.embedded.transaction import Transaction
 
@@ -88,8 +90,9 @@ def post_some(txn: Transaction, parts: int) -> Posted:
     accounts: dict[str, Account] = {}
     used: dict[bytes, bytes] = {}
     blocks, through = 0, b""
+    closed_until_ms = journal.all_closed_until_ms(txn)
     for receipt in islice(log.read_from(txn, journal.posted_through(txn)), _BLOCKS_AT_ONCE):
-        _count(txn, parts, receipt, accounts)
+        _count(txn, parts, receipt, accounts, closed_until_ms)
         _note_keys(parts, receipt, used)
         blocks, through = blocks + 1, receipt.last_id
     if blocks:
@@ -102,16 +105,29 @@ def post_some(txn: Transaction, parts: int) -> Posted:
     return Posted(blocks, through)
 
 
-def _count(txn: Transaction, parts: int, receipt: Receipt, accounts: dict[str, Account]) -> None:
+def _count(
+    txn: Transaction,
+    parts: int,
+    receipt: Receipt,
+    accounts: dict[str, Account],
+    closed_until_ms: Mapping[PeriodType, int],
+) -> None:
     for customer_id, offsets in group_by_customer(receipt.events).items():
         account = accounts.get(customer_id)
         if account is None:
             account = accounts[customer_id] = Account(customer_id)
-        if account.lacks(receipt.hour):
-            part = part_of(customer_id, parts)
-            stored = journal.read_totals(txn, part, receipt.hour, customer_id)
-            account.restore(receipt.hour, stored)
-        account.append(receipt, offsets)
+        part = part_of(customer_id, parts)
+        for hour in receipt.by_hour(offsets):
+            _take_in_hand(txn, part, account, hour)
+            if receipt.is_dated and account.is_closed(hour, closed_until_ms):
+                _take_in_hand(txn, part, account, *belongs_to(hour))
+        account.append(receipt, offsets, closed_until_ms)
+
+
+def _take_in_hand(txn: Transaction, part: int, account: Account, *periods: Period) -> None:
+    for period in periods:
+        if account.lacks(period):
+            account.restore(period, journal.read_totals(txn, part, period, account.customer_id))
 
 
 def _note_keys(parts: int, receipt: Receipt, used: dict[bytes, bytes]) -> None:

@@ -29,18 +29,20 @@ from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFull
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
 from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
-from meterd.embedded.upgrade import number_deliveries, put_queue_in_order
+from meterd.embedded.upgrade import bring_closing_up, number_deliveries, put_queue_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 # Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
-# 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it.
-UPGRADED: Final = (3, 4, 5)
+# 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it;
+# 6: no times of events, each type of period closed for itself.
+UPGRADED: Final = (3, 4, 5, 6)
 _NUMBERED: Final = 5
 _IN_ORDER: Final = 6
+_CLOSED_TOGETHER: Final = 7
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
@@ -325,6 +327,8 @@ def _boot(txn: Transaction) -> Meta:
         number_deliveries(txn)
     if meta.format < _IN_ORDER:
         put_queue_in_order(txn)
+    if meta.format < _CLOSED_TOGETHER:
+        bring_closing_up(txn)
     booted = msgspec.structs.replace(meta, format=FORMAT, boots=meta.boots + 1)
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

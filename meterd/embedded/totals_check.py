@@ -12,7 +12,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from meterd.domain.account import HANDS_UP_TO
+from meterd.domain.event_ids import stamp_of
+from meterd.domain.hierarchy import HANDS_UP_TO
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS, RANK, Period, PeriodType, period_at
 from meterd.domain.totals import PeriodTotals, Totals, merge_types
@@ -167,7 +168,9 @@ def _difference(
 def check_customers(
     txn: Transaction, parts: int, marks: Marks, checking: Checking
 ) -> Iterator[Difference]:
-    """``customers`` names everyone who has totals, with the time of the first event."""
+    """``customers`` names everyone who has totals, with the time at which the first event came: not
+    behind any that stands first or last in them.
+    """
     for part in range(parts):
         prefix = bytes((part,))
         ranges = [
@@ -185,10 +188,10 @@ def check_customers(
         for customer, first_ms, payload in join(seen, txn.forward("customers", prefix, prefix)):
             checking.counts["customers"] += payload is not None
             stands_ms = None if payload is None else records.read_number(payload)
-            if stands_ms != first_ms:
+            if stands_ms is None or first_ms is None or stands_ms > first_ms:
                 stands, should = (
-                    NOTHING if each is None else format_instant(each)
-                    for each in (stands_ms, first_ms)
+                    NOTHING if each is None else f"{word}{format_instant(each)}"
+                    for each, word in ((stands_ms, ""), (first_ms, "not after "))
                 )
                 customer_id = customer[1:].decode()
                 yield Difference("customers", "first seen", stands, should, customer_id)
@@ -198,9 +201,14 @@ def check_customers(
 
 def _first_seen(totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
     for customer, found in groupby(totals, key=itemgetter(0)):
-        firsts = [one.first_at for _, each in found for one in each.by_type.values()]
-        if firsts:  # nothing but empty ones, which is said of them, is nobody's
-            yield customer, int.from_bytes(min(firsts)[:8], "big")
+        ends = [
+            stamp_of(at[8:]).received_ms
+            for _, each in found
+            for one in each.by_type.values()
+            for at in (one.first_at, one.last_at)
+        ]
+        if ends:  # nothing but empty ones, which is said of them, is nobody's
+            yield customer, min(ends)
 
 
 def is_known_key(key: bytes, parts: int) -> bool:

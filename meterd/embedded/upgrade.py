@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from meterd.domain.deliveries import Delivery, DeliveryStatus
-from meterd.domain.periods import RANK, PeriodType
-from meterd.embedded import keys, lines, outbox
+from meterd.domain.periods import RANK, PeriodType, period_at
+from meterd.embedded import journal, keys, lines, outbox
 
 if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
@@ -70,6 +70,17 @@ def put_queue_in_order(txn: Transaction) -> None:
         for first in lines.firsts(txn, queued):
             if _may_be_sent(txn, first):
                 lines.enqueue(txn, first)
+
+
+def bring_closing_up(txn: Transaction) -> None:
+    """Format 7: what closes before a closed period counts as closed, also where it had no events.
+
+    Format 6 knew of each type by itself until when its periods are closed.
+    """
+    ends = journal.all_closed_until_ms(txn)
+    last = [period_at(kind, until_ms - 1) for kind, until_ms in ends.items() if until_ms]
+    if last:
+        journal.write_closed(txn, max(last))
 
 
 def _may_be_sent(txn: Transaction, queued: Delivery) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 
 from meterd.embedded.delivery_check import DeliveryCheck, whose
 from meterd.embedded.differences import MISTAKES, Checking, Difference, at_key
+from meterd.embedded.late_check import check_late
 from meterd.embedded.log_check import LogCheck
 from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.outbox_check import OutboxCheck
@@ -119,11 +120,11 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
 
 
 def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
-    marks = read_marks(txn, parts)
-    index = ("records_by_type", "blocks_by_customer")
+    marks = read_marks(txn)
+    index = ("records_by_type", "blocks_by_customer", "blocks_by_hour")
     return [
         _Check((), ("meta",), lambda: check_marks(txn, marks)),
-        _Check((), ("meta", "events"), lambda: check_floor(txn, marks)),
+        _Check((), ("meta", "totals"), lambda: check_floor(txn, parts, marks)),
         _Check(
             ("events",),
             ("events", *index, "totals", "idempotency_keys"),
@@ -136,10 +137,18 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
             ("customers", "totals"),
             lambda: check_customers(txn, parts, marks, checking),
         ),
+        _Check((), ("totals", "late"), lambda: check_late(txn)),
         _Check(("aggregations",), ("totals", "aggregations"), lambda: check_published(txn)),
         _Check(
             ("aggregations", "deliveries"),
-            ("aggregations", "totals", "customer_periods", "deliveries", "delivery_ids"),
+            (
+                "aggregations",
+                "superseded",
+                "totals",
+                "customer_periods",
+                "deliveries",
+                "delivery_ids",
+            ),
             DeliveryCheck(txn, parts, checking).run,
         ),
         _Check(

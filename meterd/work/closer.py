@@ -1,4 +1,5 @@
-"""Closes periods: each configured one when it has ended and its grace is over.
+"""Closes periods: each configured one when it has ended and its grace is over. Revises those for
+which events came late, a while after the first of them came.
 
 An actor because ends come by the clock and by request (``trigger``), and a reload moves them. It
 owns no state: what is still to close is read from the ledger, so a start after any downtime goes on
@@ -8,6 +9,7 @@ bounded there.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,7 +23,7 @@ from meterd.domain.periods import HOUR_MS
 from meterd.ledger import Closed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from meterd.domain.config import Config
     from meterd.ledger import Ledger
@@ -31,6 +33,9 @@ _log = structlog.get_logger("closer")
 _NO_GRACE_MS: Final = 0
 # How often it is tried again while the disk is full.
 ROOM_AGAIN_MS: Final = 1_000
+# How long after an event of an hour that is over it is looked for what that changes: many of them
+# may come. By then they are in totals, most of them.
+PAST_EVENTS_MS: Final = 10_000
 
 
 class Triggered(msgspec.Struct, frozen=True):
@@ -55,19 +60,30 @@ class Closer:
     async def run(self) -> None:
         """Until cancelled. ``caught_up`` is set when all that became overdue before is closed."""
         while True:
-            reconfigured = self._reconfigured
+            reconfigured, past_events = self._reconfigured, self._ledger.past_events()
             # Before looking: an end that passes meanwhile may have been overlooked.
-            next_end_ms = self._next_end_ms()
+            wake_ms = self._next_end_ms()
             try:
-                await self._close_ended(self._config().grace_ms)
+                config = self._config()
+                await self._close_ended(config.grace_ms)
                 self.caught_up.set()
+                await self._revise(self._clock.now_ms() - config.revise_after_ms)
+                since_ms = await self._ledger.late_since_ms()
+                if since_ms is not None:
+                    wake_ms = min(wake_ms, since_ms + config.revise_after_ms)
             except DiskFullError:
-                next_end_ms = min(next_end_ms, self._clock.now_ms() + ROOM_AGAIN_MS)
+                wake_ms = min(wake_ms, self._clock.now_ms() + ROOM_AGAIN_MS)
             with trio.CancelScope() as waiting:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_when, reconfigured, waiting)
-                    await self._clock.wait_until(next_end_ms)
+                    nursery.start_soon(_cancel_when, reconfigured.wait, waiting)
+                    nursery.start_soon(_cancel_when, partial(self._past, past_events), waiting)
+                    await self._clock.wait_until(wake_ms)
                     nursery.cancel_scope.cancel()
+
+    async def _past(self, events: int) -> None:
+        """Returns a while after more events of hours that are over came than these."""
+        await self._ledger.wait_past_events(events)
+        await self._clock.wait_until(self._clock.now_ms() + PAST_EVENTS_MS)
 
     def now(self) -> str:
         """The time of day, as the API writes it."""
@@ -79,10 +95,11 @@ class Closer:
         self._reconfigured = trio.Event()
 
     async def trigger(self) -> Triggered:
-        """Closes every period that has ended, grace or not, and writes snapshots of the running
-        ones. Raises DiskFullError.
+        """Closes every period that has ended, grace or not, revises every one that is late, and
+        writes snapshots of the running ones. Raises DiskFullError.
         """
         closed = await self._close_ended(_NO_GRACE_MS)
+        await self._revise(self._clock.now_ms())
         counts = await self._ledger.snapshot(rules_of(self._config()))
         return Triggered(
             closed.created + counts.created,
@@ -108,6 +125,11 @@ class Closer:
             )
         return Closed(created, updated)
 
+    async def _revise(self, until_ms: int) -> None:
+        revised = await self._ledger.revise(rules_of(self._config()), until_ms=until_ms)
+        if revised:
+            _log.info("late events: aggregations revised", aggregations=revised)
+
     def _next_end_ms(self) -> int:
         """The first moment from now on when an hour's grace is over; longer periods end on the
         hour.
@@ -126,6 +148,6 @@ def rules_of(config: Config) -> ClosingRules:
     )
 
 
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
+async def _cancel_when(wait: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+    await wait()
     scope.cancel()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from meterd.domain.account import Account, parts_of, takers
+from meterd.domain.account import Account
 from meterd.domain.aggregations import ClosingRules
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
+from meterd.domain.hierarchy import NOTHING_CLOSED, parts_of, takers
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import Receipt, receive
@@ -16,8 +17,9 @@ from meterd.domain.receipts import Receipt, receive
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from meterd.domain.account import Change, Snapshot
+    from meterd.domain.account import Snapshot
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.changes import Change
     from meterd.domain.deliveries import Delivery
     from meterd.domain.totals import PeriodTotals
 
@@ -54,7 +56,7 @@ class Desk:
 
     def _count(self, receipt: Receipt) -> None:
         self._take_in_hand(receipt.hour)
-        self.account.append(receipt, range(len(receipt.events)))
+        self.account.append(receipt, range(len(receipt.events)), NOTHING_CLOSED)
 
     def close(self, period: Period, now_ms: int) -> Aggregation | None:
         self._take_in_hand(period, *takers(period))

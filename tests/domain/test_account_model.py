@@ -22,8 +22,8 @@ from meterd.domain.totals import NOTHING
 from tests.domain.desk import RULES, Desk, ms
 
 if TYPE_CHECKING:
-    from meterd.domain.account import Change
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.changes import Change
     from meterd.domain.totals import PeriodTotals, Totals
 
 START = ms("2023-12-29T21:00")

@@ -22,6 +22,10 @@ def name(event: UsageEvent) -> bytes:
     return f"{event.customer_id} {event.idempotency_key}".encode()
 
 
+def all_taken(event: UsageEvent) -> Recorded:
+    return Recorded.RECORDED
+
+
 def known(*stored: UsageEvent) -> dict[bytes, bytes]:
     return {name(one): fingerprint(one) for one in stored}
 
@@ -29,7 +33,7 @@ def known(*stored: UsageEvent) -> dict[bytes, bytes]:
 def judged(
     events: list[UsageEvent], *stored: UsageEvent, partial: bool = False
 ) -> tuple[list[Recorded], list[UsageEvent]]:
-    found = judge(events, name, known(*stored).get, partial=partial)
+    found = judge(events, name, known(*stored).get, all_taken, partial=partial)
     return found.outcomes, list(found.new)
 
 
@@ -68,7 +72,7 @@ def test_a_conflict_withholds_its_append() -> None:
 def test_each_new_event_with_a_key_has_its_fingerprint() -> None:
     """By its place among the new ones, which is not its place in the append."""
     events = [keyed("old"), keyed(""), keyed("new")]
-    found = judge(events, name, known(events[0]).get, partial=False)
+    found = judge(events, name, known(events[0]).get, all_taken, partial=False)
     taken = UsedKey(1, b"acme new", fingerprint(events[2]))
     assert found == Judged([D, R, R], events[1:], [taken])
 

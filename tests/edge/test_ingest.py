@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.admission import USUAL, Admission
 from meterd.domain.config import Config, EventType
 from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.operations import Operation
@@ -296,7 +297,11 @@ class TroubledLedger(ModelLedger):
         self._trouble = trouble
 
     async def append(
-        self, events: Sequence[UsageEvent], *, partial: bool = False
+        self,
+        events: Sequence[UsageEvent],
+        *,
+        partial: bool = False,
+        admission: Admission = USUAL,
     ) -> list[Recorded]:
         raise self._trouble
 
@@ -326,7 +331,11 @@ class SlowLedger(ModelLedger):
     synced = trio.Event()
 
     async def append(
-        self, events: Sequence[UsageEvent], *, partial: bool = False
+        self,
+        events: Sequence[UsageEvent],
+        *,
+        partial: bool = False,
+        admission: Admission = USUAL,
     ) -> list[Recorded]:
         await self.synced.wait()
         return await super().append(events)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
+import msgspec
 import trio
 
+from meterd.domain.admission import USUAL, Admission, Late
 from meterd.domain.aggregations import ClosingRules
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
@@ -44,6 +47,16 @@ KEYED_EVENT = st.builds(
     st.sampled_from(["1", "2", "order-4711", "k" * 255, "é" * 255]),
 )
 EVENTS = st.lists(EVENT | KEYED_EVENT, min_size=1, max_size=8)
+# How long ago events say that they happened, if they do: also ahead, at the bounds of what is
+# taken, and beyond.
+EVENT_AGES = st.lists(
+    st.none()
+    | st.sampled_from([-300_001, -300_000, 0, 1, 60_000, HOUR_MS, 3 * HOUR_MS])
+    | st.sampled_from([DAY_MS, 8 * DAY_MS, 35 * DAY_MS, 35 * DAY_MS + 1]),
+    min_size=1,
+    max_size=3,
+)
+ADMISSIONS = st.sampled_from([USUAL, USUAL, Admission(2 * DAY_MS, 300_000, Late.REJECT)])
 RULES = st.builds(
     ClosingRules,
     st.dictionaries(st.sampled_from(TYPES), st.sampled_from(Operation), min_size=1),
@@ -55,6 +68,27 @@ AGES = st.none() | st.sampled_from([-1, 0, 1, 60_000, HOUR_MS, DAY_MS, 40 * DAY_
 LIMITS = st.integers(1, 12)
 ENDPOINTS = st.sampled_from(["billing", "crm"])
 OUTCOMES = st.sampled_from([Outcome(), Outcome(dry_run=True), Outcome("Request timeout")])
+
+
+def dated(
+    events: list[UsageEvent], ages: list[int | None], clock: SettableClock
+) -> list[UsageEvent]:
+    """The events, each with one of these ages."""
+    return [
+        event
+        if age_ms is None
+        else msgspec.structs.replace(event, timestamp_ms=clock.now_ms - age_ms)
+        for event, age_ms in zip(events, cycle(ages), strict=False)
+    ]
+
+
+async def revise_late(
+    ledger: Ledger, until_ms: int, by: ClosingRules
+) -> tuple[Period | None, int | None, int]:
+    """What the closer does; asking for what is next to close posts what is late."""
+    following = await ledger.next_to_close()
+    since_ms = await ledger.late_since_ms()
+    return following, since_ms, await ledger.revise(by, until_ms=until_ms)
 
 
 async def close_due(ledger: Ledger, clock: SettableClock, by: ClosingRules) -> list[object]:

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.account import Account
 from meterd.domain.event_ids import Stamp
+from meterd.domain.hierarchy import NOTHING_CLOSED
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.embedded import journal, log
@@ -46,7 +47,7 @@ class Actor:
         reply = Reply(1)
         receipt = receive(Stamp(at_ms, number, 0), [event(value=number)])
         self.committer.record(receipt, reply)
-        self.aggregator.send(Append(receipt, [0]))
+        self.aggregator.send(Append(receipt, [0], NOTHING_CLOSED))
         return reply
 
     def post(self) -> Reply:

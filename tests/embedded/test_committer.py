@@ -11,9 +11,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.account import Account, takers
+from meterd.domain.account import Account
 from meterd.domain.errors import CommitFailedError
 from meterd.domain.event_ids import Stamp
+from meterd.domain.hierarchy import NOTHING_CLOSED, takers
 from meterd.domain.receipts import receive
 from meterd.embedded import committer as committers
 from meterd.embedded.committer import TURN_SECONDS_MAX, Committer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from meterd.domain.account import Change
+    from meterd.domain.changes import Change
     from meterd.embedded.mailbox import Round
     from meterd.embedded.transaction import Transaction
 
@@ -310,7 +311,7 @@ async def test_deliveries_are_told_of_when_they_are_on_disk(store: Store) -> Non
     account = Account("acme")
     for period in (HOUR, *takers(HOUR)):
         account.restore(period, None)
-    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0])
+    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0], NOTHING_CLOSED)
     account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
     hop = WriterHop()
     hop.may_pass = trio.Event()

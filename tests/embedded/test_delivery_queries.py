@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import pytest
 
-from meterd.domain.account import Change
 from meterd.domain.aggregations import Aggregation
+from meterd.domain.changes import Change
 from meterd.domain.deliveries import (
     Attempt,
     Delivery,

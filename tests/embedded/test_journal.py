@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.domain.account import Account, Change
+from meterd.domain.account import Account
+from meterd.domain.changes import Change
 from meterd.domain.event_ids import ID_BYTES, Stamp
+from meterd.domain.hierarchy import NOTHING_CLOSED
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.embedded import journal, records
@@ -37,7 +39,7 @@ def change_of(customer_id: str, *, events: int = 1, at_ms: int = START_MS) -> Ch
     receipt = receive(Stamp(at_ms, 0, 0), [event(customer_id)] * events)
     account = Account(customer_id)
     account.restore(receipt.hour, None)
-    account.append(receipt, range(events))
+    account.append(receipt, range(events), NOTHING_CLOSED)
     change = account.take_change()
     assert change is not None
     return change
@@ -125,7 +127,7 @@ def test_a_closed_change_writes_aggregation_and_deliveries(store: Store) -> None
     account = Account("acme")
     for period in (HOUR, DAY):
         account.restore(period, None)
-    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0])
+    account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0], NOTHING_CLOSED)
     closed = account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
     change = account.take_change()
     assert change is not None

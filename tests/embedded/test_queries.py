@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 
-from meterd.domain.account import Change
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
+from meterd.domain.changes import Change
 from meterd.domain.deliveries import first_attempt
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import BATCH_MAX

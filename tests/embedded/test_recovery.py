@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterd.domain.account import Account, takers
+from meterd.domain.account import Account
 from meterd.domain.event_ids import Stamp, next_stamp, position
+from meterd.domain.hierarchy import NOTHING_CLOSED, takers
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS, Receipt, group_by_customer, receive
 from meterd.embedded import journal, keys, log, records, recovery
@@ -27,7 +28,7 @@ from tests.ledger_bench import START_MS, event, rules
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from meterd.domain.account import Change
+    from meterd.domain.changes import Change
     from meterd.domain.events import UsageEvent
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.transaction import Transaction
@@ -69,7 +70,7 @@ class Engine:
         for customer_id, offsets in group_by_customer(events).items():
             account = self._accounts.setdefault(customer_id, Account(customer_id))
             self._take_in_hand(account, receipt.hour)
-            account.append(receipt, offsets)
+            account.append(receipt, offsets, NOTHING_CLOSED)
 
     def commit(
         self, *changes: Change, work: Callable[[Transaction], None] = lambda _: None

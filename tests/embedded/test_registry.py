@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import OverloadedError
 from meterd.domain.event_ids import Stamp
+from meterd.domain.hierarchy import NOTHING_CLOSED
 from meterd.domain.periods import PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.embedded import registry
@@ -48,7 +49,7 @@ class Awake:
         self._counter += 1
         receipt = receive(Stamp(START_MS, self._counter, 0), [event(customer_id)])
         self.committer.record(receipt, reply)
-        self.registry.send(customer_id, Append(receipt, [0]))
+        self.registry.send(customer_id, Append(receipt, [0], NOTHING_CLOSED))
         return reply
 
     def post(self, customer_id: str) -> Reply:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.domain.account import Change
 from meterd.domain.aggregations import Aggregation
+from meterd.domain.changes import Change
 from meterd.domain.deliveries import settle_attempt
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS, PeriodType
