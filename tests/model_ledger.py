@@ -29,6 +29,7 @@ from meterd.ledger import (
     StoredEvent,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
+from tests.model_usage import ModelUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger(ModelDeliveries):
+class ModelLedger(ModelDeliveries, ModelUsage):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:

@@ -28,10 +28,10 @@ from meterd.embedded import attempt_log, journal, keys, log, outbox, queries, re
 from meterd.embedded.aggregator import Append, Close, TakeSnapshot
 from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.committer import Committer
-from meterd.embedded.delivery_desk import DeliveryDesk
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
+from meterd.embedded.usage_desk import UsageDesk
 from meterd.embedded.used_keys import UsedKeys
 from meterd.ledger import (
     AggregationPlace,
@@ -65,7 +65,7 @@ READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
 
 
-class EmbeddedLedger(DeliveryDesk):
+class EmbeddedLedger(UsageDesk):
     """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(
