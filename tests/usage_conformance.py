@@ -253,6 +253,19 @@ class UsageConformance:
             total = sum(2**n for n in expected)
             assert [one["sum"] for one in found.values()] == ([str(total)] if expected else [])
 
+    async def test_groups_end_where_windows_do(self, bench: Bench) -> None:
+        """To the millisecond."""
+        for value, instant in enumerate(("11:00", "11:59:59.999", "12:00", "12:59:59.999")):
+            await append_at(bench, f"2026-01-14T{instant}", value=10**value)
+        query = UsageQuery("acme", HOURLY, group_by=("x",))
+        found = []
+        for window in await windows_of(bench, query):
+            portion = await bench.ledger.usage_groups(query, window.period, limit=ALL)
+            [counted] = portion.groups.values()
+            assert counted.sum == window.by_type["sum"].sum
+            found.append(int(counted.sum))
+        assert found == [11, 1100]
+
     async def test_events_that_come_amid_the_portions(self, bench: Bench) -> None:
         """Those that were there are counted once; those that come are not counted halfway."""
         await bench.ledger.append([event(value=2**n) for n in range(10)])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.periods import PeriodType, period_at
+from meterd.domain.periods import DAY_MS, PeriodType, period_at
 from meterd.domain.usage import UsageQuery
+from meterd.embedded import usage
 from tests.embedded.engine_bench import EngineBench, running
 from tests.embedded.test_engine_full_disk import Disk, unanswered
-from tests.ledger_bench import ALL, START_MS, event
+from tests.ledger_bench import ALL, START_MS, close_ended, event, rules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +55,8 @@ async def test_usage_posts_its_customer_only(tmp_path: Path) -> None:
     """And of a window that is read in portions only for the first of them."""
     async with running(tmp_path) as bench:
         await bench.ledger.append([event(name) for name in NAMES for _ in range(3)])
-        usage = await bench.ledger.customer_usage("c07", DAILY)
-        assert usage.window.by_type["sum"].count == 3
+        live = await bench.ledger.customer_usage("c07", DAILY)
+        assert live.window.by_type["sum"].count == 3
         at_rest = bench.ledger._registry.at_rest
         assert [name for name in NAMES if at_rest(name)] == ["c07"]
         query = UsageQuery("c08", DAILY, group_by=("x",))
@@ -66,6 +68,29 @@ async def test_usage_posts_its_customer_only(tmp_path: Path) -> None:
         assert [totals.count for totals in rest.groups.values()] == [2]
         assert bench.hop.transactions == transactions + 1
         assert not at_rest("c08")
+
+
+async def test_a_closing_changes_no_total_halfway(tmp_path: Path) -> None:
+    """Behind each of its transactions, whether a period is closed for this customer or for all:
+    what is handed up is counted once.
+    """
+    async with running(tmp_path) as bench:
+        for value in (1, 2, 4):
+            await bench.ledger.append([event(name, value=value) for name in NAMES])
+            bench.clock.now_ms += DAY_MS
+        seen = set()
+
+        def look() -> None:
+            with bench.store.read() as txn:
+                for name, kind in product((NAMES[0], NAMES[-1]), PeriodType):
+                    query = UsageQuery(name, kind)
+                    windows = usage.read_windows(txn, bench.store.parts, query, None, ALL)
+                    seen.add((kind, sum(int(one.by_type["sum"].sum) for one in windows)))
+
+        bench.hop.committed = look
+        bench.clock.now_ms += 400 * DAY_MS
+        await close_ended(bench, rules())
+        assert seen == {(kind, 7) for kind in PeriodType}
 
 
 async def test_a_full_disk_keeps_nobody_from_reading(tmp_path: Path) -> None:
@@ -81,12 +106,12 @@ async def test_a_full_disk_keeps_nobody_from_reading(tmp_path: Path) -> None:
             await wait_all_tasks_blocked()
             with trio.fail_after(5):
                 assert await listed(bench) == ["a"]
-                usage = await bench.ledger.customer_usage("a", DAILY)
-                assert usage.window.by_type["sum"].count == 1
+                live = await bench.ledger.customer_usage("a", DAILY)
+                assert live.window.by_type["sum"].count == 1
                 windows = await bench.ledger.usage_windows(UsageQuery("a", DAILY), limit=9)
-                assert windows == [usage.window]
+                assert windows == [live.window]
         disk.is_full = False
         await bench.restart()
         assert await listed(bench) == ["a", "b"]
-        usage = await bench.ledger.customer_usage("a", DAILY)
-        assert usage.window.by_type["sum"].count == 2
+        live = await bench.ledger.customer_usage("a", DAILY)
+        assert live.window.by_type["sum"].count == 2
