@@ -52,6 +52,8 @@ def test_usage_is_what_was_acknowledged(daemon: DaemonProcess) -> None:
     """Behind every batch, behind a kill, in every form: running totals, windows, groups, CSV."""
     random = Random(7)
     events: list[dict[str, Any]] = []
+    ours: list[dict[str, Any]] = []
+    total = Fraction(0)
     for turn in range(4):
         some = batch(random, 300)
         assert daemon.request("POST", "/usagebatch", content=sent(some)).status_code == 201
