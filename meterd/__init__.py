@@ -34,6 +34,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       standing         whether an endpoint may be sent to now
       endpoint_states  what is known of an endpoint beside its configuration
       account          what an event or a period's end changes for one customer
+      usage            usage over windows, and in groups
     ledger           what an engine promises
     embedded/        the engine over LMDB, and its actors
       keys             key layout, whose byte order is reading order
@@ -53,6 +54,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       journal          totals, aggregations and each customer's index in the store
       recovery         posts what a crash left unposted
       queries          what the contract reads
+      usage            reads totals over windows, and events in groups
       delivery_queries  reads deliveries and what is known of endpoints
       replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
@@ -74,6 +76,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
       delivery_desk    the part of the engine that looks into deliveries and has them sent again
+      usage_desk       the part of the engine that reads usage
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
@@ -108,6 +111,9 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       metrics          gathers what is measured
       delivery_documents  deliveries, attempts and webhooks as the API shows them
       replay_request   what a replay asks for
+      usage_request    what a request for usage asks for
+      usage_documents  customers and usage as the API shows them
+      usage_api        the routes of customers and their usage
       delivery_api     the routes of deliveries and webhooks
       api              Quart routes
       failures         what ended an attempt to deliver

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
     from meterd.domain.endpoint_states import Change
     from meterd.domain.idempotency import Recorded
+    from meterd.domain.usage import (
+        Customer,
+        CustomerUsage,
+        UsagePortion,
+        UsageQuery,
+        WindowTotals,
+    )
 
 # So far are an endpoint's deliveries counted: a dead one may have millions.
 COUNTED_MAX: Final = 10_000
@@ -37,6 +44,12 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     id: bytes
     event: UsageEvent
     received_ms: int
+
+    @property
+    def happened_ms(self) -> int:
+        """When it counts: when it says that it happened, else when it was received."""
+        said_ms = self.event.timestamp_ms
+        return self.received_ms if said_ms is None else said_ms
 
 
 class EventQuery(msgspec.Struct, frozen=True):
@@ -227,6 +240,35 @@ class Ledger(Protocol):
         self, query: AggregationQuery, *, limit: int, after: AggregationPlace | None = None
     ) -> AggregationPlace | None:
         """What to ask for the next page with, as its ``after``, if more follow this one."""
+
+    async def customers(self, *, limit: int, after: str | None = None) -> list[Customer]:
+        """Of whom events were appended, in the order of their ids, those behind ``after``."""
+
+    async def customer_usage(
+        self, customer_id: str, period_type: PeriodType, *, at_ms: int | None = None
+    ) -> CustomerUsage:
+        """The customer's totals in the period that contains that moment, by default now.
+
+        Every event that was appended is in them. Anybody may be asked for.
+        """
+
+    async def usage_windows(
+        self, query: UsageQuery, *, limit: int, after_ms: int | None = None
+    ) -> list[WindowTotals]:
+        """The windows of the query that have events of its customer and type, the earliest first,
+        those that begin behind ``after_ms``; of stored totals, whatever is grouped or filtered.
+
+        Every event that was appended is in them.
+        """
+
+    async def usage_groups(
+        self, query: UsageQuery, period: Period, *, limit: int, before: bytes | None = None
+    ) -> UsagePortion:
+        """What up to ``limit`` events of the query in that period come to.
+
+        The portions of a period, each asked for with the last one's ``before``, have every event
+        that was appended before the first was asked for, and none twice.
+        """
 
     async def next_to_close(self) -> Period | None:
         """Of all periods with totals that are not closed, the one that closes first."""

@@ -35,6 +35,7 @@ from tests.ledger_bench import (
 )
 from tests.redelivery_conformance import RedeliveryConformance
 from tests.snapshot_conformance import SnapshotConformance
+from tests.usage_conformance import UsageConformance
 
 if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
@@ -248,5 +249,6 @@ class LedgerConformance(
     SnapshotConformance,
     DeliveryConformance,
     RedeliveryConformance,
+    UsageConformance,
 ):
     """All of it."""

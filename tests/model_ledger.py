@@ -31,6 +31,7 @@ from meterd.ledger import (
     StoredEvent,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
+from tests.model_usage import ModelUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger(ModelDeliveries):
+class ModelLedger(ModelDeliveries, ModelUsage):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -92,10 +93,10 @@ class ModelLedger(ModelDeliveries):
             return [withheld.get(outcome, outcome) for outcome in outcomes]
         new = self._log[len(whole) :]
         for stored in new:
-            for period in self._late_periods(happened_ms(stored)):
+            for period in self._late_periods(stored.happened_ms):
                 self._late.setdefault((stored.event.customer_id, period), now_ms)
         hour = period_at(PeriodType.HOURLY, now_ms)
-        self._past_events += any(happened_ms(stored) < hour.start_ms for stored in new)
+        self._past_events += any(stored.happened_ms < hour.start_ms for stored in new)
         return outcomes
 
     def _refusal(self, event: UsageEvent, now_ms: int, admission: Admission) -> Recorded | None:
@@ -214,7 +215,7 @@ class ModelLedger(ModelDeliveries):
         await trio.lowlevel.checkpoint()
         last = max(self._closed, default=None)
         periods = {
-            period_at(kind, happened_ms(stored)) for stored in self._log for kind in PeriodType
+            period_at(kind, stored.happened_ms) for stored in self._log for kind in PeriodType
         }
         return min((one for one in periods if last is None or one > last), default=None)
 
@@ -338,9 +339,9 @@ class ModelLedger(ModelDeliveries):
                     for stored in self._log
                     if stored.event.customer_id == customer_id
                     and stored.event.event_type == event_type
-                    and period.start_ms <= happened_ms(stored) < period.end_ms
+                    and period.start_ms <= stored.happened_ms < period.end_ms
                 ),
-                key=lambda stored: (happened_ms(stored), stored.id),
+                key=lambda stored: (stored.happened_ms, stored.id),
             )
             if counted:
                 result = read([stored.event.value for stored in counted], operation)
@@ -360,11 +361,6 @@ def _outcome(event: UsageEvent, log: list[StoredEvent]) -> Recorded:
 
 def _content(event: UsageEvent) -> tuple[object, ...]:
     return event.event_type, event.value, json.loads(event.metadata), event.timestamp_ms
-
-
-def happened_ms(stored: StoredEvent) -> int:
-    said_ms = stored.event.timestamp_ms
-    return stored.received_ms if said_ms is None else said_ms
 
 
 def read(values: list[Decimal], operation: Operation) -> Decimal:

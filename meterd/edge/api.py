@@ -47,6 +47,7 @@ from meterd.edge.routes import (
     route_template,
     unless,
 )
+from meterd.edge.usage_api import Usage, add_usage_routes
 from meterd.ledger import place_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def make_app(
     desk = Desk(config, ledger, delivery, clock, readiness, bodies, turn)
     add_delivery_routes(app, access, desk)
     add_webhook_routes(app, access, desk)
+    add_usage_routes(app, access, Usage(config, ledger, readiness, turn))
 
     @app.before_request
     async def refuse_leading_slashes() -> Response | None:
@@ -321,6 +323,11 @@ def _about() -> dict[str, Any]:
                 "events": "GET /events",
                 "aggregations": "GET /aggregations",
                 "trigger": "POST /aggregations/trigger",
+            },
+            "usage": {
+                "customers": "GET /customers",
+                "running": "GET /customers/{customerId}/usage",
+                "windows": "GET /usage",
             },
             "deliveries": {
                 "list": "GET /deliveries",

@@ -66,7 +66,7 @@ def aggregation_document(found: DeliveredAggregation) -> bytes:
         "periodEnd": format_instant(period.last_ms),
         "periodKey": period.key,
         "timestamp": format_instant(aggregation.computed_ms),
-        "events": {event_type: _number(figure.value) for event_type, figure in figures.items()},
+        "events": {event_type: number(figure.value) for event_type, figure in figures.items()},
         "eventCounts": {event_type: figure.count for event_type, figure in figures.items()},
         "webhookStatus": _webhook_status(found.deliveries),
         "eventCount": aggregation.event_count,
@@ -78,7 +78,8 @@ def aggregation_document(found: DeliveredAggregation) -> bytes:
     return msgspec.json.encode(document)
 
 
-def _number(value: Decimal) -> msgspec.Raw:
+def number(value: Decimal) -> msgspec.Raw:
+    """The nearest double, as JSON."""
     return msgspec.Raw(javascript.number_text(as_number(value)).encode())
 
 

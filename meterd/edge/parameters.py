@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from meterd.domain.deliveries import BATCH, DeliveryStatus
+from meterd.domain.event_fields import customer_id_fault
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.periods import PeriodType
@@ -35,6 +36,7 @@ LIMIT_MAX: Final = 100_000
 _INSTANT_LIMIT_MS: Final = 253_370_764_800_000  # the year 9999: calendars end with it
 _SEQUENCE_DIGITS_MAX: Final = 18
 _SKIP_DIGITS_MAX: Final = 6
+_WINDOW_BYTES: Final = 8
 
 
 class UnfitParameterError(Exception):
@@ -58,15 +60,19 @@ class Parameters:
                     f"{quoted(name)} is no parameter; there are {', '.join(names)}"
                 )
 
-    def limit(self) -> int:
+    def limit(self, limit_max: int = LIMIT_MAX) -> int:
+        return self.limit_given(limit_max) or LIMIT_DEFAULT
+
+    def limit_given(self, limit_max: int) -> int | None:
+        """For an answer that is whole if it is not told otherwise."""
         text = self.text("limit")
         if text is None:
-            return LIMIT_DEFAULT
-        if text.isascii() and text.isdigit() and len(text) <= len(str(LIMIT_MAX)):
+            return None
+        if text.isascii() and text.isdigit() and len(text) <= len(str(limit_max)):
             limit = int(text)
-            if 1 <= limit <= LIMIT_MAX:
+            if 1 <= limit <= limit_max:
                 return limit
-        raise UnfitParameterError(f"limit must be a whole number from 1 to {LIMIT_MAX}")
+        raise UnfitParameterError(f"limit must be a whole number from 1 to {limit_max}")
 
     def instant_ms(self, name: str) -> int | None:
         text = self.text(name)
@@ -78,14 +84,14 @@ class Parameters:
             raise UnfitParameterError(f"{name} must be {EXPECTED}")
         return instant_ms
 
-    def period_type(self) -> PeriodType | None:
-        text = self.text("period")
+    def period_type(self, name: str = "period") -> PeriodType | None:
+        text = self.text(name)
         if text is None:
             return None
         try:
             return PeriodType(text)
         except ValueError:
-            raise UnfitParameterError(f"period must be one of: {', '.join(PeriodType)}") from None
+            raise UnfitParameterError(f"{name} must be one of: {', '.join(PeriodType)}") from None
 
     def status(self) -> DeliveryStatus | None:
         text = self.text("status")
@@ -137,6 +143,27 @@ class Parameters:
         if not (0 <= found.created_ms < _INSTANT_LIMIT_MS and 0 <= found.sequence < BATCH):
             raise _unfit_cursor()
         return found
+
+    def customer_cursor(self) -> str | None:
+        place = self._cursor()
+        if place is None:
+            return None
+        try:
+            customer_id = place.decode()
+        except UnicodeDecodeError:
+            raise _unfit_cursor() from None
+        if customer_id_fault(customer_id) is not None:
+            raise _unfit_cursor()
+        return customer_id
+
+    def window_cursor(self) -> int | None:
+        place = self._cursor()
+        if place is None:
+            return None
+        start_ms = int.from_bytes(place, "big")
+        if len(place) != _WINDOW_BYTES or start_ms >= _INSTANT_LIMIT_MS:
+            raise _unfit_cursor()
+        return start_ms
 
     def _cursor(self) -> bytes | None:
         text = self.text("cursor")
@@ -224,6 +251,16 @@ def aggregation_cursor(end: AggregationPlace | None) -> str | None:
 def delivery_cursor(end: DeliveryPlace | None) -> str | None:
     """The cursor of the page that goes on there."""
     return None if end is None else _as_text(msgspec.msgpack.encode(end))
+
+
+def customer_cursor(end: str | None) -> str | None:
+    """The cursor of the page that goes on there."""
+    return None if end is None else _as_text(end.encode())
+
+
+def window_cursor(end_ms: int | None) -> str | None:
+    """The cursor of the page that goes on behind the window that begins then."""
+    return None if end_ms is None else _as_text(end_ms.to_bytes(_WINDOW_BYTES, "big"))
 
 
 def _as_text(place: bytes) -> str:

@@ -14,7 +14,7 @@ from meterd.domain.deliveries import BATCH
 from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.instants import format_instant
-from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.embedded import keys
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
             customer, event_type, block_id = key[1:].split(keys.END, 2)
             return customer.decode(), "", event_type.decode(), _record_name(block_id)
         case "blocks_by_hour":
-            hour = period_at(PeriodType.HOURLY, int.from_bytes(key[:4], "big") * HOUR_MS)
+            hour = keys.hour_of_blocks(key)
             customer, event_type, block_id = key[5:].split(keys.END, 2)
             block = _record_name(block_id)
             return customer.decode(), period_name(hour), event_type.decode(), block

@@ -25,10 +25,10 @@ from meterd.embedded.aggregator import Append
 from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.closing import Closing
 from meterd.embedded.committer import Committer
-from meterd.embedded.delivery_desk import DeliveryDesk
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
+from meterd.embedded.usage_desk import UsageDesk
 from meterd.embedded.used_keys import UsedKeys
 from meterd.embedded.vital_signs import Backlog, read_vital_signs
 from meterd.ledger import (
@@ -58,7 +58,7 @@ READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
 
 
-class EmbeddedLedger(DeliveryDesk):
+class EmbeddedLedger(UsageDesk):
     """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(

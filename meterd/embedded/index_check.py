@@ -12,7 +12,7 @@ from operator import lt
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
-from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import NOTHING, Difference, at_key
@@ -159,8 +159,7 @@ class BlockIndex:
             prefix = key[:-ID_BYTES]
             hour = None
             if self._is_by_hour:
-                hour_ms = int.from_bytes(key[:_HOUR_BYTES], "big") * HOUR_MS
-                hour, key = period_at(PeriodType.HOURLY, hour_ms), key[_HOUR_BYTES:]  # noqa: PLW2901
+                hour, key = keys.hour_of_blocks(key), key[_HOUR_BYTES:]  # noqa: PLW2901
             customer, event_type, _ = key[1:].split(keys.END, 2)
             for block_id in records.split_block_ids(payload):
                 if not self._is_counted(

@@ -17,7 +17,7 @@ from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from meterd.domain.aggregations import Aggregation
     from meterd.domain.changes import Change
@@ -179,16 +179,18 @@ def first_open(txn: Transaction, parts: int, closed_ms: Mapping[PeriodType, int]
 
 def open_parts(txn: Transaction, parts: int) -> tuple[Period, ...]:
     """The hours and days that may have totals not yet handed up, in the order of closing."""
-    found: set[Period] = set()
+    return tuple(sorted({one for part in range(parts) for one in open_parts_in(txn, part)}))
+
+
+def open_parts_in(txn: Transaction, part: int) -> Iterator[Period]:
+    """The same of customers in that part of the store: hours, then days, each in their order."""
     for kind in (PeriodType.HOURLY, PeriodType.DAILY):
-        for part in range(parts):
-            prefix = keys.period_type_prefix(part, kind)
-            start = prefix + keys.hour(closed_until_ms(txn, kind))
-            while (key := txn.first_key("totals", start)) is not None and key.startswith(prefix):
-                period = keys.totals_period(key)
-                found.add(period)
-                start = prefix + keys.hour(period.end_ms)
-    return tuple(sorted(found))
+        prefix = keys.period_type_prefix(part, kind)
+        start = prefix + keys.hour(closed_until_ms(txn, kind))
+        while (key := txn.first_key("totals", start)) is not None and key.startswith(prefix):
+            period = keys.totals_period(key)
+            yield period
+            start = prefix + keys.hour(period.end_ms)
 
 
 def customers_in(

@@ -89,6 +89,11 @@ def dated_blocks_prefix(hour_of: Period, part: int, customer_id: str, event_type
     return hour(hour_of.start_ms) + blocks_prefix(part, customer_id, event_type)
 
 
+def hour_of_blocks(key: bytes) -> Period:
+    """The hour in a key of ``blocks_by_hour``."""
+    return period_at(PeriodType.HOURLY, int.from_bytes(key[:4], "big") * HOUR_MS)
+
+
 def late_key(since_ms: int, part: int, period: Period, customer_id: str) -> bytes:
     return late_start(since_ms) + totals_key(part, period, customer_id)
 

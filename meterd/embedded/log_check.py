@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.idempotency import fingerprint
-from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
@@ -263,7 +263,7 @@ class LogCheck:
         """Those of ``blocks_by_hour``, found with one seek for each."""
         start = b""
         while (key := self._txn.first_key("blocks_by_hour", start)) is not None:
-            hour = period_at(PeriodType.HOURLY, int.from_bytes(key[:4], "big") * HOUR_MS)
+            hour = keys.hour_of_blocks(key)
             yield hour
             start = keys.hour(hour.end_ms)
 

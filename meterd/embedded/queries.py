@@ -42,18 +42,18 @@ def read_events(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> list[StoredEvent]:
     """See ``Ledger.events``; of one customer, what is posted."""
-    return list(islice(_events(txn, parts, query, before), limit))
+    return list(islice(events_backward(txn, parts, query, before), limit))
 
 
 def page_end(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> bytes | None:
     """See ``Ledger.page_end``."""
-    behind_page = list(islice(_events(txn, parts, query, before), limit - 1, limit + 1))
+    behind_page = list(islice(events_backward(txn, parts, query, before), limit - 1, limit + 1))
     return behind_page[0].id if len(behind_page) == 2 else None
 
 
-def _events(
+def events_backward(
     txn: Transaction, parts: int, query: EventQuery, before: bytes | None
 ) -> Iterator[StoredEvent]:
     """The query's events, newest first."""
