@@ -8,11 +8,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       durations        durations as text
       periods          which half-open UTC period contains an instant, its key, when it ends
       operations       the seven operations
+      hierarchy        which periods a period's totals belong to
       totals           one event type's totals: adding, merging, reading an operation
       event_ids        ids whose order is the order of storing
       event_fields     what each field of an event takes, and what is wrong with it
       events           decodes usage events, or says why there are none
       idempotency      what makes an event the repeat of another, and what becomes of it then
+      admission        which events' times are taken
       receipts         an append as it was received: its events, ids and blocks
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks
@@ -33,6 +35,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       breaker          when an endpoint that fails is let alone
       standing         whether an endpoint may be sent to now
       endpoint_states  what is known of an endpoint beside its configuration
+      changes          what one customer's decisions change on disk
       account          what an event or a period's end changes for one customer
       usage            usage over windows, and in groups
     ledger           what an engine promises
@@ -44,6 +47,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       batches          deliveries that go together
       lines            in which order deliveries are sent
       outbox           deliveries in the store: due, in the air, settled
+      journal          totals, aggregations and each customer's index in the store
       upgrade          what an earlier format lacks
       file_system      refuses what is not of this machine
       data_folder      the folder around the store: made, held, its entries synced
@@ -51,7 +55,6 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       pages            LMDB's pages, checked without LMDB
       snapshot         the store as it stands in one moment, beside whoever has it open
       log              every event, in the order of receipt
-      journal          totals, aggregations and each customer's index in the store
       recovery         posts what a crash left unposted
       queries          what the contract reads
       usage            reads totals over windows, and events in groups
@@ -63,6 +66,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
       log_check        hours, indexes and keys against the log
+      late_check       periods to be revised, against totals
       published_check  aggregations against what was published of totals
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
@@ -75,6 +79,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
+      closing          ends periods, revises late ones, takes snapshots
       delivery_desk    the part of the engine that looks into deliveries and has them sent again
       usage_desk       the part of the engine that reads usage
       engine           the Ledger over all of these

@@ -62,12 +62,15 @@ class EventQuery(msgspec.Struct, frozen=True):
 
 
 class AggregationQuery(msgspec.Struct, frozen=True):
-    """Which aggregations; None is no filter. Both bounds are inclusive, on the period's start."""
+    """Which aggregations, and whether with all revisions; None is no filter. Both bounds are
+    inclusive, on the period's start.
+    """
 
     customer_id: str | None = None
     period_type: PeriodType | None = None
     from_ms: int | None = None
     to_ms: int | None = None
+    revisions: bool = False
 
 
 class AggregationPlace(msgspec.Struct, frozen=True, array_like=True):
@@ -83,10 +86,13 @@ def place_of(aggregation: Aggregation) -> AggregationPlace:
 
 
 class DeliveredAggregation(msgspec.Struct, frozen=True):
-    """An aggregation with the state of its deliveries, in the order of its endpoints."""
+    """With the state of its deliveries, in the order of its endpoints, and, where they are asked
+    for, the revisions before it, newest first.
+    """
 
     aggregation: Aggregation
     deliveries: tuple[Delivery, ...]
+    superseded: tuple[DeliveredAggregation, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -287,16 +293,11 @@ class Ledger(Protocol):
         """Returns when ``past_events`` is greater: there may be periods to close, or to revise."""
 
     async def late_since_ms(self) -> int | None:
-        """Since when the first of the periods that are to be revised is: when the first late event
-        of it came. Not of events that came just now.
-        """
+        """When the first late event came that no revision has yet; not of those of just now."""
 
     async def revise(self, rules: ClosingRules, *, until_ms: int) -> int:
-        """Publishes anew every closed period that has late events since that moment or before; how
-        many aggregations that made.
-
-        For each customer and period the revision and its deliveries become durable together, and
-        once. In bounded memory.
+        """Publishes anew every closed period that has had late events since that moment or before:
+        how many aggregations. Each becomes durable once, with its deliveries. In bounded memory.
         """
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:

@@ -22,6 +22,7 @@ from meterd.ledger import AggregationQuery, EventQuery
 from tests.closing_conformance import ClosingConformance
 from tests.delivery_conformance import DeliveryConformance
 from tests.idempotency_conformance import IdempotencyConformance
+from tests.lateness_conformance import LatenessConformance
 from tests.ledger_bench import (
     ALL,
     EVERY_EVENT,
@@ -245,6 +246,7 @@ class EventsConformance:
 class LedgerConformance(
     EventsConformance,
     IdempotencyConformance,
+    LatenessConformance,
     ClosingConformance,
     SnapshotConformance,
     DeliveryConformance,

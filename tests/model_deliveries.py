@@ -20,6 +20,7 @@ from meterd.ledger import (
     ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
     AggregationPlace,
+    DeliveredAggregation,
     DeliveryHistory,
     DeliveryPlace,
     DeliveryQuery,
@@ -48,6 +49,17 @@ class ModelDeliveries(ModelOutbox, ABC):
     @abstractmethod
     def now_ms(self) -> int:
         """See ``ModelLedger.now_ms``."""
+
+    def _with_deliveries(self, aggregation: Aggregation) -> DeliveredAggregation:
+        theirs = [
+            delivery
+            for endpoint_id in aggregation.endpoints
+            for delivery in self._deliveries.values()
+            if (delivery.endpoint_id, delivery.customer_id)
+            == (endpoint_id, aggregation.customer_id)
+            and (delivery.period, delivery.revision) == (aggregation.period, aggregation.revision)
+        ]
+        return DeliveredAggregation(aggregation, tuple(theirs))
 
     async def deliveries(
         self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from meterd.domain.admission import USUAL, Admission, Late
@@ -54,7 +55,8 @@ class ModelLedger(ModelDeliveries, ModelUsage):
         self._closed: set[Period] = set()
         # Since when each customer's closed periods are to be revised.
         self._late: dict[tuple[str, Period], int] = {}
-        self._past_events = 0
+        self._superseded: list[Aggregation] = []
+        self._past_events, self._more_past = 0, trio.Event()
 
     def now_ms(self) -> int:
         """The time of day, but never before the last event nor within what is closed."""
@@ -96,7 +98,10 @@ class ModelLedger(ModelDeliveries, ModelUsage):
             for period in self._late_periods(stored.happened_ms):
                 self._late.setdefault((stored.event.customer_id, period), now_ms)
         hour = period_at(PeriodType.HOURLY, now_ms)
-        self._past_events += any(stored.happened_ms < hour.start_ms for stored in new)
+        if any(stored.happened_ms < hour.start_ms for stored in new):
+            self._past_events += 1
+            self._more_past.set()
+            self._more_past = trio.Event()
         return outcomes
 
     def _refusal(self, event: UsageEvent, now_ms: int, admission: Admission) -> Recorded | None:
@@ -121,12 +126,9 @@ class ModelLedger(ModelDeliveries, ModelUsage):
         return self._past_events
 
     async def wait_past_events(self, beyond: int) -> None:
-        """See ``Ledger.wait_past_events``: nobody waits for a model's."""
-        assert self._past_events > beyond
-
-    def closed_hours(self) -> list[Period]:
-        """Those that had events, in order."""
-        return sorted(one for one in self._closed if one.type is PeriodType.HOURLY)
+        """See ``Ledger.wait_past_events``."""
+        while self._past_events <= beyond:
+            await self._more_past.wait()
 
     async def late_since_ms(self) -> int | None:
         """See ``Ledger.late_since_ms``."""
@@ -160,6 +162,7 @@ class ModelLedger(ModelDeliveries, ModelUsage):
                 figures,
                 rules.endpoints,
             )
+            self._superseded += [earlier] if earlier and was_closed else []
             self._aggregations[customer_id, period] = revised
             for endpoint_id in revised.endpoints:
                 self._make(revised, endpoint_id, now_ms, earlier if was_closed else None)
@@ -187,19 +190,19 @@ class ModelLedger(ModelDeliveries, ModelUsage):
     ) -> list[DeliveredAggregation]:
         """See ``Ledger.aggregations``."""
         await trio.lowlevel.checkpoint()
+        found = self._aggregations_matching(query, after)[:limit]
+        if not query.revisions:
+            return [self._with_deliveries(newest) for newest in found]
         return [
-            DeliveredAggregation(
-                aggregation,
-                tuple(
-                    delivery
-                    for endpoint_id in aggregation.endpoints
-                    for delivery in self._deliveries.values()
-                    if delivery.endpoint_id == endpoint_id
-                    and _place_of(delivery) == _place_of(aggregation)
-                    and delivery.revision == aggregation.revision
+            msgspec.structs.replace(
+                self._with_deliveries(newest),
+                superseded=tuple(
+                    self._with_deliveries(earlier)
+                    for earlier in reversed(self._superseded)
+                    if earlier.id == newest.id
                 ),
             )
-            for aggregation in self._aggregations_matching(query, after)[:limit]
+            for newest in found
         ]
 
     async def aggregations_page_end(

@@ -69,7 +69,7 @@ class ModelUsage(ABC):
         await trio.lowlevel.checkpoint()
         found: defaultdict[Period, list[StoredEvent]] = defaultdict(list)
         for stored in self._asked(query):
-            found[period_at(query.window, stored.received_ms)].append(stored)
+            found[period_at(query.window, stored.happened_ms)].append(stored)
         return [
             WindowTotals(period, period in self._closed, self._by_type(found[period]))
             for period in sorted(found)
@@ -109,7 +109,7 @@ class ModelUsage(ABC):
 
 
 def is_in(stored: StoredEvent, period: Period) -> bool:
-    return period.start_ms <= stored.received_ms < period.end_ms
+    return period.start_ms <= stored.happened_ms < period.end_ms
 
 
 def group_of(stored: StoredEvent, names: Iterable[str]) -> tuple[str | None, ...]:
@@ -148,4 +148,4 @@ def totals_of_events(events: list[StoredEvent]) -> Totals:
 
 
 def _position(stored: StoredEvent) -> bytes:
-    return position(stored.received_ms, stored.id)
+    return position(stored.happened_ms, stored.id)

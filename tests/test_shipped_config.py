@@ -25,6 +25,8 @@ OPTIONS_OF_FIELDS = {
     "deadline_ms": ["deadline"],
     "attempts_kept_ms": ["attempts_kept"],
     "grace_ms": ["grace"],
+    "admission": ["accept_past", "accept_future", "late"],
+    "revise_after_ms": ["revise_after"],
     "secrets": ["secret", "secret_env"],
     "host": ["bind"],
     "port": ["bind"],
@@ -107,7 +109,8 @@ def test_what_it_sets() -> None:
 def test_the_defaults_it_shows_are_the_defaults() -> None:
     """What is written as a default and what an empty file means are the same."""
     config, empty = decode(SHIPPED.encode(), form="toml", environ={}), Config()
-    for field in ("grace_ms", "dry_run", "log_level", "server", "storage"):
+    times = ("grace_ms", "admission", "revise_after_ms")
+    for field in (*times, "dry_run", "log_level", "server", "storage"):
         assert getattr(config, field) == getattr(empty, field)
 
 

@@ -71,7 +71,6 @@ OPTIONS: Final = {
         "accept_future",
         "late",
         "revise_after",
-        "idempotency_window",
         "dry_run",
         "log_level",
         "events",
@@ -135,7 +134,6 @@ class Config(msgspec.Struct, frozen=True):
     grace_ms: int = 5 * 60_000
     admission: Admission = USUAL
     revise_after_ms: int = 60_000
-    idempotency_window_ms: int = 35 * DAY_MS
     dry_run: bool = False
     log_level: LogLevel = LogLevel.INFO
     events: dict[str, EventType] = msgspec.field(default_factory=dict)
@@ -192,15 +190,13 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
     path = storage.option("path", string(at_most=PATH_MAX), _DEFAULT.storage.path)
     environment_holds: ApiKey | None = environment.option("METERD_API_KEY", environment_key, None)
     dry_run = root.option("dry_run", flag, _DEFAULT.dry_run)
-    admission = _admission(root)
     return Config(
         periods=_periods(root),
         grace_ms=root.option("grace", duration(at_most_ms=GRACE_MAX_MS), _DEFAULT.grace_ms),
-        admission=admission,
+        admission=_admission(root),
         revise_after_ms=root.option(
             "revise_after", duration(at_most_ms=REVISE_AFTER_MAX_MS), _DEFAULT.revise_after_ms
         ),
-        idempotency_window_ms=_idempotency_window_ms(root, admission.past_ms),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
         events={
@@ -232,18 +228,6 @@ def _admission(root: Section) -> Admission:
         root.option("accept_future", duration(at_most_ms=FUTURE_MAX_MS), USUAL.future_ms),
         root.option("late", one_of(Late), USUAL.late),
     )
-
-
-def _idempotency_window_ms(root: Section, past_ms: int) -> int:
-    """Never less than events may be old, or one that is repeated could count twice."""
-    shortest_ms = max(past_ms, _DEFAULT.idempotency_window_ms)
-    window_ms: int = root.option(
-        "idempotency_window", duration(at_most_ms=PAST_MAX_MS), shortest_ms
-    )
-    if window_ms < past_ms:
-        past = format_duration(past_ms)
-        root.fault(f"must be at least accept_past, which is {past}", "idempotency_window")
-    return window_ms
 
 
 def _with_tls(section: Section, server: Server) -> Server:
@@ -308,7 +292,6 @@ def public_config(config: Config) -> dict[str, Any]:
         "accept_future": format_duration(config.admission.future_ms),
         "late": config.admission.late.value,
         "revise_after": format_duration(config.revise_after_ms),
-        "idempotency_window": format_duration(config.idempotency_window_ms),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
     }

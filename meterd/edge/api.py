@@ -258,7 +258,13 @@ class _Aggregations:
         self, count: int, behind: AggregationPlace | None
     ) -> list[tuple[bytes, AggregationPlace]]:
         page = await self._ledger.aggregations(self._query, limit=count, after=behind)
-        return [(aggregation_document(found), place_of(found.aggregation)) for found in page]
+        return [
+            (
+                b",".join(map(aggregation_document, (found, *found.superseded))),
+                place_of(found.aggregation),
+            )
+            for found in page
+        ]
 
     async def end(self, count: int, behind: AggregationPlace) -> AggregationPlace | None:
         return await self._ledger.aggregations_page_end(self._query, limit=count, after=behind)

@@ -36,6 +36,8 @@ def event_document(stored: StoredEvent) -> bytes:
         "receivedAt": format_instant(stored.received_ms),
         **_calendar(stored.received_ms // _MINUTE_MS),
     }
+    if event.timestamp_ms is not None:
+        document["timestamp"] = format_instant(event.timestamp_ms)
     if event.idempotency_key:
         document["idempotencyKey"] = event.idempotency_key
     return msgspec.json.encode(document)

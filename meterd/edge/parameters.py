@@ -156,6 +156,13 @@ class Parameters:
             raise _unfit_cursor()
         return customer_id
 
+    def revisions(self) -> bool:
+        """Whether every revision is asked for; the newest are, where that is not said."""
+        asked = self.text("revisions")
+        if asked not in {None, "newest", "all"}:
+            raise UnfitParameterError("revisions must be newest or all")
+        return asked == "all"
+
     def window_cursor(self) -> int | None:
         place = self._cursor()
         if place is None:
@@ -218,6 +225,7 @@ def aggregations_asked(asked: Parameters) -> AggregationQuery:
         asked.period_type(),
         asked.instant_ms("from"),
         asked.instant_ms("to"),
+        asked.revisions(),
     )
 
 

@@ -111,6 +111,9 @@ def late_totals_key(late_key: bytes) -> bytes:
     return late_key[8:]
 
 
+LAST_REVISION: Final = b"\xff" * 4
+
+
 def superseded_key(aggregation_key: bytes, revision: int) -> bytes:
     """Of a revision that another took the place of."""
     return aggregation_key + END + revision.to_bytes(4, "big")

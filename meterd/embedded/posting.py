@@ -46,9 +46,9 @@ class Posting:
         self._last = self._posted = self._marked = b""
         self._unposted = Bell()
         # When the first event happened: of those that no pass has begun to post, and of those that
-        # each pass under way posts.
+        # each pass under way posts, with the last of these. Another may be faster.
         self._earliest_ms: float = inf
-        self._under_way: list[float] = []
+        self._under_way: list[tuple[bytes, float]] = []
         self._posted_count = 0  # of the events that the committer has recorded
 
     def begin(self, last: bytes) -> None:
@@ -111,7 +111,10 @@ class Posting:
     @property
     def earliest_ms(self) -> float:
         """When the first event happened of those that may not be in their totals on disk."""
-        return min(self._earliest_ms, *self._under_way, inf)
+        under_way = (
+            earliest_ms for through, earliest_ms in self._under_way if through > self._posted
+        )
+        return min(self._earliest_ms, *under_way, inf)
 
     def may_lack(self, before_ms: int) -> bool:
         """Whether an event that happened before that moment may not be in its totals on disk."""
@@ -119,13 +122,14 @@ class Posting:
 
     async def _post_sent(self, at_once: int, ends_at: float) -> None:
         earliest_ms, self._earliest_ms = self._earliest_ms, inf
-        self._under_way.append(earliest_ms)
+        this = self._last, earliest_ms
+        self._under_way.append(this)
         is_posted = False
         try:
             await self._post_restless(at_once, ends_at)
             is_posted = True
         finally:
-            self._under_way.remove(earliest_ms)
+            self._under_way.remove(this)
             if not is_posted:
                 self._earliest_ms = min(self._earliest_ms, earliest_ms)
 

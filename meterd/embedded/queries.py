@@ -12,6 +12,8 @@ from heapq import merge
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
@@ -167,7 +169,13 @@ def read_aggregations(
 ) -> list[DeliveredAggregation]:
     """See ``Ledger.aggregations``."""
     places = _places(txn, parts, query, after)
-    return [_with_deliveries(txn, key) for _, key in islice(places, limit)]
+    found = [(key, _newest(txn, key)) for _, key in islice(places, limit)]
+    if not query.revisions:
+        return [newest for _, newest in found]
+    return [
+        msgspec.structs.replace(newest, superseded=tuple(_superseded(txn, key)))
+        for key, newest in found
+    ]
 
 
 def aggregations_page_end(
@@ -258,9 +266,20 @@ def _place(place: AggregationPlace) -> _Place:
     )
 
 
-def _with_deliveries(txn: Transaction, key: bytes) -> DeliveredAggregation:
+def _newest(txn: Transaction, key: bytes) -> DeliveredAggregation:
     payload = txn.get("aggregations", key)
     assert payload is not None, f"customer_periods names an aggregation that is not there: {key!r}"
+    return _with_deliveries(txn, payload)
+
+
+def _superseded(txn: Transaction, key: bytes) -> Iterator[DeliveredAggregation]:
+    """The earlier revisions of the aggregation of that key, the newest first."""
+    prefix = key + keys.END
+    for _, payload in txn.backward("superseded", prefix + keys.LAST_REVISION, prefix):
+        yield _with_deliveries(txn, payload)
+
+
+def _with_deliveries(txn: Transaction, payload: bytes) -> DeliveredAggregation:
     aggregation = records.decode_aggregation(payload)
     deliveries = []
     for endpoint_id in aggregation.endpoints:

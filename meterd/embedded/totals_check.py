@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from meterd.domain.event_ids import stamp_of
+from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.hierarchy import HANDS_UP_TO
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS, RANK, Period, PeriodType, period_at
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from meterd.embedded.marks import Marks
     from meterd.embedded.transaction import Transaction
 
+_BEHIND_ALL: Final = b"\xff" * ID_BYTES
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -168,9 +169,7 @@ def _difference(
 def check_customers(
     txn: Transaction, parts: int, marks: Marks, checking: Checking
 ) -> Iterator[Difference]:
-    """``customers`` names everyone who has totals, with the time at which the first event came: not
-    behind any that stands first or last in them.
-    """
+    """``customers`` names everyone who has totals, with the time at which the first event came."""
     for part in range(parts):
         prefix = bytes((part,))
         ranges = [
@@ -184,14 +183,14 @@ def check_customers(
                 0 if kind is PeriodType.YEARLY else marks.closed_until_ms.get(kind, 0),
             )
         ]
-        seen = _first_seen(merge(*ranges, key=itemgetter(0)))
+        seen = _first_seen(txn, merge(*ranges, key=itemgetter(0)))
         for customer, first_ms, payload in join(seen, txn.forward("customers", prefix, prefix)):
             checking.counts["customers"] += payload is not None
             stands_ms = None if payload is None else records.read_number(payload)
-            if stands_ms is None or first_ms is None or stands_ms > first_ms:
+            if stands_ms != first_ms:
                 stands, should = (
-                    NOTHING if each is None else f"{word}{format_instant(each)}"
-                    for each, word in ((stands_ms, ""), (first_ms, "not after "))
+                    NOTHING if each is None else format_instant(each)
+                    for each in (stands_ms, first_ms)
                 )
                 customer_id = customer[1:].decode()
                 yield Difference("customers", "first seen", stands, should, customer_id)
@@ -199,16 +198,20 @@ def check_customers(
         yield at_key("customers", key, "record", "there", "nothing: there is no such part")
 
 
-def _first_seen(totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
+def _first_seen(txn: Transaction, totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
+    """By the first of the blocks that the index names of each."""
     for customer, found in groupby(totals, key=itemgetter(0)):
-        ends = [
-            stamp_of(at[8:]).received_ms
-            for _, each in found
-            for one in each.by_type.values()
-            for at in (one.first_at, one.last_at)
-        ]
-        if ends:  # nothing but empty ones, which is said of them, is nobody's
-            yield customer, min(ends)
+        if not any(each.by_type for _, each in found):
+            continue  # nothing but empty ones, which is said of them, is nobody's
+        firsts = []
+        start = prefix = customer + keys.END
+        while (key := txn.first_key("blocks_by_customer", start)) is not None:
+            if not key.startswith(prefix):
+                break
+            firsts.append(stamp_of(key[-ID_BYTES:]).received_ms)
+            start = key[:-ID_BYTES] + _BEHIND_ALL
+        if firsts:  # else the index lacks all, which was said of it
+            yield customer, min(firsts)
 
 
 def is_known_key(key: bytes, parts: int) -> bool:

@@ -134,7 +134,7 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check((), ("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),
         _Check(
             ("customers",),
-            ("customers", "totals"),
+            ("customers", "totals", "blocks_by_customer"),
             lambda: check_customers(txn, parts, marks, checking),
         ),
         _Check((), ("totals", "late"), lambda: check_late(txn)),

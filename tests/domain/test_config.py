@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from meterd.domain.addresses import Server
+from meterd.domain.admission import Admission, Late
 from meterd.domain.config import (
     Config,
     EventType,
@@ -29,6 +30,10 @@ HASH = hash_of("mk_something")
 EVERYTHING = f"""
 periods = ["daily", "yearly"]
 grace = "1h30m"
+accept_past = "90d"
+accept_future = "1m"
+late = "reject"
+revise_after = "10m"
 dry_run = true
 log_level = "debug"
 
@@ -82,6 +87,8 @@ def test_every_option_is_read() -> None:
     assert config == Config(
         periods=(PeriodType.DAILY, PeriodType.YEARLY),
         grace_ms=5_400_000,
+        admission=Admission(7_776_000_000, 60_000, Late.REJECT),
+        revise_after_ms=600_000,
         dry_run=True,
         log_level=LogLevel.DEBUG,
         events={
@@ -246,6 +253,10 @@ def test_the_public_configuration() -> None:
             },
         ],
         "grace": "1h30m",
+        "accept_past": "90d",
+        "accept_future": "1m",
+        "late": "reject",
+        "revise_after": "10m",
         "dry_run": True,
         "log_level": "debug",
     }

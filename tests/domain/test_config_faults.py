@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 HASH = "0123456789abcdef" * 4
 
 # What the longer messages say an option takes.
-KNOWN = "known are periods, grace, dry_run, log_level, events, webhooks, keys, server, storage"
+KNOWN = (
+    "known are periods, grace, accept_past, accept_future, late, revise_after, dry_run, log_level,"
+    " events, webhooks, keys, server, storage"
+)
 PERIODS = "must be one of hourly, daily, weekly, monthly, yearly"
 OPERATIONS = "must be one of sum, avg, min, max, count, first, last"
 SCOPES = "must be one of ingest, read, admin, metrics"
@@ -61,6 +64,10 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
             ['line 1: grace: must be a duration such as "30s", "5m", "1h30m" or "2d", not 300'],
         ),
         ('grace = "36d"', ['line 1: grace: must be at most 35d, not "36d"']),
+        ('accept_past = "4000d"', ['line 1: accept_past: must be at most 3650d, not "4000d"']),
+        ('accept_future = "2d"', ['line 1: accept_future: must be at most 1d, not "2d"']),
+        ('late = "never"', ['line 1: late: must be one of revise, reject, not "never"']),
+        ('revise_after = "36d"', ['line 1: revise_after: must be at most 35d, not "36d"']),
         ('dry_run = "yes"', ['line 1: dry_run: must be true or false, not "yes"']),
         (
             'log_level = "warn"',

@@ -24,8 +24,8 @@ from tests.domain.usage_bodies import EVENT_TYPE_FAULTS, FAULTS, TYPES, VALUES, 
 def meaning(outcome: UsageEvent | Batch | Refusal) -> Any:
     """The outcome as data, metadata read: the two ways may spell it differently."""
     match outcome:
-        case UsageEvent(customer_id, event_type, value, metadata, key):
-            return customer_id, event_type, value, json.loads(metadata), key
+        case UsageEvent(customer_id, event_type, value, metadata, key, timestamp_ms):
+            return customer_id, event_type, value, json.loads(metadata), key, timestamp_ms
         case Batch(events, failures):
             return [meaning(each) for each in events], failures
         case _:
@@ -36,6 +36,7 @@ def meaning(outcome: UsageEvent | Batch | Refusal) -> Any:
 ODD_TEXTS = [
     *(text for _, text, _ in FAULTS + EVENT_TYPE_FAULTS if text and len(text) < 80),
     *(text for text, _ in VALUES),
+    *('"2026-01-14T11:20:00.000Z"', '"2026-01-14"', '"2026-01-14 11:20:00.1234567+01:00"'),
     *('{"a":[1e5,"\\u00e9\\/"]}', " [ ] ", "NaN", "[1,]", '"\x01"', '"\\ud83d\\ude00"', "{}"),
 ]
 json_values = st.recursive(
@@ -52,7 +53,9 @@ def written(value: Any) -> st.SearchStrategy[str]:
 
 any_text = st.sampled_from(ODD_TEXTS) | json_values.flatmap(written)
 members = st.tuples(
-    st.sampled_from(["eventType", "customerId", "value", "metadata", "idempotencyKey", "x"]),
+    st.sampled_from(
+        ["eventType", "customerId", "value", "metadata", "idempotencyKey", "timestamp", "x"]
+    ),
     any_text,
 )
 valid_members = st.tuples(

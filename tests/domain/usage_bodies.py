@@ -35,6 +35,10 @@ def event(value: str = "1", metadata: bytes = b"{}", event_type: str = "api.call
 NINES = "9" * 64
 CUSTOMER_ID_LONG = "customerId must be at most 256 bytes of UTF-8"
 CUSTOMER_ID_CONTROL = "customerId must not contain control characters"
+NO_INSTANT = (
+    "timestamp must be an ISO 8601 date (2026-01-14) or an instant with its offset"
+    " (2026-01-14T00:00:00.000Z)"
+)
 NOT_FINITE = "value must be a finite number"
 NOT_AN_OBJECT = "metadata must be an object if provided"
 TOO_MANY_DIGITS = "value must have at most 64 significant digits"
@@ -71,6 +75,14 @@ FAULTS: list[tuple[str, str | None, str]] = [
     *[
         ("customerId", text, "customerId must not contain lone surrogates")
         for text in ('"\\ud800"', '"a\\udfffb"', '"\\ude00\\ud83d"')
+    ],
+    *[
+        ("timestamp", text, NO_INSTANT)
+        for text in (
+            *("null", "1768390200000", '""', "{}", '"soon"', '"2026-01-14T11:20"'),
+            *('"2026-13-14T11:20:00.000Z"', '"2026-01-14T24:00:00.000Z"', '"2026-02-30"'),
+            *('"2026-01-14T11:20:60.000Z"', '"2026-W03-1T11:20:00.00Z"', '" 2026-01-14"'),
+        )
     ],
     *[("value", text, "value is required") for text in (None, "null")],
     *[

@@ -9,7 +9,6 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.admission import USUAL, Admission
 from meterd.domain.config import Config, EventType
 from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.operations import Operation
@@ -296,13 +295,7 @@ class TroubledLedger(ModelLedger):
         super().__init__(FakeClock("2026-03-10T09:58:00Z").now_ms)
         self._trouble = trouble
 
-    async def append(
-        self,
-        events: Sequence[UsageEvent],
-        *,
-        partial: bool = False,
-        admission: Admission = USUAL,
-    ) -> list[Recorded]:
+    async def append(self, *_: Any, **__: Any) -> list[Recorded]:
         raise self._trouble
 
 
@@ -330,13 +323,7 @@ async def test_who_cannot_be_served_now_is_told_to_come_again(
 class SlowLedger(ModelLedger):
     synced = trio.Event()
 
-    async def append(
-        self,
-        events: Sequence[UsageEvent],
-        *,
-        partial: bool = False,
-        admission: Admission = USUAL,
-    ) -> list[Recorded]:
+    async def append(self, events: Sequence[UsageEvent], **_: Any) -> list[Recorded]:
         await self.synced.wait()
         return await super().append(events)
 

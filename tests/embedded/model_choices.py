@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meterd.ledger import Closed, Ledger, StoredEvent
     from tests.embedded.engine_bench import EngineBench
     from tests.ledger_bench import SettableClock
+    from tests.model_ledger import ModelLedger
 
 CUSTOMERS = st.sampled_from(["acme", "acme2", "b", "Ærø", "c1", "c2", "c3"])
 TYPES = ("api.calls", "api", "Größe", "x")
@@ -80,6 +81,11 @@ def dated(
         else msgspec.structs.replace(event, timestamp_ms=clock.now_ms - age_ms)
         for event, age_ms in zip(events, cycle(ages), strict=False)
     ]
+
+
+def closed_hours(model: ModelLedger) -> list[Period]:
+    """Those that had events, in order."""
+    return sorted(one for one in model._closed if one.type is PeriodType.HOURLY)
 
 
 async def revise_late(

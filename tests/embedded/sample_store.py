@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
 import trio
 
 from meterd.domain.deliveries import Attempt, settle_attempt
@@ -77,6 +78,7 @@ async def _make(folder: Path, hours: int) -> None:
             if hour % 4 == 0:
                 await bench.ledger.snapshot(_CLOSING)
             await close_ended(bench, _CLOSING)
+        await _come_late(bench)
         await _attempt(bench)
         await bench.ledger.append(_events(50_000, 200))
         await bench.ledger._posting._used_keys.post_all()
@@ -118,6 +120,20 @@ async def _attempt(bench: EngineBench) -> None:
     assert in_air.is_batch
     await bench.ledger.settle([settle_attempt(arrived, Outcome(), now_ms, Fraction(0))])
     assert len((await bench.ledger.claim("billing", limit=2)).deliveries) == 2
+
+
+async def _come_late(bench: EngineBench) -> None:
+    """Two revisions of some periods, and others that wait for theirs."""
+    for number in range(3):
+        happened_ms = bench.clock.now_ms - (5 + 7 * number) * HOUR_MS
+        late = [
+            msgspec.structs.replace(one, timestamp_ms=happened_ms + one.value.as_tuple().digits[0])
+            for one in _events(80_000 + 100 * number, 20)
+        ]
+        await bench.ledger.append(late)
+        await bench.ledger.next_to_close()
+        if number < 2:
+            await bench.ledger.revise(_CLOSING, until_ms=bench.clock.now_ms)
 
 
 async def _post_one(bench: EngineBench) -> None:

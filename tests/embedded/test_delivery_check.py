@@ -154,7 +154,7 @@ def a_delivery_of_nothing(txn: Transaction) -> None:
         (a_figure_is_wrong, {"aggregations", "deliveries"}),
         (a_figure_of_no_events, {"aggregations", "deliveries"}),
         (closed_is_open_again, {"aggregations"}),
-        (another_revision, {"aggregations", "deliveries"}),
+        (another_revision, {"superseded", "deliveries"}),
         (running_is_closed, {"aggregations"}),
         (running_is_delivered, {"aggregations", "delivery_ids"}),
         (an_aggregation_is_missing, {"aggregations", "customer_periods", "deliveries"}),

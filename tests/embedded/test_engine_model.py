@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import hypothesis.strategies as st
-import msgspec
 import trio
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.deliveries import settle_attempt
-from meterd.domain.idempotency import Recorded
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.embedded.posting import POST_SECONDS
@@ -39,12 +37,11 @@ from meterd.ledger import (
     Replayed,
 )
 from tests.embedded.engine_bench import EngineBench
+from tests.embedded.late_rules import LateRules
 from tests.embedded.model_choices import (
-    ADMISSIONS,
     AGES,
     CUSTOMERS,
     ENDPOINTS,
-    EVENT_AGES,
     EVENTS,
     LIMITS,
     OUTCOMES,
@@ -52,8 +49,6 @@ from tests.embedded.model_choices import (
     TYPES,
     ask_for_earliest,
     close_due,
-    dated,
-    revise_late,
     run_until_cut,
     shown,
 )
@@ -72,10 +67,10 @@ from tests.model_ledger import ModelLedger
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from meterd.domain.admission import Admission
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.deliveries import Delivery
     from meterd.domain.events import UsageEvent
+    from meterd.domain.idempotency import Recorded
     from meterd.ledger import Ledger
 
 T = TypeVar("T")
@@ -86,7 +81,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(RuleBasedStateMachine):
+class EngineAndModel(LateRules):
     """``engine`` and ``model`` share one clock."""
 
     @initialize(hours=st.integers(0, 3))
@@ -130,47 +125,6 @@ class EngineAndModel(RuleBasedStateMachine):
     def append(self, events: list[UsageEvent], *, partial: bool) -> None:
         self.sent.append(events)
         self.both(lambda ledger: ledger.append(events, partial=partial))
-
-    @rule(events=EVENTS, ages=EVENT_AGES, admission=ADMISSIONS, partial=st.booleans())
-    def append_dated(
-        self,
-        events: list[UsageEvent],
-        ages: list[int | None],
-        admission: Admission,
-        *,
-        partial: bool,
-    ) -> None:
-        """Events that say when they happened: in this hour, in one that is over, or closed."""
-        events = dated(events, ages, self.clock)
-        self.sent.append(events)
-        outcomes = self.both(
-            lambda ledger: ledger.append(events, partial=partial, admission=admission)
-        )
-        self.happened["dated appends"] += 1
-        self.happened["times refused"] += any(
-            one.is_refusal and one is not Recorded.CONFLICT for one in outcomes
-        )
-
-    @precondition(lambda self: bool(getattr(self, "bench", None) and self.model.closed_hours()))
-    @rule(events=EVENTS, place=st.integers(0, 5), by=RULES, waits=st.booleans())
-    def append_late(
-        self, events: list[UsageEvent], place: int, by: ClosingRules, *, waits: bool
-    ) -> None:
-        """Events of a closed hour, which are published at once or some time later."""
-        hours = self.model.closed_hours()
-        happened_ms = hours[-1 - place % len(hours)].start_ms + place
-        late = [msgspec.structs.replace(one, timestamp_ms=happened_ms) for one in events]
-        self.sent.append(late)
-        self.happened["late appends"] += 1
-        self.both(lambda ledger: ledger.append(late, partial=True))
-        if not waits:
-            self.revise(by, 0)
-
-    @rule(by=RULES, age=st.sampled_from([0, 60_000, HOUR_MS]))
-    def revise(self, by: ClosingRules, age: int) -> None:
-        until_ms = self.clock.now_ms - age
-        *_, revised = self.both(lambda ledger: revise_late(ledger, until_ms, by))
-        self.happened["revisions"] += revised
 
     @precondition(lambda self: bool(getattr(self, "sent", None)))
     @rule(back=st.integers(0, 5), with_more=st.none() | EVENTS)

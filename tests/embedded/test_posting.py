@@ -6,6 +6,7 @@ import tracemalloc
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -160,7 +161,7 @@ async def test_a_start_posts_what_a_crash_left(bench: EngineBench) -> None:
     await bench.ledger.append([event(customer, value=1) for customer in MANY])
     await stored(bench, EventQuery(customer_id="c7"))
     await bench.ledger.append([event(customer, value=10) for customer in MANY])
-    await bench.cut_off(2, bench.ledger.next_to_close)
+    await bench.cut_off(2, bench.ledger._posting.post_all)
     assert 0 < totals_on_disk_after(bench) < 2 * len(MANY)
     await bench.restart()
     assert totals_on_disk(bench) == 2 * len(MANY)
@@ -273,3 +274,20 @@ async def test_a_day_does_not_close_before_an_hour_that_came_while_it_was_asked_
         assert await bench.ledger.next_to_close() == day
         assert (await bench.ledger.close(day, rules())).created == 2
         await bench.stop()
+
+
+async def test_a_pass_that_takes_its_time_holds_up_nobody_who_looks_for_what_ended(
+    bench: EngineBench, autojump_clock: MockClock
+) -> None:
+    """What it was to post is posted by who is in haste, and is then not looked for any more."""
+    past = [
+        msgspec.structs.replace(event(one), timestamp_ms=START_MS - 3 * HOUR_MS) for one in MANY
+    ]
+    await bench.ledger.append(past)
+    await trio.sleep(1.2 * POST_SECONDS)
+    assert 0 < totals_on_disk(bench) < len(MANY)
+    with trio.fail_after(1):
+        period = await bench.ledger.next_to_close()
+    assert period is not None
+    assert period.end_ms <= START_MS - 2 * HOUR_MS
+    assert totals_on_disk(bench) == len(MANY)

@@ -98,10 +98,10 @@ def test_a_folder_is_open_once(folder: Path, store: Store) -> None:
 def test_another_format_is_refused(folder: Path) -> None:
     """With both versions named, nothing changed, and the folder not left locked."""
     store = Store(folder)
-    put(store, b"meta", msgspec.msgpack.encode(Meta(7, PARTS, 1)))
+    put(store, b"meta", msgspec.msgpack.encode(Meta(FORMAT + 1, PARTS, 1)))
     store.close()
     for _ in range(2):
-        with pytest.raises(StoreError, match=rf"format 7.* {FORMAT}"):
+        with pytest.raises(StoreError, match=rf"format {FORMAT + 1}.* {FORMAT}"):
             Store(folder)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The keys of the others' records say all.
 WITHOUT_PAYLOAD = {
+    "late",
     "records_by_type",
     "customer_periods",
     "in_air",

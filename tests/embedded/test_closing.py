@@ -1,0 +1,54 @@
+"""Closing beside events that come meanwhile; its results are in the conformance suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded.verification import verify
+from tests.embedded.engine_bench import EngineBench, running
+from tests.ledger_bench import START_MS, close_ended, event, published, rules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
+    async with running(tmp_path) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("transactions", range(8))
+async def test_late_events_behind_a_crash_amid_a_close_count_once(
+    bench: EngineBench, tmp_path: Path, transactions: int
+) -> None:
+    """Whether the customer was closed by then or not."""
+    customers = [f"c{number}" for number in range(40)]
+    await bench.ledger.append([event(customer) for customer in customers])
+    bench.clock.now_ms += HOUR_MS
+    by = rules(PeriodType.HOURLY)
+
+    async def close() -> None:
+        await close_ended(bench, by)
+
+    await bench.cut_off(transactions, close)
+    await bench.restart()
+    late = [
+        msgspec.structs.replace(event(customer, value=10), timestamp_ms=START_MS)
+        for customer in (*customers, "new")
+    ]
+    await bench.ledger.append(late)
+    await close_ended(bench, by)
+    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
+    found = [one.aggregation for one in await published(bench)]
+    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == {
+        **dict.fromkeys(customers, "11"),
+        "new": "10",
+    }
+    await bench.stop()
+    assert [str(one) for one in verify(bench.folder)] == []
