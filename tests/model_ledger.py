@@ -105,7 +105,7 @@ class ModelLedger(ModelDeliveries):
                 tuple(
                     delivery
                     for endpoint_id in aggregation.endpoints
-                    for delivery in self._deliveries.values()
+                    for delivery in self._shown()
                     if delivery.endpoint_id == endpoint_id
                     and _place_of(delivery) == _place_of(aggregation)
                 ),
