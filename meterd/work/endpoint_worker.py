@@ -17,7 +17,7 @@ import msgspec
 import structlog
 import trio
 
-from meterd.domain.deliveries import Attempt, settle_attempt, withdrawn
+from meterd.domain.deliveries import Attempt, is_unwanted, settle_attempt, withdrawn
 from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
@@ -266,6 +266,7 @@ class EndpointWorker:
             endpoint = self._endpoint
             try:
                 outcome, attempt = await self._send(sender, endpoint, delivery)
+                others_arrive = self._standing.has_taken
                 change = self._note(endpoint, delivery, outcome)  # before the next one has the slot
                 if outcome.cut:
                     await self._clock.wait_until(self._clock.now_ms() + REST_AFTER_CUT_MS)
@@ -278,6 +279,7 @@ class EndpointWorker:
                 self._clock.now_ms(),
                 self._jitter(),
                 self._endpoint.schedule_ms,
+                others_arrive=others_arrive,
             )
             tell_settled(settled, outcome, self._standing.held_until_ms)
             await self._settle(settled, attempt, change)
@@ -336,12 +338,17 @@ class EndpointWorker:
         now_ms = self._clock.now_ms()
         self.statistics = self.statistics.after(outcome, now_ms)
         before = self._standing
-        self._standing = before.after(asked, outcome, now_ms, is_repeat=delivery.has_failed)
+        unwanted = is_unwanted(delivery, others_arrive=before.has_taken)
+        self._standing = before.after(
+            asked, outcome, now_ms, is_repeat=delivery.has_failed, is_unwanted=unwanted
+        )
         tell_change(before, self._standing)
         if self._standing.is_held(now_ms):
             self._give_back()
         # What the URL of before says is of no interest, and must not replace what this one says.
-        return change_by(outcome, asked.url, now_ms) if asked.url == before.endpoint.url else None
+        if asked.url != before.endpoint.url or (unwanted and not outcome.gone):
+            return None
+        return change_by(outcome, asked.url, now_ms)
 
     async def _send(
         self, sender: Sender, endpoint: Endpoint, delivery: Delivery
