@@ -121,6 +121,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     options          what the commands have in common
     listening        where another process listens
     tables           what commands print
+    delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
     upkeep           the commands verify, backup, restore, compact
