@@ -71,7 +71,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       used_keys        idempotency keys until they are in the index
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
-      delivery_desk    the part of the engine that looks into deliveries and has them sent again
+      delivery_desk    the part of the engine that gives deliveries out and has them sent again
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day

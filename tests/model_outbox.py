@@ -80,7 +80,7 @@ class ModelOutbox:
         paused_until_ms = state.pause_end_ms(url)
         is_paused = paused_until_ms > now_ms
         queue = self._queue(endpoint_id)
-        ready = [one for one in queue if not is_paused and one.next_attempt_ms <= now_ms]
+        ready = [one for one in queue if not is_paused and _due_ms(one, now_ms) <= now_ms]
         repeats = [one for one in ready if one.has_failed][:limit][:repeats_max]
         others = [one for one in ready if not one.has_failed]
         has_all_repeats = repeats_max is not None and len(repeats) >= repeats_max
@@ -89,7 +89,7 @@ class ModelOutbox:
         for parcel in begun:
             self._write(parcel)
         left_ms = [
-            max(one.next_attempt_ms, paused_until_ms)
+            max(_due_ms(one, now_ms), paused_until_ms)
             for one in self._queue(endpoint_id)
             if not (has_all_repeats and one.has_failed)
         ]
@@ -255,12 +255,14 @@ class ModelOutbox:
 
     def _parts(self, parcel: Delivery) -> list[Delivery]:
         """The deliveries in it, or that were."""
-        return [
-            one
-            for sequence in parcel.sequences
+        if not parcel.is_batch:
+            return [self._deliveries[parcel.id]]
+        by_sequence = {
+            one.sequence: one
             for one in self._deliveries.values()
-            if (one.endpoint_id, one.sequence) == (parcel.endpoint_id, sequence)
-        ]
+            if one.endpoint_id == parcel.endpoint_id
+        }
+        return [by_sequence[sequence] for sequence in parcel.sequences]
 
     def _whole(self, parcel: Delivery) -> Delivery:
         """With its body."""
@@ -307,3 +309,8 @@ class ModelOutbox:
 
 def closing_order(delivery: Delivery) -> tuple[Period, int]:
     return delivery.period, delivery.revision
+
+
+def _due_ms(parcel: Delivery, now_ms: int) -> int:
+    """What has not failed was due at once, by whatever clock."""
+    return parcel.next_attempt_ms if parcel.has_failed else min(parcel.next_attempt_ms, now_ms)

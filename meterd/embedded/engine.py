@@ -36,7 +36,6 @@ from meterd.embedded.used_keys import UsedKeys
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
-    Claim,
     Closed,
     DeliveredAggregation,
     EventQuery,
@@ -275,27 +274,6 @@ class EmbeddedLedger(DeliveryDesk):
             lambda txn: (txn.count("customers"), log.count_events(txn))
         )
         return SnapshotCounts(made[True], made[False], known, events)
-
-    async def claim(
-        self,
-        endpoint_id: str,
-        *,
-        limit: int,
-        batch: int = 1,
-        url: str = "",
-        repeats_max: int | None = None,
-    ) -> Claim:
-        """See ``Ledger.claim``."""
-        with self._store.read() as txn:
-            has_due = outbox.next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
-        if has_due is None or has_due > self._clock_ms():
-            return Claim([], has_due)
-        # The attempt begins when it is written, which a full disk may put off.
-        return await self._committer.execute(
-            lambda txn: outbox.claim(
-                txn, endpoint_id, limit, self._clock_ms(), batch, url, repeats_max
-            )
-        )
 
     async def settle(
         self,
