@@ -29,6 +29,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       deliveries       what becomes of an aggregation on its way to an endpoint
       probes           the message that tries an endpoint
       statistics       what came of an endpoint's attempts
+      counts           what is counted for whoever watches meterd
       breaker          when an endpoint that fails is let alone
       standing         whether an endpoint may be sent to now
       endpoint_states  what is known of an endpoint beside its configuration
@@ -71,12 +72,15 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       used_keys        idempotency keys until they are in the index
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
+      vital_signs      how the engine is doing
       delivery_desk    the part of the engine that gives deliveries out and has them sent again
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
+      loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries
+      settling         deliveries settled together
       endpoint_worker  one endpoint's deliveries
       delivery         a worker for each endpoint
     edge/            HTTP in and out
@@ -101,6 +105,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       pages            long answers, a page at a time
       routes           what routes have in common
       holds            why a delivery is not sent, and what ends that
+      metric_families  what is measured, as Prometheus names it
+      metrics          gathers what is measured
       delivery_documents  deliveries, attempts and webhooks as the API shows them
       replay_request   what a replay asks for
       delivery_api     the routes of deliveries and webhooks

@@ -171,7 +171,7 @@ def keys() -> None:
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="What the key may do; may be repeated. Default: all three. None implies another.",
+    help="What the key may do; may be repeated. Default: all of them. None implies another.",
 )
 @click.option("--description", default="", help="Whose key it is.")
 def create(given: Path | None, scopes: tuple[str, ...], description: str) -> None:

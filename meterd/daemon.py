@@ -37,6 +37,7 @@ from meterd.edge.certificates import server_context, validity
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import FILES_MAX, BodyBudget, Limits
+from meterd.edge.metrics import Metrics, Sources
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
@@ -47,6 +48,7 @@ from meterd.machine import Machine, open_files_allowed
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
+from meterd.work.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     import ssl
@@ -110,12 +112,14 @@ class Daemon:
         front_door: FrontDoor,
         closer: Closer,
         delivery: DeliveryActor,
+        loop_lag: LoopLag,
     ) -> None:
         self.settings = settings
         self.started = started
         self.front_door = front_door
         self.closer = closer
         self.delivery = delivery
+        self.loop_lag = loop_lag
         self.urls: list[str] = []
 
     def reconfigure(self, config: Config) -> None:
@@ -162,14 +166,21 @@ async def listening(
             settings.keyring, WrongKeys(limits), trio.current_time, limits.wrong_keys_wait_s
         )
         bodies = BodyBudget(limits.bodies_bytes_max)
-        readiness = Readiness(
-            ledger.started,
-            closer.caught_up,
-            lambda: ledger.is_full,
-            lambda: ledger.ahead_ms,
-            clock.fault,
-        )
+        readiness = _readiness(ledger, closer, clock)
         ingest = Ingest(ledger, settings.config, readiness)
+        plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
+        loop_lag = LoopLag()
+        sources = Sources(
+            ledger,
+            settings.config,
+            clock,
+            readiness,
+            ingest.counts,
+            plain.requests,
+            delivery,
+            loop_lag,
+            lambda: front_door.statistics(),  # noqa: PLW0108 - it is made below
+        )
         app = make_app(
             access,
             settings.config,
@@ -181,12 +192,12 @@ async def listening(
             readiness,
             bodies,
             limits,
+            Metrics(sources),
         )
-        plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
         front_door = FrontDoor(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
         )
-        daemon = Daemon(settings, ledger.started, front_door, closer, delivery)
+        daemon = Daemon(settings, ledger.started, front_door, closer, delivery, loop_lag)
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             scheme = "https" if config.server.has_tls else "http"
@@ -285,7 +296,8 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
 
 async def _serve_until_told(source: ConfigSource, config: Config) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with listening(config, WallClock()) as daemon:
+        async with listening(config, WallClock()) as daemon, trio.open_nursery() as beside:
+            beside.start_soon(daemon.loop_lag.run)
             _log.info(
                 "listening",
                 url=daemon.urls,
@@ -299,6 +311,7 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
                 if received != signal.SIGHUP:
                     break
                 _reload(source, daemon, config)
+            beside.cancel_scope.cancel()
             _log.info("stopping", signal=signal.Signals(received).name)
     _log.info("stopped")
 
@@ -343,6 +356,16 @@ def _ledger_over(store: Store, clock: Clock, machine: Machine) -> EmbeddedLedger
         nonce=machine.below(NONCE_LIMIT),
         hop=machine.hop(1),
         read_hop=machine.hop(READERS_AT_ONCE),
+    )
+
+
+def _readiness(ledger: EmbeddedLedger, closer: Closer, clock: Clock) -> Readiness:
+    return Readiness(
+        ledger.started,
+        closer.caught_up,
+        lambda: ledger.is_full,
+        lambda: ledger.ahead_ms,
+        clock.fault,
     )
 
 

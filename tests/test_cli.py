@@ -177,7 +177,7 @@ def test_keys_are_listed_with_their_place(folder: Path, monkeypatch: pytest.Monk
     assert result.stdout.splitlines() == [
         f"{made.id}  read  {format_instant(made.created_ms or 0)}  meterd-data/keys.json  shop",
         "old  admin  systemconfig.toml",
-        "METERD_API_KEY  ingest,read,admin  from the environment",
+        "METERD_API_KEY  ingest,read,admin,metrics  from the environment",
     ]
 
 

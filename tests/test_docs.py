@@ -122,7 +122,7 @@ def test_every_route_of_the_table_is_there(daemon: DaemonProcess) -> None:
     for method, path in found:
         answer = daemon.request(method, path.replace("{eventType}", "api.calls"))
         assert answer.status_code not in (401, 403, 405), f"{method} {path}"
-        assert answer.json() != {"error": "Not found"}, f"{method} {path}"
+        assert b"Not found" not in answer.content, f"{method} {path}"
     [open_routes] = [row[0] for row in table("request") if "no key" in row[1]]
     for path in CODE.findall(open_routes):
         answer = daemon.request("GET", path.split()[-1], headers={"x-apikey": "none"})

@@ -29,6 +29,7 @@ HOMES = {
         *("delivery_history", "delivery_commands", "webhook_commands"),
     },
     "rich": {"upkeep", "tables", "delivery_commands"},
+    "prometheus_client": {"edge.metrics", "edge.metric_families"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}

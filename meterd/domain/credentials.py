@@ -5,7 +5,8 @@ key is 256 random bits, which nobody finds by trying, and each of 15,000 request
 checked.
 
 Each scope stands alone, so a dashboard's key can read without being able to write, and ``admin``
-does not let in events. A key meant for everything names all three.
+does not let in events. A key meant for everything names all four; one for whoever watches meterd
+names ``metrics``, which tells nothing of any customer.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ _VISIBLE: Final = re.compile(r"[!-~]+", re.ASCII)
 
 
 class Scope(StrEnum):
-    """What a key may do: send events; read them; change what is stored and retry deliveries."""
+    """What a key may do: send events; read them; change what is stored and retry deliveries; see
+    how meterd is doing.
+    """
 
     INGEST = "ingest"
     READ = "read"
     ADMIN = "admin"
+    METRICS = "metrics"
 
 
 ALL_SCOPES: Final = frozenset(Scope)

@@ -38,7 +38,15 @@ from meterd.edge.parameters import (
     events_asked,
 )
 from meterd.edge.problems import answer
-from meterd.edge.routes import body_bytes, needs, read_body, respond, respond_array, unless
+from meterd.edge.routes import (
+    body_bytes,
+    needs,
+    read_body,
+    respond,
+    respond_array,
+    route_template,
+    unless,
+)
 from meterd.ledger import place_of
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.edge.limits import BodyBudget, Limits
+    from meterd.edge.metrics import Metrics
     from meterd.edge.readiness import Readiness
     from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
     from meterd.work.clock import Clock
@@ -66,6 +75,7 @@ def make_app(
     readiness: Readiness,
     bodies: BodyBudget,
     limits: Limits,
+    metrics: Metrics,
 ) -> QuartTrio:
     """The application; it owns nothing and starts nothing."""
     app = QuartTrio("meterd", static_folder=None)
@@ -77,6 +87,7 @@ def make_app(
     turn = trio.StrictFIFOLock()
     _add_read_routes(app, access, config, ledger, readiness, turn)
     _add_admin_routes(app, access, config, closer, readiness)
+    _add_metrics(app, access, metrics)
     desk = Desk(config, ledger, delivery, clock, readiness, bodies, turn)
     add_delivery_routes(app, access, desk)
     add_webhook_routes(app, access, desk)
@@ -147,6 +158,20 @@ def _add_open_routes(app: QuartTrio, closer: Closer, readiness: Readiness) -> No
     @app.get("/readyz")
     async def readyz() -> Response:
         return respond(readiness.answer())
+
+
+def _add_metrics(app: QuartTrio, access: Access, metrics: Metrics) -> None:
+    @app.get("/metrics")
+    @needs(Scope.METRICS, access)
+    async def measured() -> Response:
+        # While the ledger may not be asked yet too: that is when somebody looks.
+        page, content_type = await metrics.page(request.headers.get("Accept", ""))
+        return Response(page, HTTPStatus.OK, content_type=content_type)
+
+    @app.after_request
+    async def count(response: Response) -> Response:
+        metrics.count(*route_template(), response.status_code)
+        return response
 
 
 def _add_ingest_routes(app: QuartTrio, access: Access, ingest: Ingest, bodies: BodyBudget) -> None:
@@ -308,7 +333,11 @@ def _about() -> dict[str, Any]:
                 "test": "POST /webhooks/{id}/test",
                 "enable": "POST /webhooks/{id}/enable",
             },
-            "health": {"alive": "GET /healthz", "ready": "GET /readyz"},
+            "health": {
+                "alive": "GET /healthz",
+                "ready": "GET /readyz",
+                "metrics": "GET /metrics",
+            },
         },
         "configuration": "Edit systemconfig.toml and send SIGHUP to meterd",
         "documentation": "See README.md",

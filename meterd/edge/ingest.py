@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
+from meterd.domain.counts import EventCounts
 from meterd.domain.errors import (
     CorruptRecordError,
     DiskFullError,
@@ -54,6 +55,7 @@ class Ingest:
         self._ledger = ledger
         self._config = config
         self._readiness = readiness
+        self.counts = EventCounts()
 
     async def event(self, event_type: str, body: bytes, header_keys: Sequence[str] = ()) -> Answer:
         """``POST /usage/{eventType}``; the event type is percent-decoded, ``header_keys`` are the
@@ -66,15 +68,19 @@ class Ingest:
             return problems.refused(key)
         decoded = decode_event(body, event_type, self._config().events, key)
         if isinstance(decoded, Refusal):
+            self.counts.refused += 1
             return problems.refused(decoded)
         outcomes = await self._append([decoded])
         if isinstance(outcomes, Answer):
             return outcomes
         match outcomes[0]:
             case Recorded.DUPLICATE:
+                self.counts.duplicate += 1
                 return answer(HTTPStatus.OK, _repeated(event_type, decoded.customer_id))
             case Recorded.CONFLICT:
+                self.counts.conflict += 1
                 return problems.CONFLICT
+        self.counts.stored += 1
         return Answer(
             _CREATED, _encode(_EventCaptured("Event captured", event_type, decoded.customer_id))
         )
@@ -90,9 +96,21 @@ class Ingest:
             return problems.refused(key)
         decoded = decode_batch(body, self._config().events, lenient=lenient, header_key=key)
         if isinstance(decoded, Refusal):
+            self.counts.refused += len(decoded.answer.get("validationErrors", ()))
             return problems.refused(decoded)
         outcomes = await self._append(decoded.events, partial=lenient)
-        return outcomes if isinstance(outcomes, Answer) else _captured(decoded, outcomes, lenient)
+        if isinstance(outcomes, Answer):
+            return outcomes
+        self._count(outcomes)
+        self.counts.refused += len(decoded.failures)
+        return _captured(decoded, outcomes, lenient)
+
+    def _count(self, outcomes: Sequence[Recorded]) -> None:
+        stored = outcomes.count(Recorded.RECORDED)
+        self.counts.stored += stored
+        if stored < len(outcomes):
+            self.counts.duplicate += outcomes.count(Recorded.DUPLICATE)
+            self.counts.conflict += outcomes.count(Recorded.CONFLICT)
 
     def _refusal(self) -> Answer | None:
         """Of whatever event, before its body is decoded: under overload refusing must be cheap."""

@@ -13,6 +13,7 @@ directly, a head's parse is remembered, and no cancel scope is opened while a co
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
@@ -20,6 +21,7 @@ from wsgiref.handlers import format_date_time
 import structlog
 import trio
 
+from meterd.domain.counts import WATCHED_STATUSES
 from meterd.domain.credentials import Scope
 from meterd.edge.ingest import is_lenient
 from meterd.edge.limits import PIECE_BYTES, SENT_AHEAD_BYTES, BodyBudget, Drip, Limits, Pace
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from http import HTTPStatus
 
+    from meterd.domain.counts import RequestCounts
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.edge.problems import Answer
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("api")
 _END_BYTES: Final = len(END_OF_HEAD)
+_EVENT: Final = "/usage/{eventType}"
+_BATCH: Final = "/usagebatch"
 _WAITED_TOO_LONG: Final = overloaded("too many requests were sent ahead of their answers")
 _ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER).decode()
 
@@ -95,6 +100,10 @@ class PlainLane:
         self._bodies = bodies
         self._limits = limits
         self._now_ms = now_ms
+        # By status, and no Counter: to count by all that tells requests apart, or with a method of
+        # Python's, takes several times as long.
+        self._events: defaultdict[int, int] = defaultdict(int, dict.fromkeys(WATCHED_STATUSES, 0))
+        self._batches = self._events.copy()
 
     async def serve(self, wire: Wire, buffer: bytes) -> bytes:
         """Answers plain requests until something else comes, and returns what has come of that.
@@ -125,7 +134,9 @@ class PlainLane:
             if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
                 if len(buffer) < end:
                     return buffer  # its body is not waited for
-                await self._send(wire, await self._refuse(wire, head))
+                refused = await self._refuse(wire, head)
+                self._count(head, refused.status)
+                await self._send(wire, refused)
                 buffer = buffer[end:]
                 continue
             # One piece for each connection is allowed for; what is longer is counted.
@@ -144,7 +155,23 @@ class PlainLane:
                 del body
             finally:
                 self._bodies.give_back(counted)
+            if head.event_type is None:  # as in ``_count``, without a call
+                self._batches[answer.status] += 1
+            else:
+                self._events[answer.status] += 1
             await self._send(wire, answer)
+
+    def _count(self, head: PlainHead, status: HTTPStatus) -> None:
+        counts = self._batches if head.event_type is None else self._events
+        counts[status] += 1
+
+    def requests(self) -> RequestCounts:
+        """Those answered since the start."""
+        found: RequestCounts = Counter()
+        for route, counts in ((_EVENT, self._events), (_BATCH, self._batches)):
+            for status, count in counts.items():
+                found["plain", "POST", route, status] = count
+        return found
 
     async def _turn_away(self, wire: Wire, buffer: bytes) -> bytes:
         """Refuses the plain requests that have come whole, and returns what is behind them.
@@ -167,27 +194,28 @@ class PlainLane:
             left -= len(more)
 
     def _without_whole(self, buffer: bytes) -> tuple[int, bytes]:
-        """How many plain requests have come whole, and what is behind them.
+        """How many plain requests have come whole, counted as refused, and what is behind them.
 
         All in one go, because a client that sends faster than it is served has hundreds of them.
         """
         place = whole = 0
-        body_bytes: dict[bytes, int] = {}  # by head: a client repeats a few
+        heads: dict[bytes, PlainHead] = {}  # a client repeats a few
         while buffer.startswith(BEGINNING, place):
             head_end = buffer.find(END_OF_HEAD, place, place + HEAD_MAX)
             if head_end < 0:
                 break
             raw = buffer[place:head_end]
-            if raw not in body_bytes:
+            if raw not in heads:
                 head = parse_plain_head(raw)
                 if head is None or head.body_bytes > self._limits.body_bytes_max:
                     break
                 if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
                     break
-                body_bytes[raw] = head.body_bytes
-            end = head_end + _END_BYTES + body_bytes[raw]
+                heads[raw] = head
+            end = head_end + _END_BYTES + heads[raw].body_bytes
             if end > len(buffer):
                 break
+            self._count(heads[raw], _WAITED_TOO_LONG.status)
             place, whole = end, whole + 1
         return whole, buffer[place:]
 

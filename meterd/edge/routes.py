@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import wraps
+import re
+from functools import lru_cache, wraps
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from quart import Response, request
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from meterd.edge.problems import Answer
 
     Route = Callable[..., Awaitable[Response]]
+
+
+# Of a rule of Quart's: <path:event_type>.
+_VALUE: Final = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def respond(made: Answer) -> Response:
@@ -58,6 +63,24 @@ def unless(refusal: Callable[[], Answer | None]) -> Callable[[Route], Route]:
         return guarded
 
     return guard
+
+
+def route_template() -> tuple[str, str]:
+    """Method and route of this request, as the documents write them: not as a client did."""
+    if request.url_rule is None:
+        return "other", "none"
+    return request.method, _template(request.url_rule.rule)
+
+
+@lru_cache(maxsize=64)
+def _template(rule: str) -> str:
+    """``/usage/<path:event_type>`` as ``/usage/{eventType}``."""
+
+    def in_braces(value: re.Match[str]) -> str:
+        first, *others = value[1].split("_")
+        return "{" + first + "".join(word.capitalize() for word in others) + "}"
+
+    return _VALUE.sub(in_braces, rule)
 
 
 def respond_array(pages: AsyncIterator[bytes], next_cursor: str | None) -> Response:

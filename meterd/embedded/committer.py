@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import structlog
 import trio
 
+from meterd.domain.counts import CommitCounts
 from meterd.domain.errors import DiskFullError
 from meterd.embedded import journal, log
 from meterd.embedded.mailbox import Bell, Reply, Round
@@ -71,6 +72,9 @@ class Committer:
         self._works: list[_Work] = []
         self._something = Bell()
         self.is_full = False
+        self.counts = CommitCounts()
+        self.recorded = 0  # events, since the start
+        self._recorded_before = 0
         self.deliveries_made = 0
         self._deliveries_waited_for = trio.lowlevel.ParkingLot()
 
@@ -82,6 +86,7 @@ class Committer:
     def record(self, receipt: Receipt, reply: Reply) -> None:
         """Writes these events to the log, in the transaction of the mail that is sent with them."""
         self._receipts.append(receipt)
+        self.recorded += len(receipt.events)
         self._replies.append(reply)
 
     def follow(self, reply: Reply) -> None:
@@ -122,11 +127,16 @@ class Committer:
         receipts, self._receipts = self._receipts, []
         replies, self._replies = self._replies, []
         works, self._works = self._works, []
+        events = self.recorded - self._recorded_before
+        self._recorded_before = self.recorded
         decided = await self._decide(deciders)
         changes = [change for _, change in decided.handed_over]
         if receipts or changes or works:
+            began_at = trio.current_time()
             write = partial(self._write, receipts, changes, works)
             await self._write_when_there_is_room(write, [*replies, *decided.replies])
+            self.counts.seconds.observe(trio.current_time() - began_at)
+            self.counts.events.observe(events)
         self.made_deliveries(sum(len(change.deliveries) for change in changes))
         for decider, change in decided.handed_over:
             decider.committed(change)

@@ -129,6 +129,19 @@ class DeliveryDesk(ABC):
         self._committer.made_deliveries(done.again + done.created)
         return done
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a transaction waits for room on the disk, and nothing is taken in meanwhile."""
+        return self._committer.is_full
+
+    def deliveries_made(self) -> int:
+        """See ``Ledger.deliveries_made``."""
+        return self._committer.deliveries_made
+
+    async def wait_deliveries_made(self, beyond: int) -> None:
+        """See ``Ledger.wait_deliveries_made``."""
+        await self._committer.wait_deliveries_made(beyond)
+
     def _require_disk(self) -> None:
         if self._committer.is_full:
             raise DiskFullError("the disk is full")

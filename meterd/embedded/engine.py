@@ -33,6 +33,7 @@ from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
 from meterd.embedded.used_keys import UsedKeys
+from meterd.embedded.vital_signs import Backlog, read_vital_signs
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
+    from meterd.embedded.vital_signs import VitalSigns
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
@@ -307,18 +309,14 @@ class EmbeddedLedger(DeliveryDesk):
         """See ``Ledger.change_endpoint``."""
         await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a transaction waits for room on the disk, and nothing is taken in meanwhile."""
-        return self._committer.is_full
-
-    def deliveries_made(self) -> int:
-        """See ``Ledger.deliveries_made``."""
-        return self._committer.deliveries_made
-
-    async def wait_deliveries_made(self, beyond: int) -> None:
-        """See ``Ledger.wait_deliveries_made``."""
-        await self._committer.wait_deliveries_made(beyond)
+    async def vital_signs(self) -> VitalSigns:
+        """How the engine is doing at this moment, also before it has started."""
+        backlog = Backlog(
+            self._in_flight.events, self._posting.backlog, len(self._used_keys), len(self._registry)
+        )
+        return await self._read(
+            lambda txn: read_vital_signs(txn, self._store, backlog, self._committer.counts)
+        )
 
     def _judge(self, events: Sequence[UsageEvent], *, partial: bool) -> Judged:
         """In one go with sending the new ones, so that no two callers take one key."""

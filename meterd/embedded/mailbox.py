@@ -64,21 +64,21 @@ class InFlight:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._events = 0
+        self.events = 0
 
     @property
     def is_full(self) -> bool:
-        return self._events >= self._limit
+        return self.events >= self._limit
 
     def take(self, events: int) -> bool:
         """Whether there is room; then they count until they are given back."""
         if self.is_full or events > self._limit:
             return False
-        self._events += events
+        self.events += events
         return True
 
     def give_back(self, events: int) -> None:
-        self._events -= events
+        self.events -= events
 
 
 class Reply:

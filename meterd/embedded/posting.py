@@ -46,10 +46,16 @@ class Posting:
         # Ids: of the last event sent, the last whose totals are on disk, the last with keys too.
         self._last = self._posted = self._marked = b""
         self._unposted = Bell()
+        self._posted_count = 0  # of the events that the committer has recorded
 
     def begin(self, last: bytes) -> None:
         """Everything up to that event is posted."""
         self._last = self._posted = self._marked = last
+
+    @property
+    def backlog(self) -> int:
+        """How many events are not in their totals on disk yet, and perhaps a few that are."""
+        return self._committer.recorded - self._posted_count
 
     def sent(self, last: bytes) -> None:
         """Events up to that one have been sent to be counted."""
@@ -77,11 +83,12 @@ class Posting:
 
         Spread over the time until ``ends_at``, so that others never wait for long.
         """
-        through = self._last
+        through, count = self._last, self._committer.recorded
         if through > self._posted:
             await self._post_restless(at_once, ends_at)
             # Another pass may have overtaken this one.
             self._posted = max(self._posted, through)
+            self._posted_count = max(self._posted_count, count)
         marked = self._used_keys.posted_through(self._posted)
         if marked > self._marked:
             await self._committer.execute(lambda txn: journal.write_posted(txn, marked))

@@ -49,6 +49,8 @@ _LOCK_BYTES: Final = 10 << 12  # 64 for each reader and what they share
 # A write that was cut short for want of room left nothing, or what only others may have.
 _ROOM_MIN: Final = 64 << 20
 _MEBIBYTE: Final = 1 << 20
+LMDB_VERSION: Final = ".".join(map(str, lmdb.version()))
+_META_PAGES: Final = 2
 _FULL_CODES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What LMDB calls pages that are not where they should be, or not what they should be.
 _DAMAGED: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError)
@@ -64,6 +66,17 @@ class Meta(msgspec.Struct, frozen=True):
     format: int
     parts: int
     boots: int
+
+
+class Space(msgspec.Struct, frozen=True):
+    """In bytes: the file; its pages that are free, for what is written next; how large it may be
+    before the map grows; by how much it may grow on its disk.
+    """
+
+    size: int
+    free: int
+    map: int
+    room: int
 
 
 decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
@@ -158,6 +171,14 @@ class Store:
         """The size of the data file."""
         info, stat = self._env.info(), self._env.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def space(self, txn: Transaction) -> Space:
+        """How much room there is, in the file, for it and around it."""
+        size, stat = self.size_bytes(), self._env.stat()
+        names = stat["branch_pages"] + stat["leaf_pages"]  # the tables' own
+        used = _META_PAGES + names + sum(txn.pages(table) for table in TABLES)
+        free = max(0, size - used * stat["psize"])  # the file may have grown since the snapshot
+        return Space(size, free, self._map_size, data_folder.room_bytes(self._file))
 
     def forget_dead_readers(self) -> None:
         """What a process beside this one read when it was killed may be written over."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from meterd.domain.counts import AttemptCounts
 from meterd.work.endpoint_worker import EndpointWorker, Surroundings
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class DeliveryActor:
         below: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         """``below`` gives a random number less than that one."""
-        self._around = Surroundings(ledger, clock, config, user_agent, below, self._settled, {})
+        self.counts = AttemptCounts()
+        self._around = Surroundings(
+            ledger, clock, config, user_agent, below, self._settled, {}, self.counts
+        )
         self._open_sender = open_sender
         self._workers: dict[str, EndpointWorker] = {}
         self._nursery: trio.Nursery | None = None

@@ -17,7 +17,14 @@ import msgspec
 import structlog
 import trio
 
-from meterd.domain.deliveries import Attempt, is_unwanted, settle_attempt, withdrawn
+from meterd.domain.counts import outcome_class
+from meterd.domain.deliveries import (
+    Attempt,
+    DeliveryStatus,
+    is_unwanted,
+    settle_attempt,
+    withdrawn,
+)
 from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
@@ -27,12 +34,14 @@ from meterd.domain.standing import Standing
 from meterd.domain.statistics import Statistics
 from meterd.ledger import Claim
 from meterd.work.delivery_log import tell_change, tell_settled
+from meterd.work.settling import Settling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from meterd.domain.config import Config
+    from meterd.domain.counts import AttemptCounts
     from meterd.domain.deliveries import Delivery
     from meterd.domain.endpoint_states import Change
     from meterd.domain.endpoints import Endpoint
@@ -74,7 +83,7 @@ class OpenSender(Protocol):
 class Surroundings(NamedTuple):
     """What all workers have in common; ``below`` gives a random number less than that one, and
     ``settled`` is told which endpoint's deliveries have been, after how many attempts.
-    ``standings`` are those of all endpoints that ever had a worker: the next goes on from there.
+    ``standings`` and ``counts`` are of all that ever had a worker: the next goes on from there.
     """
 
     ledger: Ledger
@@ -84,6 +93,7 @@ class Surroundings(NamedTuple):
     below: Callable[[int], int]
     settled: Callable[[str, int], None]
     standings: dict[str, Standing]
+    counts: AttemptCounts
 
 
 class _Wakes(NamedTuple):
@@ -91,16 +101,6 @@ class _Wakes(NamedTuple):
 
     on_new: bool = True
     at_ms: int | None = None
-
-
-class _Group:
-    """Deliveries that are settled in one transaction."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.attempts: list[Attempt] = []
-        self.changes: list[tuple[str, Change]] = []
-        self.settled = trio.Event()
 
 
 class EndpointWorker:
@@ -116,8 +116,7 @@ class EndpointWorker:
         self._begun = 0
         self._repeats: set[str] = set()
         self._repeats_turn = False
-        self._settling = _Group()
-        self._settling_last = trio.Lock()
+        self._settling = Settling(around.ledger)
         self._is_retired = False
         self._pause = trio.CancelScope()
         self._waiting: set[trio.CancelScope] = set()
@@ -147,6 +146,11 @@ class EndpointWorker:
     def is_failing(self) -> bool:
         """Whether the endpoint gets one attempt at a time, and pauses between them."""
         return self._standing.breaker.is_open
+
+    @property
+    def is_down(self) -> bool:
+        """Whether that is so of all deliveries, and not only of those that failed before."""
+        return self._standing.breaker.is_down
 
     async def probe(self) -> tuple[Delivery, Attempt]:
         """Sends a test message at once, whatever else waits or keeps the endpoint from getting any.
@@ -281,6 +285,8 @@ class EndpointWorker:
                 self._endpoint.schedule_ms,
                 others_arrive=others_arrive,
             )
+            if settled.status is DeliveryStatus.PARKED:
+                self._around.counts.parked[settled.endpoint_id] += len(settled.sequences)
             tell_settled(settled, outcome, self._standing.held_until_ms)
             await self._settle(settled, attempt, change)
         else:
@@ -290,19 +296,9 @@ class EndpointWorker:
         self, delivery: Delivery, attempt: Attempt | None, change: Change | None
     ) -> None:
         """With all that ended while the last ones were being settled."""
-        group = self._settling
-        group.deliveries.append(delivery)
-        if attempt is not None:
-            group.attempts.append(attempt)
-        if change is not None:
-            group.changes.append((delivery.endpoint_id, change))
-        if len(group.deliveries) > 1:
-            await group.settled.wait()
+        group = await self._settling.settle(delivery, attempt, change)
+        if group is None:
             return
-        async with self._settling_last:
-            self._settling = _Group()
-            await self._ledger.settle(group.deliveries, group.attempts, group.changes)
-        group.settled.set()
         self._begun -= len(group.deliveries)
         self._repeats.difference_update(one.id for one in group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
@@ -337,6 +333,7 @@ class EndpointWorker:
         """
         now_ms = self._clock.now_ms()
         self.statistics = self.statistics.after(outcome, now_ms)
+        self._around.counts.attempts[asked.id, outcome_class(outcome)] += 1
         before = self._standing
         unwanted = is_unwanted(delivery, others_arrive=before.has_taken)
         self._standing = before.after(

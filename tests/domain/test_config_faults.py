@@ -21,7 +21,7 @@ HASH = "0123456789abcdef" * 4
 KNOWN = "known are periods, grace, dry_run, log_level, events, webhooks, keys, server, storage"
 PERIODS = "must be one of hourly, daily, weekly, monthly, yearly"
 OPERATIONS = "must be one of sum, avg, min, max, count, first, last"
-SCOPES = "must be one of ingest, read, admin"
+SCOPES = "must be one of ingest, read, admin, metrics"
 NAME = "the name of an event type"
 SHA = "must be the key's SHA-256 in 64 lowercase hexadecimal digits"
 BIND = (
@@ -152,7 +152,7 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
         ),
         (
             f'[[keys]]\nid = "a"\nhash = "{HASH}"\nscopes = []',
-            ["line 1: keys[0]: scopes is missing: some of ingest, read, admin"],
+            ["line 1: keys[0]: scopes is missing: some of ingest, read, admin, metrics"],
         ),
         (
             "[server]\ndry_run = true",

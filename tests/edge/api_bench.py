@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
@@ -26,6 +27,7 @@ from meterd.edge.readiness import Readiness
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from tests.edge.loopback import open_door
+from tests.edge.measured import metrics_over
 from tests.edge.receivers import TRUSTING_NOBODY
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
@@ -64,6 +66,7 @@ GUARDED: Final = [
     ("POST", "/deliveries/msg_0/retry", "admin"),
     ("POST", "/deliveries/replay", "admin"),
     ("GET", "/webhooks", "read"),
+    ("GET", "/metrics", "metrics"),
     ("POST", "/webhooks/billing/test", "admin"),
     ("POST", "/webhooks/billing/enable", "admin"),
 ]
@@ -117,13 +120,23 @@ class Api:
             lambda: self.ahead_ms,
             lambda: self.clock_fault,
         )
+        self.ingest = Ingest(self.ledger, lambda: self.config, self.readiness)
+        self.metrics = metrics_over(
+            lambda: self.config,
+            self.clock,
+            self.readiness,
+            self.delivery,
+            events=self.ingest.counts,
+        )
         self.http: httpx.AsyncClient
         self.door: Door
 
     async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Any request; what every answer carries is checked."""
         answer = await self.http.request(method, path, **options)
-        assert answer.headers["Content-Type"] == "application/json"
+        kind = answer.headers["Content-Type"]
+        is_page = path == "/metrics" and answer.status_code == HTTPStatus.OK
+        assert kind.startswith("text/plain") if is_page else kind == "application/json"
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "Server" not in answer.headers
@@ -165,7 +178,7 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
     app = make_app(
         Access(lambda: Keyring(api.config.keys), WrongKeys(LIMITS), trio.current_time),
         lambda: api.config,
-        Ingest(api.ledger, lambda: api.config, api.readiness),
+        api.ingest,
         api.ledger,
         api.closer,
         api.delivery,
@@ -173,6 +186,7 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
         api.readiness,
         BodyBudget(LIMITS.bodies_bytes_max),
         LIMITS,
+        api.metrics,
     )
     async with open_door(app) as api.door:
         address = f"http://127.0.0.1:{api.door.port}"

@@ -23,6 +23,7 @@ from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from tests.edge.api_bench import Posts
 from tests.edge.loopback import GET, Door, open_door
+from tests.edge.measured import metrics_over
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
 
@@ -62,6 +63,15 @@ class Lane:
         delivery = DeliveryActor(
             self.ledger, self.clock, lambda: CONFIG, Posts().open_sender, "meterd/0"
         )
+        plain = PlainLane(ingest, access, bodies, limits, self.clock.now_ms)
+        self.metrics = metrics_over(
+            lambda: CONFIG,
+            self.clock,
+            self.readiness,
+            delivery,
+            events=ingest.counts,
+            plain_requests=plain.requests,
+        )
         self._app: Any = make_app(
             access,
             lambda: CONFIG,
@@ -73,8 +83,8 @@ class Lane:
             self.readiness,
             bodies,
             limits,
+            self.metrics,
         )
-        plain = PlainLane(ingest, access, bodies, limits, self.clock.now_ms)
         self.plain = plain if fast else None
 
     async def app(

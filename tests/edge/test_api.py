@@ -126,7 +126,7 @@ async def test_about() -> None:
             method, path = endpoint.split()
             answer = await api.ask(method, path.replace("{eventType}", "api.calls"))
             assert answer.status_code not in (401, 403, 405), endpoint
-            assert answer.json() != {"error": "Not found"}, endpoint
+            assert b"Not found" not in answer.content, endpoint
 
 
 async def test_ping_and_health() -> None:

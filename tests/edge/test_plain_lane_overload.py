@@ -54,6 +54,10 @@ async def test_what_the_kernel_holds_has_waited_as_long(monkeypatch: pytest.Monk
         statuses = [(await client.answer()).status for _ in range(count)]
         assert statuses == [201] + [503] * (count - 1)
         assert (await client.ask(request(EVENT))).status == 201
+        assert fast.plain is not None
+        counted = fast.plain.requests()
+        by_status = {status: count for (*_, status), count in counted.items() if count}
+        assert by_status == {201: 2, 503: count - 1}
 
 
 @pytest.mark.parametrize("other", [GET])

@@ -135,10 +135,10 @@ async def test_events_that_wait_are_in_flight(
     """Their room is given back when they are stored, once."""
     disk.is_full = True
     await unanswered(bench, "a")
-    assert bench.ledger._in_flight._events == 1
+    assert bench.ledger._in_flight.events == 1
     disk.is_full = False
     await trio.sleep(2 * FULL_SECONDS)
-    assert bench.ledger._in_flight._events == 0
+    assert bench.ledger._in_flight.events == 0
 
 
 async def test_the_lease_of_a_claim_begins_when_there_is_room(
