@@ -80,7 +80,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
       closing          ends periods, revises late ones, takes snapshots
-      delivery_desk    the part of the engine that looks into deliveries and has them sent again
+      delivery_desk    the part of the engine that gives deliveries out and has them sent again
       usage_desk       the part of the engine that reads usage
       engine           the Ledger over all of these
     work/            what happens by itself
@@ -88,6 +88,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       closer           period ends
       loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries
+      settling         deliveries settled together
       endpoint_worker  one endpoint's deliveries
       delivery         a worker for each endpoint
     edge/            HTTP in and out
@@ -137,6 +138,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     options          what the commands have in common
     listening        where another process listens
     tables           what commands print
+    delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
     upkeep           the commands verify, backup, restore, compact

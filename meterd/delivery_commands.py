@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from meterd.delivery_history import curl_line, held_text, page_with, show_delivery, with_behind
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.errors import MeterdError
 from meterd.domain.instants import EXPECTED, parse_instant
@@ -26,7 +27,7 @@ from meterd.options import (
     key_option,
     url_option,
 )
-from meterd.tables import facts, print_json, table
+from meterd.tables import print_json, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -105,7 +106,8 @@ def list_deliveries(
     """List deliveries, the newest first.
 
     What waits for more than its time says what holds it: the webhook is gone (410), paused, off or
-    removed. show has the rest, also whether an earlier one of its customer goes first.
+    removed; or it is behind an earlier one of its customer, which show names (looked up for the
+    first hundred that wait).
 
     Exit codes: 0 listed, also where there are none; 1 no such webhook, or no answer; 2 wrong
     arguments.
@@ -119,6 +121,7 @@ def list_deliveries(
             status=status,
             limit=limit,
         )
+        with_behind(client, found)
     if as_json:
         for one in found:
             print_json(one)
@@ -168,61 +171,14 @@ def show(
     Exit codes: 0 shown; 1 there is no such delivery or attempt, or no answer; 2 wrong arguments.
     """
     with daemon(given, url, key) as client:
-        found = client.get(f"/deliveries/{_segment(delivery_id)}")
+        path = f"/deliveries/{_segment(delivery_id)}"
+        found = client.get(path) if attempt is None else page_with(client, path, attempt)
     if attempt is not None:
         click.echo(curl_line(found, attempt))
     elif as_json:
         print_json(found)
     else:
         show_delivery(found)
-
-
-def curl_line(found: dict[str, Any], number: int) -> str:
-    """Of that attempt. Raises MeterdError, which says where else to look."""
-    for attempt in found["attemptLog"]:
-        if attempt["number"] != number:
-            continue
-        if "curl" in attempt:
-            return str(attempt["curl"])
-        if "batch" in attempt:
-            batch, in_batch = attempt["batch"], attempt["batchAttempt"]
-            raise MeterdError(
-                f"sent with batch {batch}: meterd deliveries show {batch} --curl {in_batch}"
-            )
-    known = ", ".join(str(one["number"]) for one in found["attemptLog"] if "curl" in one)
-    raise MeterdError(
-        f"what was sent at attempt {number} is not in the log; there are {known or 'none'}"
-    )
-
-
-def show_delivery(found: dict[str, Any]) -> None:
-    """A delivery as the API gave it, for people."""
-    attempts = found.pop("attemptLog")
-    body, held = found.pop("body"), found.pop("held", None)
-    facts(found)
-    if held is not None:
-        click.echo(f"\n{_held(held, found['endpoint'])}")
-    for attempt in attempts:
-        click.echo(f"\nattempt {attempt.pop('number')}{_with_batch(attempt)}")
-        for name in ("curl", "bodySha256"):
-            attempt.pop(name, None)
-        for name in ("requestHeaders", "responseHeaders"):
-            if name in attempt:
-                attempt[name] = [f"{one}: {value}" for one, value in attempt[name]]
-        facts(attempt)
-    click.echo(f"\n{body}")
-
-
-def _with_batch(attempt: dict[str, Any]) -> str:
-    batch, number = attempt.pop("batch", None), attempt.pop("batchAttempt", None)
-    return "" if batch is None else f", batch {batch} attempt {number}"
-
-
-def _held(held: dict[str, str], endpoint_id: str) -> str:
-    """Why something is not sent, and the way out."""
-    more = "".join(f" ({held[name]})" for name in ("until", "behind") if name in held)
-    way_out = f"; meterd webhooks enable {endpoint_id}" if "enable" in held else ""
-    return f"held: {held['message']}{more}{way_out}"
 
 
 @deliveries.command(
@@ -264,7 +220,7 @@ def retry(
 
 def _under_way(again: dict[str, Any]) -> str:
     if "held" in again:
-        return f"is {_held(again['held'], again['endpoint'])}"
+        return f"is {held_text(again['held'], again['endpoint'])}"
     return f"is under way to {again['endpoint']}"
 
 
@@ -378,7 +334,7 @@ def told_of_replay(
     if not count:
         return "nothing closed in between"
     told = f"{count:,} {how}: {counted['again']:,} sent before, {counted['created']:,} never yet"
-    return told if held is None else f"{told}\n{_held(held, endpoint_id)}"
+    return told if held is None else f"{told}\n{held_text(held, endpoint_id)}"
 
 
 @contextmanager

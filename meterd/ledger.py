@@ -324,7 +324,8 @@ class Ledger(Protocol):
         with their bodies; of a period that is being closed only full ones. What was begun before
         goes as it was begun, alone or in its batch.
 
-        Of a customer's pending deliveries only the first in the order of closing is ever due. An
+        What has not failed is due, whatever the clock said when it was made or asked for. Of a
+        customer's pending deliveries only the first in the order of closing is ever due. An
         attempt that is not settled when the engine ends comes due again when it starts; its outcome
         is then written as unknown. Nothing is due while the endpoint, which has that URL now, is
         paused, and nothing ever while it is disabled.

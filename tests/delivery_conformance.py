@@ -45,6 +45,21 @@ async def delivery_states(bench: Bench) -> list[Delivery]:
 
 
 class DeliveryConformance:
+    async def test_a_clock_that_is_set_back_puts_off_nothing_that_has_not_failed(
+        self, bench: Bench
+    ) -> None:
+        """It was due when it was made. What failed waits for its time, by the clock as it is."""
+        await close_hour(bench, "acme", "b")
+        [first] = (await bench.ledger.claim("billing", limit=1)).deliveries
+        failed = settle_attempt(first, FAILED, bench.clock.now_ms, Fraction(0))
+        await bench.ledger.settle([failed])
+        bench.clock.now_ms -= 5 * HOUR_MS
+        claim = await bench.ledger.claim("billing", limit=9)
+        assert [one.customer_id != first.customer_id for one in claim.deliveries] == [True]
+        assert claim.next_due_ms == failed.next_attempt_ms
+        both = (await bench.ledger.claim("crm", limit=1, batch=2)).deliveries
+        assert [len(one.members) for one in both] == [2]
+
     async def test_a_close_makes_one_delivery_for_each_endpoint(self, bench: Bench) -> None:
         """In the order of the rules, pending and due at once, each with its own id and one body."""
         await close_hour(bench, "acme", "b")

@@ -12,6 +12,7 @@ import trio
 from meterd.domain.deliveries import (
     Delivery,
     DeliveryStatus,
+    batch_id,
     delivery_id,
 )
 from meterd.domain.endpoint_states import EndpointState
@@ -31,7 +32,7 @@ from meterd.ledger import (
     place_of,
     place_of_delivery,
 )
-from tests.model_outbox import ModelOutbox, closing_order
+from tests.model_outbox import ModelOutbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ class ModelDeliveries(ModelOutbox, ABC):
         theirs = [
             delivery
             for endpoint_id in aggregation.endpoints
-            for delivery in self._deliveries.values()
+            for delivery in self._shown()
             if (delivery.endpoint_id, delivery.customer_id)
             == (endpoint_id, aggregation.customer_id)
             and (delivery.period, delivery.revision) == (aggregation.period, aggregation.revision)
@@ -79,37 +80,58 @@ class ModelDeliveries(ModelOutbox, ABC):
     async def delivery(self, delivery_id: str, *, skip: int = 0) -> DeliveryHistory | None:
         """See ``Ledger.delivery``."""
         await trio.lowlevel.checkpoint()
-        delivery = self._deliveries.get(delivery_id)
-        if delivery is None:
+        if delivery_id in self._batches:
+            delivery = self._whole(self._batches[delivery_id])
+        elif delivery_id in self._deliveries:
+            delivery = self._shown_one(delivery_id)
+        else:
             return None
-        attempts = [
-            attempt
-            for attempt in self.attempts
-            if (attempt.endpoint_id, attempt.sequence) == (delivery.endpoint_id, delivery.sequence)
-        ]
-        waiting = [
-            one
-            for one in self._deliveries.values()
-            if one.status is DeliveryStatus.PENDING
-            and (one.endpoint_id, one.customer_id) == (delivery.endpoint_id, delivery.customer_id)
-        ]
-        before = min(waiting, key=closing_order, default=delivery)
-        in_air = [one for one in waiting if one.begun_ms is not None]
-        if before == delivery and in_air:
-            before = in_air[0]
-        is_behind = delivery in waiting and before != delivery and delivery not in in_air
-        attempts.sort(key=lambda attempt: attempt.number)
+        attempts = self._attempts(delivery)
         end = max(len(attempts) - skip, 0)
         return DeliveryHistory(
             delivery,
-            tuple(
-                LoggedAttempt(attempt, attempt.number)
-                for attempt in attempts[max(end - ATTEMPTS_AT_ONCE, 0) : end]
-            ),
+            tuple(attempts[max(end - ATTEMPTS_AT_ONCE, 0) : end]),
             self._endpoints.get(delivery.endpoint_id, EndpointState()),
-            before.id if is_behind else None,
+            self._behind(self._parcel(delivery_id)),
+            self._batch_of.get(delivery_id),
             kept=len(attempts),
         )
+
+    def _attempts(self, delivery: Delivery) -> list[LoggedAttempt]:
+        """Of the delivery alone, and of every batch that it was in."""
+        found = [
+            LoggedAttempt(attempt, attempt.number)
+            for attempt in self.attempts
+            if (attempt.endpoint_id, attempt.sequence) == (delivery.endpoint_id, delivery.sequence)
+        ]
+        for was_in in delivery.batches:
+            name = batch_id(delivery.endpoint_id, was_in.number)
+            found += [
+                LoggedAttempt(attempt, was_in.attempts + attempt.number, name, attempt.number)
+                for attempt in self.attempts
+                if (attempt.endpoint_id, attempt.sequence) == (delivery.endpoint_id, was_in.number)
+            ]
+        return sorted(found, key=lambda one: one.number)
+
+    def _behind(self, parcel: Delivery) -> str | None:
+        """What is first in the line of one of its customers, or one of theirs in the air."""
+        if parcel.status is not DeliveryStatus.PENDING or parcel.begun_ms is not None:
+            return None
+        line = self._line(parcel.endpoint_id)
+        parts = self._parts(parcel)
+        for part in parts:
+            first = next(one for one in line if one.customer_id == part.customer_id)
+            if first.id != part.id:
+                return first.id
+        customers = {one.customer_id for one in parts}
+        in_air = [one for one in line if one.begun_ms is not None and one.customer_id in customers]
+        in_air.sort(key=self._place_in_air)
+        return in_air[0].id if in_air else None
+
+    def _place_in_air(self, delivery: Delivery) -> tuple[int, int]:
+        """What went alone is before every batch; in a batch they stand as they are sent."""
+        parcel = self._parcel(delivery.id)
+        return parcel.sequence, parcel.sequences.index(delivery.sequence)
 
     async def endpoints(self) -> list[EndpointSummary]:
         """See ``Ledger.endpoints``."""
@@ -127,11 +149,11 @@ class ModelDeliveries(ModelOutbox, ABC):
     async def retry(self, delivery_id: str) -> Delivery | None:
         """See ``Ledger.retry``."""
         await trio.lowlevel.checkpoint()
-        if delivery_id not in self._deliveries:
+        if delivery_id not in self._deliveries | self._batches:
             return None
-        self._send_again(delivery_id, self._clock_ms())
+        again = self._send_again(delivery_id, self._clock_ms())
         self._wake(1)
-        return self._deliveries[delivery_id]
+        return again
 
     async def replay(
         self,
@@ -163,7 +185,7 @@ class ModelDeliveries(ModelOutbox, ABC):
             if name in self._deliveries:
                 again += 1
                 if not dry_run:
-                    self._send_again(name, self._clock_ms())
+                    self._replay(name, self._clock_ms())
             else:
                 created += 1
                 if not dry_run:
@@ -177,10 +199,7 @@ class ModelDeliveries(ModelOutbox, ABC):
         return Replayed(again, created, place_of(ended[limit - 1]) if len(ended) > limit else None)
 
     def _count(self, endpoint_id: str, status: DeliveryStatus) -> int:
-        return sum(
-            one.endpoint_id == endpoint_id and one.status is status
-            for one in self._deliveries.values()
-        )
+        return sum(one.endpoint_id == endpoint_id and one.status is status for one in self._shown())
 
     def _found(self, query: DeliveryQuery, after: DeliveryPlace | None) -> list[Delivery]:
         onward = query.after_sequence is not None
@@ -193,7 +212,7 @@ class ModelDeliveries(ModelOutbox, ABC):
         return sorted(
             (
                 one
-                for one in self._deliveries.values()
+                for one in self._shown()
                 if query.endpoint_id in {None, one.endpoint_id}
                 and query.customer_id in {None, one.customer_id}
                 and query.period_type in {None, one.period_type}

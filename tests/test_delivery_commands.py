@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from meterd.delivery_commands import curl_line, replay_pages, show_delivery, told_of_replay
-from meterd.domain.errors import MeterdError
+from meterd.delivery_commands import replay_pages, told_of_replay
 from meterd.domain.instants import parse_instant
 from meterd.domain.periods import PeriodType
 from meterd.edge.parameters import aggregation_cursor
@@ -137,19 +136,6 @@ def test_a_curl_line_can_be_piped_to_a_shell(bench: Commands) -> None:
     missing = bench.run("deliveries", "show", name, "--curl", "9")
     assert (missing.exit_code, missing.stdout) == (1, "")
     assert missing.stderr == "what was sent at attempt 9 is not in the log; there are 1\n"
-
-
-def test_an_attempt_with_a_batch_names_it(capsys: pytest.CaptureFixture[str]) -> None:
-    """And says where its curl line is: the body was the batch's."""
-    with_batch = {"number": 2, "batch": "msg_b", "batchAttempt": 1, "startedAt": "2026-01-01"}
-    found = {"id": "msg_1", "body": "{}", "attemptLog": [{"number": 1}, with_batch]}
-    with pytest.raises(MeterdError) as caught:
-        curl_line(found, 2)
-    assert str(caught.value) == "sent with batch msg_b: meterd deliveries show msg_b --curl 1"
-    show_delivery(found)
-    lines = capsys.readouterr().out.splitlines()
-    assert "attempt 1" in lines
-    assert "attempt 2, batch msg_b attempt 1" in lines
 
 
 def test_a_retry(bench: Commands) -> None:

@@ -24,7 +24,10 @@ HOMES = {
     "hypercorn": {"edge.hypercorn_lane"},
     "httpx": {"edge.egress", "edge.keep_alive", "client"},
     "h11": {"edge.answers"},
-    "click": {"cli", "options", "upkeep", "tables", "delivery_commands", "webhook_commands"},
+    "click": {
+        *("cli", "options", "upkeep", "tables"),
+        *("delivery_history", "delivery_commands", "webhook_commands"),
+    },
     "rich": {"upkeep", "tables", "delivery_commands"},
     "prometheus_client": {"edge.metrics", "edge.metric_families"},
 }

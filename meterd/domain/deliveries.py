@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 JITTER: Final = Fraction(1, 5)
 # Who asks to come back at once, and is busy again, is asked for ever and spends nothing.
 _PAUSE_MIN_MS: Final = 1000
+# Answered so often in a row that it is to come later, while others arrive, a delivery is what its
+# receiver does not want, and no sign of how busy that is. A receiver that has room for one in four
+# says so five times to a quarter of them, who then have all of their schedule left.
+BUSY_MAX: Final = 5
 # What an attempt came to that the process did not live to see the end of.
 UNKNOWN: Final = "outcome unknown: meterd ended during the attempt"
 
@@ -68,7 +72,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     ``next_attempt_ms`` holds while it is pending. ``attempts`` are all that were ever begun,
     ``failures`` those that count on the schedule since it last began. ``begun_ms`` is that of the
     attempt in the air. ``batches`` are the last that it was in, the earliest first; a batch has its
-    attempts itself, and they count here when the delivery has left it.
+    attempts itself, and they count here when the delivery has left it. ``busy`` counts the answers
+    in a row that asked to wait although others had arrived. New fields go to the end.
     """
 
     id: str
@@ -91,6 +96,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     last_attempt_ms: int | None = None
     members: tuple[Member, ...] = ()
     batches: tuple[Membership, ...] = ()
+    busy: int = 0
 
     @property
     def has_failed(self) -> bool:
@@ -218,6 +224,7 @@ def as_batch(delivery: Delivery, batch: Delivery) -> Delivery:
         last_error=batch.last_error or delivery.last_error,
         last_attempt_ms=batch.last_attempt_ms or delivery.last_attempt_ms,
         batches=(*delivery.batches, membership),
+        busy=batch.busy,
     )
 
 
@@ -242,13 +249,16 @@ def settle_attempt(
     now_ms: int,
     jitter: Fraction,
     waits_ms: Sequence[int] = SCHEDULE_MS,
+    *,
+    others_arrive: bool = False,
 ) -> Delivery:
     """The delivery after its attempt.
 
     ``waits_ms`` say how long after each failed attempt the next follows, and so how many there are;
     ``jitter`` lies in [-1, 1] and spreads that. One that was told to come back later counts for
     nothing on that schedule and stays due: it is the endpoint that is paused, and what waits for a
-    pause goes on when that ends, however it ends.
+    pause goes on when that ends, however it ends. But see ``is_unwanted``, with ``others_arrive``:
+    that one fails, and waits as long as it was told at least.
     """
     if outcome.error is None:
         return msgspec.structs.replace(
@@ -257,18 +267,28 @@ def settle_attempt(
             status=DeliveryStatus.DELIVERED,
             delivered_ms=now_ms,
             dry_run=outcome.dry_run,
+            busy=0,
         )
-    failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error)
-    if pause_asked(outcome, now_ms) is not None:
+    asked_ms = pause_asked(outcome, now_ms)
+    busy = 0 if asked_ms is None else min(begun.busy + others_arrive, BUSY_MAX)
+    failed = msgspec.structs.replace(begun, begun_ms=None, last_error=outcome.error, busy=busy)
+    if asked_ms is not None and not is_unwanted(begun, others_arrive=others_arrive):
         return msgspec.structs.replace(failed, next_attempt_ms=now_ms)
     if begun.failures >= len(waits_ms):
         return msgspec.structs.replace(
             failed, status=DeliveryStatus.PARKED, failures=begun.failures + 1
         )
-    wait_ms = round(waits_ms[begun.failures] * (1 + JITTER * jitter))
+    wait_ms = max(round(waits_ms[begun.failures] * (1 + JITTER * jitter)), asked_ms or 0)
     return msgspec.structs.replace(
         failed, failures=begun.failures + 1, next_attempt_ms=now_ms + wait_ms
     )
+
+
+def is_unwanted(begun: Delivery, *, others_arrive: bool) -> bool:
+    """Whether one more wish to wait is about this delivery, and not about the endpoint: while
+    others arrive, it has been answered so again and again.
+    """
+    return others_arrive and begun.busy >= BUSY_MAX
 
 
 def pause_asked(outcome: Outcome, now_ms: int) -> int | None:
@@ -309,4 +329,5 @@ def once_more(delivery: Delivery, now_ms: int) -> Delivery:
         next_attempt_ms=now_ms,
         delivered_ms=None,
         dry_run=False,
+        busy=0,
     )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 class Standing(msgspec.Struct, frozen=True):
     """``endpoint`` is as it is configured now. It rests by its breaker, from everything or from
-    repeats only, and is paused and gone by its own word.
+    repeats only, and is paused and gone by its own word. ``has_taken`` says whether anything has
+    arrived since it last asked to wait.
     """
 
     endpoint: Endpoint
@@ -28,6 +29,7 @@ class Standing(msgspec.Struct, frozen=True):
     rests_until_ms: int = 0
     paused_until_ms: int = 0
     is_gone: bool = False
+    has_taken: bool = False
 
     def is_held(self, now_ms: int) -> bool:
         """Whether nothing is to be sent."""
@@ -63,25 +65,37 @@ class Standing(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, endpoint=endpoint)
 
     def after(
-        self, asked: Endpoint, outcome: Outcome, now_ms: int, *, is_repeat: bool = False
+        self,
+        asked: Endpoint,
+        outcome: Outcome,
+        now_ms: int,
+        *,
+        is_repeat: bool = False,
+        is_unwanted: bool = False,
     ) -> Standing:
-        """After one more attempt, at the endpoint as it was when that began."""
+        """After one more attempt, at the endpoint as it was when that began. What ``is_unwanted``
+        pauses nothing: it only fails.
+        """
         if asked.url != self.endpoint.url:
             return self
         if outcome.gone:
             return msgspec.structs.replace(self, is_gone=True)
         pause_ms = pause_asked(outcome, now_ms)
-        if pause_ms is not None:
+        if pause_ms is not None and not is_unwanted:
             until_ms = max(self.paused_until_ms, now_ms + pause_ms)
-            return msgspec.structs.replace(self, paused_until_ms=until_ms)
+            return msgspec.structs.replace(self, paused_until_ms=until_ms, has_taken=False)
         if _attempted(asked) != _attempted(self.endpoint):
             return self
+        has_taken = self.has_taken or outcome.error is None
         breaker = self.breaker.after(outcome, is_repeat=is_repeat)
         until_ms = self.rests_until_ms
         if is_repeat or breaker.is_down or not self.breaker.is_open:
             until_ms = max(until_ms, now_ms + breaker.pause_ms)
         return msgspec.structs.replace(
-            self, breaker=breaker, rests_until_ms=until_ms if breaker.is_open else 0
+            self,
+            breaker=breaker,
+            rests_until_ms=until_ms if breaker.is_open else 0,
+            has_taken=has_taken,
         )
 
 

@@ -1,4 +1,4 @@
-"""The part of the engine that looks into deliveries and has them sent again."""
+"""The part of the engine that gives deliveries out, looks into them and has them sent again."""
 
 from __future__ import annotations
 
@@ -77,6 +77,30 @@ class DeliveryDesk(ABC):
         """See ``Ledger.endpoints``."""
         return await self._read(delivery_queries.read_endpoints)
 
+    async def claim(
+        self,
+        endpoint_id: str,
+        *,
+        limit: int,
+        batch: int = 1,
+        url: str = "",
+        repeats_max: int | None = None,
+    ) -> Claim:
+        """See ``Ledger.claim``."""
+        with self._store.read() as txn:
+            now_ms, with_repeats = self._clock_ms(), repeats_max != 0
+            due_ms = outbox.next_due_ms(
+                txn, endpoint_id, url, with_repeats=with_repeats, now_ms=now_ms
+            )
+        if due_ms is None or due_ms > now_ms:
+            return Claim([], due_ms)
+        # The attempt begins when it is written, which a full disk may put off.
+        return await self._committer.execute(
+            lambda txn: outbox.claim(
+                txn, endpoint_id, limit, self._clock_ms(), batch, url, repeats_max
+            )
+        )
+
     async def retry(self, delivery_id: str) -> Delivery | None:
         """See ``Ledger.retry``."""
         self._require_disk()
@@ -135,27 +159,6 @@ class DeliveryDesk(ABC):
                 return work(txn)
 
         return self._read_hop(in_snapshot)
-
-    async def claim(
-        self,
-        endpoint_id: str,
-        *,
-        limit: int,
-        batch: int = 1,
-        url: str = "",
-        repeats_max: int | None = None,
-    ) -> Claim:
-        """See ``Ledger.claim``."""
-        with self._store.read() as txn:
-            has_due = outbox.next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
-        if has_due is None or has_due > self._clock_ms():
-            return Claim([], has_due)
-        # The attempt begins when it is written, which a full disk may put off.
-        return await self._committer.execute(
-            lambda txn: outbox.claim(
-                txn, endpoint_id, limit, self._clock_ms(), batch, url, repeats_max
-            )
-        )
 
     async def settle(
         self,

@@ -87,16 +87,25 @@ def insert(txn: Transaction, delivery: Delivery) -> None:
 
 
 def next_due_ms(
-    txn: Transaction, endpoint_id: str, url: str = "", *, with_repeats: bool = True
+    txn: Transaction,
+    endpoint_id: str,
+    url: str = "",
+    *,
+    with_repeats: bool = True,
+    now_ms: int = _NEVER_MS,
 ) -> int | None:
-    """When the endpoint's first delivery comes due, if it has any and that URL is not disabled."""
+    """When the endpoint's first delivery comes due, if it has any and that URL is not disabled.
+
+    What has not failed was due when it came here: where that lies ahead, the clock was set back.
+    """
     dues_ms = []
     for is_repeat in (False, True)[: 1 + with_repeats]:
         first = keys.outbox_key(endpoint_id, 0, 0, is_repeat=is_repeat)
         beyond = keys.outbox_key(endpoint_id, _NEVER_MS, 0, is_repeat=is_repeat)
         key = txn.first_key("outbox", first)
         if key is not None and key < beyond:
-            dues_ms.append(keys.due_ms_in(key))
+            due_ms = keys.due_ms_in(key)
+            dues_ms.append(due_ms if is_repeat else min(due_ms, now_ms))
     state = endpoint_state(txn, endpoint_id)
     if not dues_ms or state.is_disabled(url):
         return None
@@ -113,7 +122,7 @@ def claim(
     repeats_max: int | None = None,
 ) -> Claim:
     """See ``Ledger.claim``."""
-    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0)
+    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=repeats_max != 0, now_ms=now_ms)
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
     most = limit if repeats_max is None else min(limit, repeats_max)
@@ -133,7 +142,8 @@ def claim(
         txn.put("in_air", _key(delivery), b"")
         _put(txn, delivery)
         begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
-    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=not has_all_repeats)
+    with_repeats = not has_all_repeats
+    due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=with_repeats, now_ms=now_ms)
     if batch > 1 and not begun and due_ms is not None:
         due_ms = max(due_ms, now_ms + _HELD_BACK_MS)
     return Claim(begun, due_ms)
@@ -144,7 +154,8 @@ def _due(
 ) -> list[bytes]:
     """The places of so many at most, of those that failed before or of the others."""
     first = keys.outbox_key(endpoint_id, 0, 0, is_repeat=is_repeat)
-    later = keys.outbox_key(endpoint_id, now_ms + 1, 0, is_repeat=is_repeat)
+    until_ms = now_ms + 1 if is_repeat else _NEVER_MS  # see ``next_due_ms``
+    later = keys.outbox_key(endpoint_id, until_ms, 0, is_repeat=is_repeat)
     if batch > 1:
         return _due_batches(txn, endpoint_id, limit, now_ms, batch, first, later)
     prefix = keys.endpoint_prefix(endpoint_id)

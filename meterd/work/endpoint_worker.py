@@ -18,7 +18,13 @@ import structlog
 import trio
 
 from meterd.domain.counts import outcome_class
-from meterd.domain.deliveries import Attempt, DeliveryStatus, settle_attempt, withdrawn
+from meterd.domain.deliveries import (
+    Attempt,
+    DeliveryStatus,
+    is_unwanted,
+    settle_attempt,
+    withdrawn,
+)
 from meterd.domain.endpoint_states import change_by
 from meterd.domain.endpoints import masked_url
 from meterd.domain.outcomes import REST_AFTER_CUT_MS, Outcome
@@ -28,6 +34,7 @@ from meterd.domain.standing import Standing
 from meterd.domain.statistics import Statistics
 from meterd.ledger import Claim
 from meterd.work.delivery_log import tell_change, tell_settled
+from meterd.work.settling import Settling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,16 +103,6 @@ class _Wakes(NamedTuple):
     at_ms: int | None = None
 
 
-class _Group:
-    """Deliveries that are settled in one transaction."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.attempts: list[Attempt] = []
-        self.changes: list[tuple[str, Change]] = []
-        self.settled = trio.Event()
-
-
 class EndpointWorker:
     """``run`` it. Two workers of one endpoint do each other no harm: one may be retiring."""
 
@@ -119,8 +116,7 @@ class EndpointWorker:
         self._begun = 0
         self._repeats: set[str] = set()
         self._repeats_turn = False
-        self._settling = _Group()
-        self._settling_last = trio.Lock()
+        self._settling = Settling(around.ledger)
         self._is_retired = False
         self._pause = trio.CancelScope()
         self._waiting: set[trio.CancelScope] = set()
@@ -274,6 +270,7 @@ class EndpointWorker:
             endpoint = self._endpoint
             try:
                 outcome, attempt = await self._send(sender, endpoint, delivery)
+                others_arrive = self._standing.has_taken
                 change = self._note(endpoint, delivery, outcome)  # before the next one has the slot
                 if outcome.cut:
                     await self._clock.wait_until(self._clock.now_ms() + REST_AFTER_CUT_MS)
@@ -286,6 +283,7 @@ class EndpointWorker:
                 self._clock.now_ms(),
                 self._jitter(),
                 self._endpoint.schedule_ms,
+                others_arrive=others_arrive,
             )
             if settled.status is DeliveryStatus.PARKED:
                 self._around.counts.parked[settled.endpoint_id] += len(settled.sequences)
@@ -298,19 +296,9 @@ class EndpointWorker:
         self, delivery: Delivery, attempt: Attempt | None, change: Change | None
     ) -> None:
         """With all that ended while the last ones were being settled."""
-        group = self._settling
-        group.deliveries.append(delivery)
-        if attempt is not None:
-            group.attempts.append(attempt)
-        if change is not None:
-            group.changes.append((delivery.endpoint_id, change))
-        if len(group.deliveries) > 1:
-            await group.settled.wait()
+        group = await self._settling.settle(delivery, attempt, change)
+        if group is None:
             return
-        async with self._settling_last:
-            self._settling = _Group()
-            await self._ledger.settle(group.deliveries, group.attempts, group.changes)
-        group.settled.set()
         self._begun -= len(group.deliveries)
         self._repeats.difference_update(one.id for one in group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
@@ -347,12 +335,17 @@ class EndpointWorker:
         self.statistics = self.statistics.after(outcome, now_ms)
         self._around.counts.attempts[asked.id, outcome_class(outcome)] += 1
         before = self._standing
-        self._standing = before.after(asked, outcome, now_ms, is_repeat=delivery.has_failed)
+        unwanted = is_unwanted(delivery, others_arrive=before.has_taken)
+        self._standing = before.after(
+            asked, outcome, now_ms, is_repeat=delivery.has_failed, is_unwanted=unwanted
+        )
         tell_change(before, self._standing)
         if self._standing.is_held(now_ms):
             self._give_back()
         # What the URL of before says is of no interest, and must not replace what this one says.
-        return change_by(outcome, asked.url, now_ms) if asked.url == before.endpoint.url else None
+        if asked.url != before.endpoint.url or (unwanted and not outcome.gone):
+            return None
+        return change_by(outcome, asked.url, now_ms)
 
     async def _send(
         self, sender: Sender, endpoint: Endpoint, delivery: Delivery

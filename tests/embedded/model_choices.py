@@ -12,6 +12,8 @@ import trio
 
 from meterd.domain.admission import USUAL, Admission, Late
 from meterd.domain.aggregations import ClosingRules
+from meterd.domain.deliveries import Attempt, batch_id
+from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.outcomes import Outcome
@@ -22,6 +24,7 @@ from tests.ledger_bench import ALL
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from meterd.domain.deliveries import Delivery
     from meterd.domain.periods import Period
     from meterd.ledger import Closed, Ledger, StoredEvent
     from tests.embedded.engine_bench import EngineBench
@@ -68,6 +71,11 @@ RULES = st.builds(
 AGES = st.none() | st.sampled_from([-1, 0, 1, 60_000, HOUR_MS, DAY_MS, 40 * DAY_MS, 800 * DAY_MS])
 LIMITS = st.integers(1, 12)
 ENDPOINTS = st.sampled_from(["billing", "crm"])
+# Small, so that some are full and others are not.
+BATCHES = st.sampled_from([1, 1, 2, 3, 100])
+REPEATS = st.none() | st.integers(0, 3)
+# What fails is also parked soon.
+SCHEDULES = st.sampled_from([SCHEDULE_MS, (60_000,), ()])
 OUTCOMES = st.sampled_from([Outcome(), Outcome(dry_run=True), Outcome("Request timeout")])
 
 
@@ -132,6 +140,21 @@ async def ask_for_earliest(
         answers += [await ledger.retry(earliest.id) for _ in range(times)]
         answers.append(await ledger.delivery(earliest.id))
     return answers
+
+
+async def names_at(ledger: Ledger, place: int, *, with_others: bool) -> list[str]:
+    """The id of a delivery, or of a batch that one was last in; none where there is none."""
+    found = await ledger.deliveries(DeliveryQuery(), limit=ALL)
+    if not with_others:
+        names = [one.id for one in found]
+    else:
+        names = [batch_id(one.endpoint_id, one.batches[-1].number) for one in found if one.batches]
+    return names[place % len(names) :][:1] if names else []
+
+
+def attempt_of(begun: Delivery, outcome: Outcome, now_ms: int) -> Attempt:
+    began_ms = begun.begun_ms or 0
+    return Attempt(begun.endpoint_id, begun.sequence, begun.attempts, began_ms, now_ms, outcome)
 
 
 def shown(found: list[StoredEvent]) -> list[object]:

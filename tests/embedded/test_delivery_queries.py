@@ -27,6 +27,7 @@ from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import delivery_queries, journal, keys, outbox
 from meterd.embedded.store import PARTS, Store
 from meterd.ledger import COUNTED_MAX, DeliveryPlace, DeliveryQuery, place_of_delivery
+from tests.embedded import test_batches
 from tests.embedded.test_queries import cost
 
 if TYPE_CHECKING:
@@ -292,3 +293,33 @@ def test_neighbours_in_different_batches(tmp_path: Path) -> None:
         assert [one.status for one in by_sequence] == states + [DeliveryStatus.PENDING] * 5
     assert batches[0].id != batches[1].id
     store.close()
+
+
+def test_attempts_are_paged_over_what_went_in_a_batch(tmp_path: Path) -> None:
+    """A page may begin alone and end in the batch; numbers go on, and none is there twice."""
+    store = Store(tmp_path / "data")
+    test_batches.close(store, "a", "b")
+    waits_ms = (0,) * 500
+
+    def attempt_so_often(times: int, batch: int) -> None:
+        for _ in range(times):
+            [begun] = test_batches.claim(store, limit=1, now_ms=1_000, batch=batch).deliveries
+            test_batches.settle(store, begun, test_batches.FAILED, waits_ms)
+
+    attempt_so_often(129, batch=2)
+    [begun] = test_batches.claim(store, now_ms=1_000).deliveries
+    test_batches.settle(store, begun, Outcome())
+    one = test_batches.found(store, 1)
+    test_batches.send_again(store, one)
+    attempt_so_often(40, batch=1)
+    pages = []
+    with store.read() as txn:
+        for skip in (0, 100, 200):
+            history = delivery_queries.read_history(txn, one.id, skip)
+            assert history is not None
+            assert history.kept == 170
+            pages.append([(each.number, each.in_batch) for each in history.attempts])
+    store.close()
+    alone = [(number, 0) for number in range(131, 171)]
+    assert pages[0] == [(number, number) for number in range(71, 131)] + alone
+    assert pages[1:] == [[(number, number) for number in range(1, 71)], []]

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +21,6 @@ from hypothesis import settings
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.deliveries import settle_attempt
-from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.registry import SWEEP_SECONDS
@@ -33,21 +30,17 @@ from meterd.ledger import (
     AggregationQuery,
     DeliveryQuery,
     EventQuery,
-    Replay,
-    Replayed,
 )
+from tests.embedded.delivery_rules import DeliveryRules
 from tests.embedded.engine_bench import EngineBench
 from tests.embedded.late_rules import LateRules
 from tests.embedded.model_choices import (
     AGES,
     CUSTOMERS,
-    ENDPOINTS,
     EVENTS,
     LIMITS,
-    OUTCOMES,
     RULES,
     TYPES,
-    ask_for_earliest,
     close_due,
     run_until_cut,
     shown,
@@ -65,8 +58,6 @@ from tests.ledger_bench import (
 from tests.model_ledger import ModelLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.deliveries import Delivery
     from meterd.domain.events import UsageEvent
@@ -81,8 +72,8 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(LateRules):
-    """``engine`` and ``model`` share one clock."""
+class EngineAndModel(DeliveryRules, LateRules):
+    """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
     def begin(self, hours: int) -> None:
@@ -99,7 +90,7 @@ class EngineAndModel(LateRules):
         self.bench = EngineBench(self.folder / "0", self.loop.nursery, self.clock)
         self.loop.call(self.bench.start)
         for _ in range(hours):
-            self.append([event(customer) for customer in ("acme", "b")], partial=False)
+            self.append([event(customer) for customer in ("acme", "b", "c1")], partial=False)
             self.clock.now_ms += HOUR_MS
             self.close(rules(PeriodType.HOURLY, endpoints=("billing", "crm")))
 
@@ -109,17 +100,7 @@ class EngineAndModel(LateRules):
         assert [str(found) for found in verify(self.bench.folder)] == []
         shutil.rmtree(self.folder)
 
-    def both(self, ask: Callable[[Ledger], Awaitable[T]]) -> T:
-        """Asks the engine and the model; they must answer alike."""
-
-        async def ask_both() -> tuple[T, T]:
-            return await ask(self.bench.ledger), await ask(self.model)
-
-        answer, expected = self.loop.call(ask_both)
-        assert answer == expected
-        return answer
-
-    # What callers do
+    # What callers do, beside what they do with deliveries
 
     @rule(events=EVENTS, partial=st.booleans())
     def append(self, events: list[UsageEvent], *, partial: bool) -> None:
@@ -163,69 +144,6 @@ class EngineAndModel(LateRules):
     def trigger(self, by: ClosingRules) -> None:
         self.close(by)
         self.both(lambda ledger: ledger.snapshot(by))
-
-    @rule(endpoint=ENDPOINTS, limit=LIMITS, repeats_max=st.none() | st.integers(0, 3))
-    def claim(self, endpoint: str, limit: int, repeats_max: int | None) -> None:
-        claim = self.both(
-            lambda ledger: ledger.claim(endpoint, limit=limit, repeats_max=repeats_max)
-        )
-        self.claimed |= {delivery.id: delivery for delivery in claim.deliveries}
-
-    @precondition(lambda self: bool(getattr(self, "claimed", None)))
-    @rule(outcome=OUTCOMES, jitter=st.sampled_from([Fraction(-1), Fraction(0), Fraction(1, 3)]))
-    def settle(self, outcome: Outcome, jitter: Fraction) -> None:
-        now_ms = self.clock.now_ms
-        settled = [
-            settle_attempt(begun, outcome, now_ms, jitter) for begun in self.claimed.values()
-        ]
-        self.both(lambda ledger: ledger.settle(settled))
-        self.claimed = {}
-
-    @precondition(lambda self: hasattr(self, "bench"))
-    @rule(place=st.integers(0, 30))
-    def retry(self, place: int) -> None:
-        async def retry(ledger: Ledger) -> object:
-            found = await ledger.deliveries(DeliveryQuery(), limit=1 + place)
-            return [await ledger.retry(one.id) for one in found[place:]]
-
-        self.happened["retries"] += bool(self.both(retry))
-
-    @precondition(lambda self: hasattr(self, "bench"))
-    @rule(endpoint=ENDPOINTS, rounds=st.integers(0, 2), times=st.integers(1, 3))
-    def retry_beside_one_in_the_air(self, endpoint: str, rounds: int, times: int) -> None:
-        """Of each customer, something earlier, impatiently; then as much as is due is claimed."""
-        for _ in range(rounds):
-            self.claim(endpoint, 12, None)
-            if self.claimed:
-                self.settle(Outcome(), Fraction(0))
-        self.claim(endpoint, 12, None)
-        begun = [one.customer_id for one in self.claimed.values() if one.endpoint_id == endpoint]
-        self.happened["retries beside one in the air"] += bool(begun)
-
-        self.both(partial(ask_for_earliest, endpoint_id=endpoint, customers=begun, times=times))
-        self.claim(endpoint, 12, None)
-
-    @rule(
-        endpoint=ENDPOINTS | st.just("new"),
-        ages=st.tuples(AGES, AGES),
-        limit=LIMITS,
-        dry_run=st.booleans(),
-    )
-    def replay(
-        self, endpoint: str, ages: tuple[int | None, int | None], limit: int, *, dry_run: bool
-    ) -> None:
-        """Some pages of it; the rest is not asked for."""
-        from_ms, to_ms = self.ago(ages[0]) or 0, self.ago(ages[1]) or self.clock.now_ms
-        replay = Replay(endpoint, from_ms, to_ms)
-
-        async def pages(ledger: Ledger) -> list[Replayed]:
-            done = [await ledger.replay(replay, limit=limit, dry_run=dry_run)]
-            while done[-1].next is not None and len(done) < 4:
-                after = done[-1].next
-                done.append(await ledger.replay(replay, limit=limit, after=after, dry_run=dry_run))
-            return done
-
-        self.happened["replays"] += any(one.created or one.again for one in self.both(pages))
 
     @rule(
         customer=st.none() | CUSTOMERS,
@@ -286,9 +204,6 @@ class EngineAndModel(LateRules):
             return found, end
 
         self.both(page)
-
-    def ago(self, age_ms: int | None) -> int | None:
-        return None if age_ms is None else self.clock.now_ms - age_ms
 
     # What happens to the machine
 
@@ -364,11 +279,6 @@ class EngineAndModel(LateRules):
         for ledger in (self.bench.ledger, self.model):
             self.loop.call(close_due, ledger, self.clock, by)
         self.forget()
-
-    def forget(self) -> None:
-        """What lived in the last process only."""
-        self.claimed = {}
-        self.model.restarted()
 
     # What must always hold
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from meterd.domain.aggregations import Aggregation
@@ -65,7 +66,8 @@ def counts(store: Store) -> dict[str, int]:
 
 def test_only_what_is_due_is_claimed_earliest_first(store: Store) -> None:
     """Of one endpoint; the next due is that of the first that was left."""
-    add(store, delivery("c", 30), delivery("a", 20), delivery("b", 10), delivery("x", 1, "crm"))
+    failed = [("c", 30, "billing"), ("a", 20, "billing"), ("b", 10, "billing"), ("x", 1, "crm")]
+    add(store, *(msgspec.structs.replace(delivery(*one), failures=1) for one in failed))
     assert next_due_ms(store) == 10
     found = claim(store, 5, 20)
     assert [one.customer_id for one in found.deliveries] == ["b", "a"]
@@ -73,6 +75,14 @@ def test_only_what_is_due_is_claimed_earliest_first(store: Store) -> None:
     assert claim(store, 5, 20) == Claim([], 30)
     assert next_due_ms(store, "crm") == 1
     assert next_due_ms(store, "nobody") is None
+
+
+def test_what_has_not_failed_is_due_by_any_clock(store: Store) -> None:
+    """It was due when it was made: a time that lies ahead is that of a clock that was set back."""
+    add(store, delivery("c", 30), delivery("a", 20))
+    found = claim(store, 1, 5)
+    assert [one.customer_id for one in found.deliveries] == ["a"]
+    assert found.next_due_ms == 5
 
 
 def test_what_is_claimed_is_in_the_air_until_it_is_settled(store: Store) -> None:

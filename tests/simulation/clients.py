@@ -289,9 +289,13 @@ class Clients:
         with self._connected() as talk:
             return None if talk is None else await self._exchange(talk, post)
 
-    async def _get(self, path: str) -> Answer | None:
+    async def ask(self, data: bytes) -> Answer | None:
+        """A request on a connection of its own; None where no answer comes."""
         with self._connected() as talk:
-            answer = None if talk is None else await self._ask(talk, request("GET", path))
+            return None if talk is None else await self._ask(talk, data)
+
+    async def _get(self, path: str) -> Answer | None:
+        answer = await self.ask(request("GET", path))
         if answer is not None:
             self._trace.count(f"read {answer.status}")
         return answer

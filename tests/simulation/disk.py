@@ -17,7 +17,7 @@ from meterd.embedded.store import Store
 from meterd.embedded.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from random import Random
 
@@ -61,6 +61,11 @@ class Written(Transaction):
         if is_new:
             self.puts.append((table, key, payload))
         return is_new
+
+    def put_all(self, table: str, found: Iterable[tuple[bytes, bytes]]) -> None:
+        together = list(found)
+        super().put_all(table, together)
+        self.puts.extend((table, key, payload) for key, payload in together)
 
     def delete(self, table: str, key: bytes) -> bool:
         self.deletes.append((table, key))

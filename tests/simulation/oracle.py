@@ -1,15 +1,14 @@
 """Checks every transaction, the moment it is on disk, against the books.
 
 Stored is only what was sent, and once; what closes has ended, is closed once, in order, and comes
-to what the recount says; its deliveries are made with it; and what is written down as delivered was
-taken by a receiver.
+to what the recount says; and its deliveries are made with it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,13 @@ import msgspec
 import xxhash
 
 from meterd.domain.aggregations import ClosingRules
-from meterd.domain.deliveries import DeliveryStatus, delivery_id
-from meterd.domain.endpoints import SCHEDULE_MS
+from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_ids import Stamp, stamp_of
 from meterd.domain.periods import PeriodType, period_at
 from meterd.embedded import keys, records
 from meterd.embedded.store import PARTS
 from tests.simulation.books import Books, BrokenPromiseError, Entry
+from tests.simulation.parcels import Parcels
 
 if TYPE_CHECKING:
     from meterd.domain.aggregations import Aggregation, Figure
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from tests.simulation.trace import Trace
 
 _KIND_OF_CLOSED_KEY = {keys.closed_key(kind): kind for kind in PeriodType}
-_ATTEMPTS_MAX = len(SCHEDULE_MS) + 1
 
 
 class InForce(msgspec.Struct):
@@ -47,17 +45,11 @@ class InForce(msgspec.Struct):
 
 
 class Oracle:
-    """See above. ``accepted`` counts what receivers took, by delivery."""
+    """See above; ``parcels`` has the deliveries."""
 
     def __init__(self, clock: VirtualClock, trace: Trace) -> None:
         self.books = Books()
-        self.accepted: Counter[str] = Counter()
         self.closed: dict[tuple[str, Period], Aggregation] = {}
-        self.deliveries: dict[str, Delivery] = {}
-        # By endpoint and customer, what is still to arrive.
-        self.waiting: defaultdict[tuple[str, str], set[tuple[Period, int]]] = defaultdict(set)
-        self._sequences: Counter[str] = Counter()
-        self.pending: set[str] = set()
         self.closed_until: dict[PeriodType, int] = dict.fromkeys(PeriodType, 0)
         self._triggers = 0
         # How many events were in the log when the first trigger began that may still go on.
@@ -68,6 +60,7 @@ class Oracle:
         self._last_closed: Period | None = None
         self._clock = clock
         self._trace = trace
+        self.parcels = Parcels(trace, lambda *place: place in self.closed)
 
     # What it is told
 
@@ -75,6 +68,7 @@ class Oracle:
         """A daemon has started with these: no other one is in force any more."""
         self._in_force = [InForce(rules, grace_ms)]
         self._triggers = 0
+        self.parcels.started()
 
     def triggering(self) -> None:
         """A trigger is sent."""
@@ -127,23 +121,9 @@ class Oracle:
         for table, key in written.deletes:
             if table == "aggregations":
                 self._withdrawn(key)
-        for delivery in sorted(deliveries.values(), key=lambda one: one.sequence):
-            self._delivery(delivery)
+        self.parcels.committed(written)
         for kind, until_ms in closed_kinds:
             self._period_closed(kind, until_ms)
-
-    def attempt(self, name: str, body: bytes) -> None:
-        """A receiver is sent this now."""
-        delivery = self.deliveries.get(name)
-        if delivery is None:
-            raise BrokenPromiseError("wrong", f"{name} is sent and was never stored")
-        if body != delivery.body:
-            raise BrokenPromiseError("wrong", f"{name} is sent with another body")
-        if delivery.begun_ms is None:
-            raise BrokenPromiseError("wrong", f"{name} is sent before its attempt is on disk")
-        waiting = self.waiting[delivery.endpoint_id, delivery.customer_id]
-        if min(waiting) != _closing_order(delivery):
-            raise BrokenPromiseError("wrong", f"{name} overtakes {min(waiting)}")
 
     # What it checks
 
@@ -184,7 +164,8 @@ class Oracle:
     def _published(self, made: Aggregation, deliveries: dict[str, Delivery]) -> None:
         period, customer_id = made.period, made.customer_id
         if (customer_id, period) in self.closed:
-            raise BrokenPromiseError("twice", f"{made.id} is written after it was closed")
+            self._replayed(made)
+            return
         rules = [one.rules for one in self.candidates()]
         if not made.closed:
             self._snapshot(made, rules)
@@ -206,6 +187,16 @@ class Oracle:
             if delivery is None:
                 raise BrokenPromiseError("lost", f"{made.id} closed without its deliveries")
             _require_body(delivery.body, made, made.figures)
+
+    def _replayed(self, made: Aggregation) -> None:
+        """It is written again for one more endpoint, which an operator wants to have it."""
+        closed = self.closed[made.customer_id, made.period]
+        more = made.endpoints[len(closed.endpoints) :]
+        if made != msgspec.structs.replace(closed, endpoints=(*closed.endpoints, *more)):
+            raise BrokenPromiseError("twice", f"{made.id} is written after it was closed")
+        if not all(self.parcels.was_asked_for(one, made.period) for one in more):
+            raise BrokenPromiseError("wrong", f"{made.id} is to go to {more}")
+        self.closed[made.customer_id, made.period] = made
 
     def _snapshot(self, made: Aggregation, rules: list[ClosingRules]) -> None:
         """As of some moment since it was asked for."""
@@ -242,40 +233,6 @@ class Oracle:
         if (key[6:].decode(), period_at(kind, start_ms)) in self.closed:
             raise BrokenPromiseError("lost", f"a closed aggregation is deleted: {key!r}")
 
-    def _ended(self, delivery: Delivery) -> None:
-        self.pending.remove(delivery.id)
-        waiting = self.waiting[delivery.endpoint_id, delivery.customer_id]
-        waiting.remove(_closing_order(delivery))
-
-    def _delivery(self, delivery: Delivery) -> None:
-        before = self.deliveries.get(delivery.id)
-        self.deliveries[delivery.id] = delivery
-        if before is None:
-            place = delivery.customer_id, period_at(delivery.period_type, delivery.start_ms)
-            if place not in self.closed:
-                raise BrokenPromiseError("wrong", f"{delivery.id} is of nothing that was closed")
-            self.pending.add(delivery.id)
-            self.waiting[delivery.endpoint_id, delivery.customer_id].add(_closing_order(delivery))
-            self._sequences[delivery.endpoint_id] += 1
-            if delivery.sequence != self._sequences[delivery.endpoint_id]:
-                raise BrokenPromiseError("wrong", f"{delivery.id} has sequence {delivery.sequence}")
-            return
-        if before.status is not DeliveryStatus.PENDING or delivery.body != before.body:
-            raise BrokenPromiseError("wrong", f"{delivery.id} changes: {before}, {delivery}")
-        match delivery.status:
-            case DeliveryStatus.DELIVERED:
-                if not self.accepted[delivery.id]:
-                    raise BrokenPromiseError("lost", f"{delivery.id} counts as sent, and was not")
-                self._trace.seen["delivered"] += 1
-                self._ended(delivery)
-            case DeliveryStatus.PARKED:
-                if delivery.attempts < _ATTEMPTS_MAX:
-                    raise BrokenPromiseError("lost", f"{delivery.id} is given up too early")
-                self._trace.seen["parked"] += 1
-                self._ended(delivery)
-            case DeliveryStatus.PENDING if delivery.attempts < before.attempts:
-                raise BrokenPromiseError("wrong", f"{delivery.id} forgets an attempt")
-
     def _period_closed(self, kind: PeriodType, until_ms: int) -> None:
         if until_ms < self.closed_until[kind]:
             raise BrokenPromiseError("wrong", f"{kind} periods are opened again")
@@ -301,10 +258,6 @@ class Oracle:
                 if period.end_ms + grace_ms + by_ms <= self._clock.now_ms():
                     return period
         return None
-
-
-def _closing_order(delivery: Delivery) -> tuple[Period, int]:
-    return period_at(delivery.period_type, delivery.start_ms), delivery.revision
 
 
 def _require_body(body: bytes, made: Aggregation, figures: dict[str, Figure]) -> None:

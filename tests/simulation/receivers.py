@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
     from meterd.domain.endpoints import Endpoint
     from tests.simulation.clock import VirtualClock
-    from tests.simulation.oracle import Oracle
+    from tests.simulation.parcels import AttemptKey, Parcels
     from tests.simulation.trace import Trace
+
+# Nothing is sent to who says so until an operator has a look.
+_GONE = 0.99
 
 
 class Mood(Enum):
@@ -36,11 +39,11 @@ class Mood(Enum):
 class Receivers:
     """All of them; ``moods`` says how each is, healthy if nothing is said."""
 
-    def __init__(self, clock: VirtualClock, random: Random, oracle: Oracle, trace: Trace) -> None:
+    def __init__(self, clock: VirtualClock, random: Random, parcels: Parcels, trace: Trace) -> None:
         self.moods: dict[str, Mood] = {}
         self._clock = clock
         self._random = random
-        self._oracle = oracle
+        self._parcels = parcels
         self._trace = trace
 
     def sender(self, endpoint: Endpoint) -> Receiver:
@@ -49,13 +52,13 @@ class Receivers:
     async def receive(self, endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> Outcome:
         name = headers["webhook-id"]
         self._trace.add(f"attempt {endpoint.id} {name}")
-        self._oracle.attempt(name, body)
         self._require_signature(endpoint, headers, body)
-        outcome = await self._answer(endpoint, name)
+        attempt = self._parcels.attempt(name, body)
+        outcome = await self._answer(endpoint, attempt)
         self._trace.add(f"outcome {endpoint.id} {name} {outcome.error}")
         return outcome
 
-    async def _answer(self, endpoint: Endpoint, name: str) -> Outcome:
+    async def _answer(self, endpoint: Endpoint, attempt: AttemptKey) -> Outcome:
         random = self._random
         mood = self.moods.get(endpoint.id, Mood.HEALTHY)
         if random.random() < 0.2:
@@ -64,16 +67,23 @@ class Receivers:
         if mood is Mood.DOWN:
             chance = 0.7 + 0.2 * chance
         if chance < 0.7:
-            self._oracle.accepted[name] += 1
+            self._parcels.took(attempt)
             return Outcome()
-        if chance < 0.82:
+        if chance < 0.8:
             self._trace.seen["answers of 500"] += 1
-            return Outcome("HTTP 500: Internal Server Error")
+            return Outcome("HTTP 500: Internal Server Error", status=500)
+        if chance < 0.84:
+            self._trace.seen["answers of 429"] += 1
+            asked = (("retry-after", str(random.choice((0, 1, 30, 600, 7200)))),)
+            return Outcome("HTTP 429: Too Many Requests", status=429, headers=asked)
         if chance < 0.9:
             self._trace.seen["receivers that hang"] += 1
             await trio.sleep(DEADLINE_S)
             return Outcome("Request timeout")
-        self._oracle.accepted[name] += 1
+        if chance > _GONE:
+            self._trace.seen["answers of 410"] += 1
+            return Outcome("HTTP 410: Gone", status=410)
+        self._parcels.took(attempt)
         if chance < 0.95:
             await trio.sleep(random.uniform(1, DEADLINE_S))
             return Outcome()

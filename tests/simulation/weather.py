@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 
 BILLING: Final = Endpoint("billing", "http://billing.test/", ("whsec_of_the_healthy_receiver",))
 CRM: Final = Endpoint("crm", "http://crm.test/", ("whsec_of_the_moody_receiver",))
+# Few customers, so that some batches are full and others are not.
+BULK: Final = Endpoint("bulk", "http://bulk.test/", ("whsec_of_who_takes_many_at_once",), batch=3)
+_WEBHOOKS: Final = (
+    (BILLING,),
+    (BILLING, CRM),
+    (BILLING, CRM, BULK),
+    (BILLING, BULK),
+    (BILLING, CRM, msgspec.structs.replace(BULK, batch=1)),
+    (BILLING, msgspec.structs.replace(BULK, batch=2)),
+)
 _STEPS_MS: Final = (1, 40, 1_000, 60_000, HOUR_MS // 2, HOUR_MS, 5 * HOUR_MS, DAY_MS)
 GRACES_MS: Final = (300_000, 300_000, 0, 0, 60_000, 1_800_000)
 
@@ -39,7 +49,7 @@ def first_config(folder: Path, grace_ms: int) -> Config:
         periods=tuple(PeriodType),
         log_level=LogLevel.ERROR,
         events={name: EventType(Operation.SUM) for name in (*TYPES, SEASONAL)},
-        webhooks=(BILLING, CRM),
+        webhooks=(BILLING, CRM, BULK),
         keys=(ApiKey("clients", hash_of(KEY), ALL_SCOPES),),
     )
     storage = msgspec.structs.replace(config.storage, path=str(folder))
@@ -109,7 +119,7 @@ class Weather:
         self._disk.slowest_s = 0.002
         self._receivers.moods = {}
         return msgspec.structs.replace(
-            self._machine.config, webhooks=(BILLING, CRM), periods=tuple(PeriodType)
+            self._machine.config, webhooks=(BILLING, CRM, BULK), periods=tuple(PeriodType)
         )
 
     async def _at_a_bad_moment(self) -> None:
@@ -198,8 +208,7 @@ class Weather:
                 periods = tuple(kind for kind in PeriodType if kind in kinds)
                 config = msgspec.structs.replace(config, periods=periods)
             case 3:
-                webhooks = (BILLING,) if len(config.webhooks) > 1 else (BILLING, CRM)
-                config = msgspec.structs.replace(config, webhooks=webhooks)
+                config = msgspec.structs.replace(config, webhooks=random.choice(_WEBHOOKS))
             case 4:
                 events = dict(config.events)
                 if events.pop(SEASONAL, None) is None:
@@ -212,8 +221,9 @@ class Weather:
 
     async def _receivers_change(self) -> None:
         mood = self._random.choice((Mood.MOODY, Mood.MOODY, Mood.DOWN, Mood.HEALTHY))
+        endpoint_id = self._random.choice((CRM.id, BULK.id))
         self._trace.count(f"receiver {mood.name.lower()}")
-        self._receivers.moods[CRM.id] = mood
+        self._receivers.moods[endpoint_id] = mood
         if mood is Mood.DOWN:
             await trio.sleep(self._random.uniform(0, 5) * 86400)
-            self._receivers.moods[CRM.id] = Mood.MOODY
+            self._receivers.moods[endpoint_id] = Mood.MOODY

@@ -31,6 +31,7 @@ from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import MAP_SIZE, Disk, PowerCutError
 from tests.simulation.machine import SimulatedMachine
 from tests.simulation.network import Network
+from tests.simulation.operators import Operators
 from tests.simulation.oracle import Oracle
 from tests.simulation.receivers import Receivers
 from tests.simulation.trace import Trace
@@ -79,7 +80,9 @@ class World:
         self.disk.cut_power = self.cut_power
         self.disk.happened = self.trace.count
         self.network = Network()
-        self.receivers = Receivers(self.clock, self._random("receivers"), self.oracle, self.trace)
+        self.receivers = Receivers(
+            self.clock, self._random("receivers"), self.oracle.parcels, self.trace
+        )
         self.clients = Clients(
             self.clock,
             self.network,
@@ -87,6 +90,9 @@ class World:
             self.oracle,
             self.trace,
             self.disk,
+        )
+        self.operators = Operators(
+            self.clock, self._random("operators"), self.oracle, self.trace, self.clients.ask
         )
         self.machine = SimulatedMachine(
             self.disk, self.network, self._random("machine"), self.receivers.sender
@@ -152,6 +158,7 @@ class World:
             nursery.start_soon(self._live)
             async with trio.open_nursery() as troubled:
                 troubled.start_soon(self.clients.run)
+                troubled.start_soon(self.operators.run)
                 troubled.start_soon(self.weather.run)
                 troubled.start_soon(self._look_regularly)
                 await trio.sleep(self._days * 86400)
@@ -229,20 +236,24 @@ class World:
     def _require_delivered(self) -> None:
         """The healthy receiver has what is due since two minutes."""
         due_ms = self.clock.now_ms() - int(_AT_ONCE_S * 1000)
-        for name in self.oracle.pending:
-            delivery = self.oracle.deliveries[name]
+        for name in self.oracle.parcels.pending:
+            delivery = self.oracle.parcels.shown(name)
             if delivery.endpoint_id == BILLING.id and delivery.next_attempt_ms < due_ms:
                 raise BrokenPromiseError("lost", f"{delivery} is not sent")
 
     async def _drain(self) -> None:
         """Until all that was closed is delivered or parked."""
         self.trace.add("the weather is fine")
+        parcels = self.oracle.parcels
         with trio.move_on_after(_DRAINED_S):
-            while self.oracle.pending or self._daemon is None:  # noqa: ASYNC110 - for days
+            for endpoint in self.config.webhooks:
+                while not await self.operators.enable(endpoint.id):  # noqa: ASYNC110 - as below
+                    await trio.sleep(600)
+            while parcels.pending or self._daemon is None:  # noqa: ASYNC110 - for days
                 await trio.sleep(600)
-        if self.oracle.pending:
-            name = min(self.oracle.pending)
-            raise BrokenPromiseError("lost", f"{self.oracle.deliveries[name]} never arrives")
+        if parcels.pending:
+            name = min(parcels.pending)
+            raise BrokenPromiseError("lost", f"{parcels.shown(name)} never arrives")
         self._require_closed()
         self.clients.answers.require_refused()
 
@@ -262,7 +273,7 @@ class World:
         for found in made:
             if found.aggregation.closed:
                 closed[found.aggregation.customer_id, found.aggregation.period] = found.aggregation
-                if any(self.oracle.deliveries[one.id] != one for one in found.deliveries):
+                if any(self.oracle.parcels.shown(one.id) != one for one in found.deliveries):
                     raise BrokenPromiseError("wrong", f"deliveries of {found.aggregation.id}")
         if closed != self.oracle.closed:
             raise BrokenPromiseError("lost", "closed aggregations are not what they were")

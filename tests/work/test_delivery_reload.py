@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -17,9 +17,13 @@ from meterd.domain.outcomes import Outcome
 from tests.work.outbox_bench import BILLING, CRM, OutboxBench, failing, hanging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio.testing import MockClock
 
+    from meterd.domain.deliveries import Delivery
     from meterd.domain.endpoints import Endpoint
+    from meterd.ledger import Claim
 
 
 @pytest.mark.parametrize(
@@ -127,6 +131,36 @@ async def test_a_changed_endpoint_is_used_by_the_next_attempt(autojump_clock: Mo
     assert after.headers["X-Webhook-Signature"] == f"v1={signature}"
     assert before.headers["webhook-id"] == after.headers["webhook-id"]
     assert before.body == after.body
+
+
+async def test_what_was_claimed_for_another_url_is_given_back(autojump_clock: MockClock) -> None:
+    """The old one may be gone by then, for all that a claim knew. The next claim is of the new."""
+    bench = OutboxBench()
+    moved = msgspec.structs.replace(BILLING, url="http://new.test/")
+    claim = bench.ledger.claim
+    settled: list[Delivery] = []
+    settle = bench.ledger.settle
+
+    async def reload_meanwhile(endpoint_id: str, **asked: Any) -> Claim:
+        claimed = await claim(endpoint_id, **asked)
+        if claimed.deliveries and asked["url"] == BILLING.url:
+            bench.reload(moved)
+        return claimed
+
+    async def note(deliveries: Sequence[Delivery], *more: Any) -> None:
+        settled.extend(deliveries)
+        await settle(deliveries, *more)
+
+    bench.ledger.claim = reload_meanwhile  # type: ignore[method-assign]
+    bench.ledger.settle = note  # type: ignore[method-assign, assignment]
+    await bench.close_hour("a", "b")
+    async with bench.running():
+        await trio.sleep(60)
+    assert [one.status for one in settled] == [DeliveryStatus.PENDING] * 2 + (
+        [DeliveryStatus.DELIVERED] * 2
+    )
+    assert {attempt.url for attempt in bench.receivers.attempts} == {moved.url}
+    assert {one.attempts for one in await bench.deliveries()} == {1}
 
 
 async def test_a_new_endpoint_is_served_at_once(autojump_clock: MockClock) -> None:

@@ -7,45 +7,43 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from decimal import Decimal
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Self
-from unittest import mock
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-import standardwebhooks
 
-from meterd.domain.deliveries import UNKNOWN, Delivery, DeliveryStatus
-from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.edge.documents import aggregation_document
-from meterd.embedded import attempt_log, log, queries
+from meterd.embedded import log, queries
 from meterd.embedded.keys import part_of
 from meterd.embedded.store import Store
 from meterd.ledger import AggregationQuery
 from tests.system.torture.daemons.recount import Stored, difference, recount
+from tests.system.torture.daemons.webhook_checks import (
+    NOTHING,
+    Outbox,
+    broken_promises,
+    faults,
+    read_outbox,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from meterd.embedded.transaction import Transaction
+    from meterd.domain.deliveries import Delivery
     from tests.system.torture.daemons.clients import Books
+    from tests.system.torture.daemons.operators import Operator
     from tests.system.torture.daemons.process import Daemon
-    from tests.system.torture.daemons.sink import Arrival, Sink
+    from tests.system.torture.daemons.sink import Sink
     from tests.system.torture.harness import Tally
 
-SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _ALL: Final = 1_000_000
-_SECOND_MS: Final = 1000
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """Events in the order of storing, aggregations as the API shows them, deliveries by id, and of
-    how many of its attempts each does not know the outcome.
-    """
+    """Events in the order of storing, aggregations as the API shows them, and the outbox."""
 
     events: list[Stored]
     aggregations: list[dict[str, Any]]
-    deliveries: dict[str, Delivery]
-    unknown: dict[str, int]
+    outbox: Outbox = NOTHING
 
 
 class _EventDocument(msgspec.Struct, rename="camel"):
@@ -77,23 +75,14 @@ def read_offline(folder: Path) -> Contents:
                 for offset, event in enumerate(receipt.events)
             ]
             found = queries.read_aggregations(txn, store.parts, AggregationQuery(), _ALL, None)
-            deliveries = {one.id: one for each in found for one in each.deliveries}
-            unknown = {name: _unknown(txn, one) for name, one in deliveries.items()}
+            outbox = read_outbox(txn, {one.id: one for each in found for one in each.deliveries})
     finally:
         store.close()
     return Contents(
         events,
         [msgspec.json.decode(aggregation_document(each)) for each in found],
-        deliveries,
-        unknown,
+        outbox,
     )
-
-
-def _unknown(txn: Transaction, delivery: Delivery) -> int:
-    """Attempts that a kill cut off: those that a start has put back, and one in the air."""
-    logged = attempt_log.of_number(txn, delivery.endpoint_id, delivery.sequence)
-    cut_off = sum(attempt.outcome.error == UNKNOWN for attempt in logged)
-    return cut_off + (delivery.begun_ms is not None)
 
 
 def read_online(daemon: Daemon) -> Contents:
@@ -111,7 +100,7 @@ def read_online(daemon: Daemon) -> Contents:
         for page in daemon.pages("/events")
         for document in msgspec.json.decode(page, type=list[_EventDocument])
     ]
-    return Contents(newest_first[::-1], read_aggregations(daemon), {}, {})
+    return Contents(newest_first[::-1], read_aggregations(daemon))
 
 
 def read_aggregations(daemon: Daemon) -> list[dict[str, Any]]:
@@ -123,10 +112,13 @@ def read_aggregations(daemon: Daemon) -> list[dict[str, Any]]:
 class Checks:
     """Finds each fault once, however often it is looked for."""
 
-    def __init__(self, books: Books, sink: Sink, tally: Tally) -> None:
+    def __init__(
+        self, books: Books, sink: Sink, tally: Tally, operator: Operator | None = None
+    ) -> None:
         self._books = books
         self._sink = sink
         self._tally = tally
+        self._operator = operator
         self._found: set[str] = set()
 
     def events(self, stored: list[Stored], acknowledged: dict[str, bool], where: str) -> None:
@@ -171,36 +163,18 @@ class Checks:
                 self._find(f"{where}: {name} has events and was never closed", wrong=1)
 
     def webhooks(self, contents: Contents, where: str, *, all_arrived: bool) -> None:
-        """Each arrival is of a delivery that is stored, with its very bytes, signed; none arrived
-        oftener than it was tried, and none is called delivered that was not taken.
-        """
+        """See ``webhook_checks``."""
         arrivals = {name: list(came) for name, came in self._sink.arrivals.copy().items()}
-        for name in arrivals.keys() - contents.deliveries.keys():
-            self._find(f"{where}: {name} arrived and is not in the outbox", wrong=1)
         documents = {document["_id"]: document for document in contents.aggregations}
-        for name, delivery in contents.deliveries.items():
-            came = arrivals.get(name, [])
-            taken = any(arrival.taken for arrival in came)
-            again = sum(arrival.taken for arrival in came) - 1
-            if again > contents.unknown[name]:
-                flagged = contents.unknown[name]
-                self._find(
-                    f"{where}: {name} was taken {again} times more, flagged {flagged}", wrong=1
-                )
-            if delivery.status is DeliveryStatus.DELIVERED and not taken:
-                self._find(f"{where}: {name} counts as delivered and was never taken", wrong=1)
-            is_parked = delivery.status is DeliveryStatus.PARKED
-            if all_arrived and not taken and not is_parked:
-                self._find(f"{where}: {name} never arrived: {delivery.last_error}", wrong=1)
-            if is_parked and delivery.attempts <= len(SCHEDULE_MS):
-                self._find(f"{where}: {name} was given up early: {delivery}", wrong=1)
-            if len(came) > delivery.attempts:
-                self._find(
-                    f"{where}: {name} arrived {len(came)} times in {delivery.attempts} attempts",
-                    wrong=1,
-                )
-            if what := _odd(delivery, came, documents):
-                self._find(f"{where}: {name}: {what}", wrong=1)
+        operator = self._operator
+        asked = _by_nobody if operator is None else operator.times_asked_for
+        found = list(faults(contents.outbox, arrivals, documents, asked, all_arrived=all_arrived))
+        if operator is not None:
+            found += operator.wrong
+            if all_arrived:
+                found += broken_promises(contents.outbox, arrivals, operator.promises)
+        for what in found:
+            self._find(f"{where}: {what}", wrong=1)
 
     def clients(self, where: str) -> None:
         """What the clients complain of."""
@@ -217,51 +191,5 @@ class Checks:
             self._tally.find(what, lost=lost, twice=twice, wrong=wrong)
 
 
-def _odd(delivery: Delivery, came: list[Arrival], documents: dict[str, dict[str, Any]]) -> str:
-    """What is wrong with a delivery's arrivals, if anything."""
-    for arrival in came:
-        if arrival.endpoint != delivery.endpoint_id:
-            return f"arrived at {arrival.endpoint}, is for {delivery.endpoint_id}"
-        if arrival.body != delivery.body:
-            return f"two bodies: {arrival.body!r} arrived, {delivery.body!r} is stored"
-        if not _verifies(arrival):
-            return "its signature does not verify"
-    if what := _needless(sorted(came, key=_sent_ms)):
-        return what
-    data = msgspec.json.decode(delivery.body)["data"]
-    document = documents.get(data["id"])
-    if document is None:
-        return f"it is about {data['id']}, which is not there"
-    for member in ("exact", "eventCounts", "eventCount", "periodStart", "periodEnd"):
-        if data[member] != document[member]:
-            return f"it says {data}, the aggregation {document}"
-    return ""
-
-
-def _needless(came: list[Arrival]) -> str:
-    """Whether it was sent again although it had been taken, by the same daemon."""
-    for before, after in pairwise(came):
-        if before.taken and before.start == after.start:
-            return f"taken at {_sent_ms(before)}, sent again at {_sent_ms(after)}"
-    return ""
-
-
-def _sent_ms(arrival: Arrival) -> int:
-    """By the daemon's clock, to the second."""
-    return int(arrival.headers["webhook-timestamp"]) * _SECOND_MS
-
-
-def _verifies(arrival: Arrival) -> bool:
-    """Whether Standard Webhooks' own library takes it, at the daemon's time."""
-
-    class Then(dt.datetime):
-        @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> Self:
-            return cls.fromtimestamp(float(arrival.headers["webhook-timestamp"]), tz)
-
-    with mock.patch("standardwebhooks.webhooks.datetime", Then):
-        try:
-            standardwebhooks.Webhook(SECRET).verify(arrival.body, arrival.headers)
-        except standardwebhooks.WebhookVerificationError:
-            return False
-    return True
+def _by_nobody(_: Delivery) -> int:
+    return 0

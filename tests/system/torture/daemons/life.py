@@ -15,15 +15,16 @@ from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.instants import parse_instant
 from meterd.domain.periods import HOUR_MS
 from tests.system.torture.daemons.checks import (
-    SECRET,
     Checks,
     read_aggregations,
     read_offline,
     read_online,
 )
 from tests.system.torture.daemons.clients import CUSTOMERS, EVENT_TYPES, Books, Crowd
+from tests.system.torture.daemons.operators import Operator
 from tests.system.torture.daemons.process import Daemon, Forks
-from tests.system.torture.daemons.sink import MOODS, Sink
+from tests.system.torture.daemons.sink import BATCHES, MOODS, Sink
+from tests.system.torture.daemons.webhook_checks import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +47,11 @@ HOURS_BEFORE: Final = 8
 # How many kills go by between two looks at all that is stored; the first comes soon, for mutants.
 CHECK_FIRST: Final = 10
 CHECK_EVERY: Final = 25
-# How often it ends while it starts, under load, as a period closes, as it posts, as it delivers.
-ANY_MOMENT: Final = (15, 25, 30, 10, 20)
+# How often it ends while it starts, under load, as a period closes, as it posts, as it delivers,
+# and as it is to send again.
+ANY_MOMENT: Final = (15, 25, 30, 10, 15, 5)
 # What was in the air is put back while it starts.
-WHILE_DELIVERING: Final = (10, 0, 0, 0, 90)
+WHILE_DELIVERING: Final = (10, 0, 0, 0, 50, 40)
 # A daemon that nobody forked: Python reads all of its code.
 COLD_EVERY: Final = 40
 STOP_S: Final = 10.0
@@ -70,6 +72,7 @@ id = "{name}"
 url = "{url}"
 secret = "{secret}"
 allow_private = ["127.0.0.0/8"]
+batch = {batch}
 """
 
 
@@ -94,7 +97,9 @@ class Life:
         self._books = Books()
         self._crowd = Crowd(seed, self._daemon, self._books)
         self._tally = tally
-        self._checks = Checks(self._books, self._sink, tally)
+        self._asking = threading.Thread()
+        self._operator = Operator(self._daemon, self._sink, random.Random(f"{seed} operator"))
+        self._checks = Checks(self._books, self._sink, tally, self._operator)
         self._seed = seed
         self._kills = 0
         self._starts = 0
@@ -154,6 +159,7 @@ class Life:
             self._as_a_period_closes,
             self._as_it_posts,
             self._as_it_delivers,
+            self._as_it_sends_again,
         )
         [moment] = self._random.choices(moments, self._odds)
         if moment != self._while_it_starts:
@@ -233,6 +239,30 @@ class Life:
 
     def _as_it_delivers(self) -> bool:
         """While the receiver has a request and has not answered it, or just after."""
+        return self._at_an_arrival(
+            lambda: self._daemon.step_to(self._daemon.next_hour_ms() + GRACE_MS)
+        )
+
+    def _as_it_sends_again(self) -> bool:
+        """While an operator asks for it, or a receiver has what was asked for; perhaps beside what
+        closes.
+        """
+        if self._random.random() < 0.5:
+            self._daemon.step_to(self._daemon.next_hour_ms() + GRACE_MS)
+        if self._asking.ident is not None:
+            self._asking.join()
+        self._asking = threading.Thread(target=self._ask_some, args=(self._random.randrange(1, 5),))
+        if self._random.random() < 0.6:
+            return self._at_an_arrival(self._asking.start)
+        self._asking.start()
+        self._sleep(0.05)
+        return False
+
+    def _ask_some(self, times: int) -> None:
+        for _ in range(times):
+            self._operator.ask()
+
+    def _at_an_arrival(self, begin: Callable[[], object]) -> bool:
         at, before_answer = self._random.randrange(1, 8), self._random.random() < 0.5
         reached = threading.Event()
         numbers = count(1)
@@ -244,7 +274,7 @@ class Life:
                 reached.set()
 
         self._sink.tell(arrived)
-        self._daemon.step_to(self._daemon.next_hour_ms() + GRACE_MS)
+        begin()
         reached.wait(1.0)
         self._sink.tell(None)
         if not (reached.is_set() and before_answer):
@@ -267,10 +297,11 @@ class Life:
         self._checks.webhooks(contents, where, all_arrived=at_end)
         self._checks.clients(where)
         if at_end:
-            self._tally.seen["webhooks"] += len(contents.deliveries)
+            outbox = contents.outbox
+            self._tally.seen["webhooks"] += len(outbox.deliveries)
+            self._tally.seen["batches"] += len(outbox.batches)
             self._tally.seen["parked"] += sum(
-                delivery.status is DeliveryStatus.PARKED
-                for delivery in contents.deliveries.values()
+                delivery.status is DeliveryStatus.PARKED for delivery in outbox.deliveries.values()
             )
 
     def _check_online(self, *, at_rest: bool = False, all_closed: bool = False) -> Contents:
@@ -285,6 +316,8 @@ class Life:
 
     def _check_at_rest(self) -> None:
         """Nobody sends any more: what runs is shown, then everything ends and is delivered."""
+        if self._asking.ident is not None:
+            self._asking.join()
         self._daemon.trigger()
         contents = self._check_online(at_rest=True)
         ended = {
@@ -321,6 +354,7 @@ class Life:
             seen[what] += self._books.total(what)
         seen["arrivals"] += sum(map(len, self._sink.arrivals.values()))
         seen["repeated webhooks"] += sum(len(came) > 1 for came in self._sink.arrivals.values())
+        seen.update(self._operator.counts)
         seen["arrivals cut short"] += self._sink.cut_short
 
     def _where(self) -> str:
@@ -330,6 +364,7 @@ class Life:
 def configuration(sink: Sink) -> str:
     event_types = "\n".join(f'[events."{name}"]\nop = "{op}"' for name, op in EVENT_TYPES.items())
     webhooks = "\n".join(
-        _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET) for name in MOODS
+        _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET, batch=BATCHES.get(name, 1))
+        for name in MOODS
     )
     return _CONFIG.format(event_types=event_types, webhooks=webhooks)

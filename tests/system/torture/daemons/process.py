@@ -189,6 +189,10 @@ class Daemon:
         """Raises httpx.TransportError."""
         return self._client.request(method, path)
 
+    def post(self, path: str, body: dict[str, object]) -> httpx.Response:
+        """Raises httpx.TransportError."""
+        return self._client.post(path, json=body)
+
     def ask(self, method: str, path: str) -> None:
         """For somebody who does not care for the answer."""
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
@@ -21,18 +22,26 @@ if TYPE_CHECKING:
 MOODS: Final = {
     "billing": ("200",),
     "moody": ("200", "200", "500", "hang up"),
+    "bulk": ("200", "200", "500", "hang up"),
 }
+# Of so many deliveries are the batches of an endpoint: of its customers two batches, one not full.
+BATCHES: Final = {"bulk": 4}
 _SILENCE_S: Final = 30.0
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """``start`` says which daemon sent it."""
+    """``start`` says which daemon sent it, ``at_s`` when, by a clock that no daemon has."""
 
     endpoint: str
     headers: dict[str, str]
     body: bytes
     start: int
     taken: bool
+    at_s: float = 0.0
+
+    @property
+    def is_batch(self) -> bool:
+        return self.body.startswith(b'{"type":"aggregation.batch"')
 
 
 class Sink:
@@ -130,7 +139,8 @@ class Sink:
         endpoint = request_line.split(b" ")[1].decode().removeprefix("/")
         with self._noting:
             mood = "200" if self.is_well else self._random.choice(MOODS[endpoint])
-            arrival = Arrival(endpoint, headers, body, self._start(), taken=mood == "200")
+            taken, at_s = mood == "200", time.monotonic()
+            arrival = Arrival(endpoint, headers, body, self._start(), taken, at_s)
             self.arrivals.setdefault(headers["webhook-id"], []).append(arrival)
             if self._arrived is not None:
                 self._arrived()

@@ -15,6 +15,6 @@ HARNESS = Harness(
     short=25,
     long=1_200,
     run=partial(kill, odds=WHILE_DELIVERING),
-    mutants=("delivered_before_sent", "interrupted_was_not_begun"),
+    mutants=("delivered_before_sent", "interrupted_was_not_begun", "batch_is_formed_anew"),
     mutant_count=20,
 )

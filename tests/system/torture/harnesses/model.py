@@ -83,6 +83,8 @@ HARNESS = Harness(
         "lost_event_at_midnight",
         "clock_step_back_reopens",
         "mark_overtakes_keys",
+        "batch_is_formed_anew",
+        "batch_keeps_who_left",
     ),
     mutant_count=1_000,
 )

@@ -63,3 +63,33 @@ def interrupted_was_not_begun() -> None:
             write(txn, attempt)
 
     patch(attempt_log, "write", forgetful)
+
+
+@mutant
+def batch_is_formed_anew() -> None:
+    """What was in the air in a batch at a kill is put back one by one, as if it was never sent."""
+    from meterd.embedded import batches, lines, outbox, records
+
+    recover = outbox.recover
+
+    def recover_alone(txn: Any, now_ms: int, limit: int) -> int:
+        for key in list(txn.keys_forward("in_air", b"", b"")):
+            begun = records.decode_delivery(txn.get("deliveries", key))
+            if not begun.is_batch:
+                continue
+            txn.delete("in_air", key)
+            for sequence in begun.sequences:
+                one = outbox.get(txn, begun.endpoint_id, sequence)
+                batches.leave(txn, one)
+                lines.enqueue(txn, one)
+        return recover(txn, now_ms, limit)
+
+    patch(outbox, "recover", recover_alone)
+
+
+@mutant
+def batch_keeps_who_left() -> None:
+    """What is sent again alone goes on having the state of the batch that it was in."""
+    from meterd.embedded import batches
+
+    patch(batches, "leave", lambda txn, delivery: None)
