@@ -97,6 +97,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       problems         which status each outcome has
       certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
+      spare_time       when costly work for one peer among several may begin
       access           who may do what
       readiness        whether the ledger may be asked yet
       ingest           the one way in for events

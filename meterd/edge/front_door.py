@@ -20,6 +20,7 @@ from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.hypercorn_lane import HypercornLane
 from meterd.edge.peers import peer_of
 from meterd.edge.room import Room
+from meterd.edge.spare_time import Company, SpareTime
 from meterd.edge.transports import accepted_now, transport_over
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class FrontDoor:
         self._log = log
         self._accepting = trio.CancelScope()
         self._room = Room(limits)
+        self._company = Company()
+        self._spare_time = SpareTime(self._has_company)
         self._connections: set[_Connection] = set()
         self._somebody = trio.lowlevel.ParkingLot()
         # Accepted and waiting for their turn, by peer.
@@ -161,6 +164,7 @@ class FrontDoor:
         """
         async with self._lane.running(), trio.open_nursery() as watch:
             watch.start_soon(self._expire_overdue)
+            watch.start_soon(self._spare_time.run)
             async with trio.open_nursery() as handlers:
                 try:
                     with self._accepting:
@@ -308,8 +312,14 @@ class FrontDoor:
             self._room.give_back(peer)
             return  # gone before its turn
         stream = GuardedStream(
-            transport, self._limits, host=host, plain=self._plain, on_refusal=self._note_refusal
+            transport,
+            self._limits,
+            host=host,
+            plain=self._plain,
+            on_refusal=self._note_refusal,
+            spare_time=self._spare_time,
         )
+        self._company.note(peer, trio.current_time())
         connection = _Connection(peer, stream)
         self._connections.add(connection)
         self._somebody.unpark_all()
@@ -329,10 +339,14 @@ class FrontDoor:
             self._log.error("connection failed", client=host, exc_info=failures)
         finally:
             self._connections.remove(connection)
+            self._company.note(peer, trio.current_time())
             if connection.has_place:
                 self._room.give_back(peer)
                 connection.has_place = False
             transport.close()
+
+    def _has_company(self, peer: str) -> bool:
+        return self._room.peers > 1 or self._company.has_others(peer, trio.current_time())
 
     def _note_refusal(self, refusal: Refusal) -> None:
         self._requests_refused += 1

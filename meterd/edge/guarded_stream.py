@@ -10,14 +10,17 @@ client read the answer before the socket goes.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
 
 from meterd.edge.certificates import HTTP2
 from meterd.edge.framing import Phase, Refusal, RequestFramer
-from meterd.edge.http2_frames import GOAWAY, FrameAllowance
+from meterd.edge.http2_frames import GOAWAY, FrameAllowance, Portions
 from meterd.edge.limits import PIECE_BYTES, Drip, Limits, Pace
+from meterd.edge.peers import peer_of
+from meterd.edge.spare_time import SpareTime
 from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
@@ -43,10 +46,13 @@ class GuardedStream:
         host: str = "",
         plain: PlainLane | None = None,
         on_refusal: Callable[[Refusal], None] = lambda _: None,
+        spare_time: SpareTime | None = None,
     ) -> None:
+        """``spare_time`` is waited for before the server is given anything to do."""
         self.transport = transport
         self.socket = transport.socket
         self.host = host
+        self.peer = peer_of(host)
         # Everything that serves this connection runs inside.
         self.scope = trio.CancelScope()
         self.active_at = trio.current_time()
@@ -56,9 +62,9 @@ class GuardedStream:
         self.expires_at = math.inf
         self._plain_serves = False
         self._on_refusal = on_refusal
+        self.spare_time = spare_time or SpareTime(lambda _: False)
         self._framer = RequestFramer(limits)
         self._first_part = b""  # of the first foreign request, until the server asks for it
-        self._frames = FrameAllowance(self.active_at)  # for HTTP/2
         self.pace = Pace(limits.body_stall_s, limits.body_bytes_per_s_min)
         self._drip = Drip(limits.dripping_rest_s)
         # When the wait for a head began: for its first byte, and from that for the others.
@@ -67,9 +73,20 @@ class GuardedStream:
         self._next_request = trio.Event()
         self._answering = False
         self._received_all = False  # the client has sent its last byte
+        self._gone = False  # nobody will read an answer
         self._expired = False
         self._ended = False  # the server is given nothing more
         self._closed = False  # and nothing more is taken from it
+
+    @cached_property
+    def _frames(self) -> FrameAllowance:
+        """For HTTP/2."""
+        return FrameAllowance(trio.current_time())
+
+    @cached_property
+    def _portions(self) -> Portions:
+        """For HTTP/2: what has been paid for."""
+        return Portions()
 
     @property
     def is_http2(self) -> bool:
@@ -115,9 +132,12 @@ class GuardedStream:
         while not (self._ended or self._framer.buffered or self.is_http2):
             await self._feed()
         if self.is_http2:  # the server speaks first
+            await self.spare_time.wait(self.peer)
             return not self._ended
         # Nor is a server needed for what is refused: a head is waited for and looked at here.
         self._first_part = await self._next_part()
+        if self._first_part:
+            await self.spare_time.wait(self.peer)
         return bool(self._first_part)
 
     def begin_wait(self) -> None:
@@ -139,7 +159,12 @@ class GuardedStream:
         """
         await trio.lowlevel.checkpoint()
         part, self._first_part = self._first_part, b""
-        part = part or await self._next_part()
+        if not part:
+            part = await self._next_part()
+            await self.spare_time.wait(self.peer)
+            if self._gone and self.is_http2:
+                # All of its requests end, which is work as well, and not for all at one moment.
+                self.scope.cancel()
         if not part:
             raise trio.ClosedResourceError
         return part
@@ -147,13 +172,17 @@ class GuardedStream:
     async def _next_part(self) -> bytes:
         """Empty when the connection has ended."""
         while not self._ended:
+            if self.is_http2 and (portion := self._portions.next()):
+                return portion
             part = self._framer.next_part()
             if isinstance(part, Refusal):
                 await self._refuse(part)
-            elif part and self.is_http2 and not self._frames.covers(part, trio.current_time()):
-                self._calm_down()
-            elif part:
+            elif part and not self.is_http2:
                 return part
+            elif part and self._frames.covers(part, trio.current_time()):
+                self._portions.add(part)
+            elif part:
+                self._calm_down()
             else:
                 await self._feed()
         return b""
@@ -274,7 +303,7 @@ class GuardedStream:
                 data = self.transport.read_now() or b""
             except trio.BrokenResourceError:
                 # After our own end with TLS it says nothing of the client, who is still drained.
-                self._received_all = self._received_all or not self._ended
+                self._received_all = self._gone = self._received_all or not self._ended
                 self._end()
         if self._ended:
             return

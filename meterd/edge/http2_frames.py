@@ -41,6 +41,9 @@ _GROWS_PER_ANSWER: Final = 1.0
 # Undoes what the request gave, and one more.
 _RESET_COSTS: Final = 3.0
 
+# Each takes the parser 0.1 ms or more, and all others wait meanwhile.
+_REQUESTS_AT_ONCE: Final = 4
+
 # RFC 9113, sections 6.8 and 7: streams up to any number may have been served; ENHANCE_YOUR_CALM.
 GOAWAY: Final = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + b"\0\0\0\x0b"
 
@@ -52,8 +55,10 @@ class _Frames:
         self._passing = passing  # bytes until the next frame begins
         self._header = b""
 
-    def begun(self, data: bytes) -> Iterator[tuple[bytes, int]]:
-        """The header of each that begins in the bytes that come next, and its length."""
+    def begun(self, data: bytes) -> Iterator[tuple[bytes, int, int]]:
+        """The header of each that begins in the bytes that come next, its length, and where the
+        header ends. Who stops there gives what is behind it with the next bytes.
+        """
         at = 0
         while True:
             passed = min(self._passing, len(data) - at)
@@ -68,7 +73,7 @@ class _Frames:
                 return
             header, self._header = self._header, b""
             self._passing = int.from_bytes(header[:3], "big")
-            yield header, self._passing
+            yield header, self._passing, at
 
 
 class FrameAllowance:
@@ -83,7 +88,7 @@ class FrameAllowance:
     def earn(self, data: bytes) -> None:
         """By what is sent to the client."""
         earned = len(data) * _GROWS_PER_BYTE_SENT
-        for header, _ in self._sent.begun(data):
+        for header, _, _ in self._sent.begun(data):
             if header[3] in (_DATA, _HEADERS) and header[4] & _END_STREAM:
                 earned += _GROWS_PER_ANSWER
         self._left = min(_ALLOWANCE, self._left + earned)
@@ -92,11 +97,33 @@ class FrameAllowance:
         """Pays for the frames that begin in the bytes that came next; False if it cannot."""
         self._left = min(_ALLOWANCE, self._left + (now_s - self._at_s) * _GROWS_PER_S)
         self._at_s = now_s
-        for header, length in self._received.begun(data):
+        for header, length, _ in self._received.begun(data):
             self._left = min(_ALLOWANCE, self._left - _cost(header, length))
             if self._left < 0:
                 return False
         return True
+
+
+class Portions:
+    """Cuts what one connection's client sends, from its preface on, where it asks for much."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._frames = _Frames(len(HTTP2_PREFACE))
+
+    def add(self, data: bytes) -> None:
+        self._rest += data
+
+    def next(self) -> bytes:
+        """What has come next, with no more requests than are worth one turn; empty: all passed."""
+        requests, end = 0, len(self._rest)
+        for header, _, header_end in self._frames.begun(self._rest):
+            requests += header[3] == _HEADERS
+            if requests == _REQUESTS_AT_ONCE:
+                end = header_end
+                break
+        portion, self._rest = self._rest[:end], self._rest[end:]
+        return portion
 
 
 def _cost(header: bytes, length: int) -> float:

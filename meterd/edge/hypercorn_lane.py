@@ -36,7 +36,6 @@ from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import ConnectionState
 
 from meterd.edge.limits import APPLICATION_STOP_S, Limits, Pace
-from meterd.edge.peers import peer_of
 from meterd.edge.problems import ON_EVERY_ANSWER
 
 if TYPE_CHECKING:
@@ -187,19 +186,28 @@ class _Turn:
     whoever else wants something would wait for a piece of work on each, again and again.
     """
 
-    def __init__(self, places: trio.Semaphore) -> None:
+    def __init__(self, places: trio.Semaphore, stream: GuardedStream) -> None:
         self._places = places
+        self._stream = stream
         self._taken = False
+        self._begun = False
 
     async def take(self) -> None:
         await self._places.acquire()
         self._taken = True
+        if self._stream.is_http2:  # of HTTP/1, where each request is a part, it was waited for
+            await self._stream.spare_time.wait(self._stream.peer)
+        self._stream.spare_time.begin_request()
+        self._begun = True
 
     def give_back(self) -> None:
         """If it was taken; at the latest when the request is over."""
         if self._taken:
             self._taken = False
             self._places.release()
+        if self._begun:
+            self._begun = False
+            self._stream.spare_time.end_request()
 
 
 def _is_whole(message: ASGIReceiveEvent) -> bool:
@@ -290,10 +298,9 @@ class _Exchange:
 
 
 def _places(
-    places: WeakValueDictionary[str, trio.Semaphore], host: str, limits: Limits
+    places: WeakValueDictionary[str, trio.Semaphore], peer: str, limits: Limits
 ) -> trio.Semaphore:
     """The peer's; they are forgotten with its last request."""
-    peer = peer_of(host)
     found = places.get(peer)
     if found is None:
         found = places[peer] = trio.Semaphore(limits.requests_per_peer_at_once)
@@ -311,7 +318,7 @@ def _guarded(app: Application, limits: Limits) -> Application:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         else:
             stream = cast("dict[str, Any]", scope["state"])[_STREAM]
-            turn = _Turn(_places(places, stream.host, limits))
+            turn = _Turn(_places(places, stream.peer, limits), stream)
             exchange = _Exchange(receive, send, stream, limits, turn)
             try:
                 await exchange.begin()

@@ -55,6 +55,11 @@ class Room:
         self._may_go: dict[str, deque[tuple[float, Held]]] = {}
         self._searched_at: dict[str, float] = {}
 
+    @property
+    def peers(self) -> int:
+        """How many have a place."""
+        return len(self._taken)
+
     def take_free(self, peer: str) -> bool:
         """Whether there was a place for the peer; it has it from now on."""
         if (

@@ -329,3 +329,35 @@ async def test_cancelling_ends_everything_at_once() -> None:
             await app.arrived.wait()
             await wait_all_tasks_blocked(0.01)
     await client.stream.aclose()
+
+
+# In company
+
+
+@pytest.mark.parametrize("in_company", [False, True])
+async def test_in_company_requests_begin_when_nothing_else_is_ready(
+    mock_clock: MockClock, *, in_company: bool
+) -> None:
+    """Of the application's, whatever their peer is; a lone peer's begin at once."""
+    app, rests, began_at = App(), trio.Event(), mock_clock.current_time()
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(open_door(app.quart))
+        client = await stack.enter_async_context(await door.connect())
+        if in_company:
+            stream = await trio.open_tcp_stream("127.0.0.1", door.port, local_address="127.0.0.2")
+            await stack.enter_async_context(Client(stream))
+        await door.wait_open(2 if in_company else 1)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(_keep_busy, rests)
+        await client.send(GET)
+        for _ in range(200):
+            await trio.lowlevel.checkpoint()
+        assert app.calls == ([] if in_company else ["/ping"])
+        rests.set()
+        assert (await client.answer()).status == 200
+        assert mock_clock.current_time() == began_at
+
+
+async def _keep_busy(rests: trio.Event) -> None:
+    while not rests.is_set():
+        await trio.lowlevel.checkpoint()

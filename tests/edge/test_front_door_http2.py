@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 import h2.errors
@@ -10,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.limits import Limits
+from meterd.edge.spare_time import PATIENCE_BEHIND_REQUESTS_S
 from tests.edge.loopback import GET, App, Client, Http2Client, open_door, wait_until
 
 if TYPE_CHECKING:
@@ -92,3 +95,39 @@ async def test_bodies_that_do_not_come_keep_no_turn() -> None:
             await client.request(b"/echo", b"POST", b"x", end=False)
         await wait_until(lambda: app.calls.count("/echo") == 10)
         assert await door.serves()
+
+
+async def test_a_client_that_is_gone_has_all_its_requests_ended_in_one_go(
+    mock_clock: MockClock,
+) -> None:
+    """They wait for no turns, and do not end at one moment with those of all others that went."""
+    app, rests = App(), trio.Event()
+    async with open_door(app.quart, FOUR) as door, await Http2Client.connect(door) as client:
+        stream = await trio.open_tcp_stream("127.0.0.1", door.port, local_address="127.0.0.2")
+        async with stream, trio.open_nursery() as nursery:
+            for _ in range(10):
+                await client.request(b"/held")
+            await wait_until(lambda: len(app.calls) == 4)
+            await wait_all_tasks_blocked(0.05)
+            nursery.start_soon(_keep_busy, rests)
+            linger = struct.pack("ii", 1, 0)
+            client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            await client.stream.aclose()
+            for _ in range(2):
+                await _passes()
+                mock_clock.jump(PATIENCE_BEHIND_REQUESTS_S)
+            await _passes()
+            left = door.door.statistics().open
+            rests.set()
+            mock_clock.autojump_threshold = 0.01  # or a failure would wait for ever
+            assert left == 1
+
+
+async def _passes() -> None:
+    for _ in range(200):
+        await trio.lowlevel.checkpoint()
+
+
+async def _keep_busy(rests: trio.Event) -> None:
+    while not rests.is_set():
+        await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from meterd.edge.framing import HTTP2_PREFACE
-from meterd.edge.http2_frames import FrameAllowance
+from meterd.edge.http2_frames import FrameAllowance, Portions
 
 
 def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 1) -> bytes:
@@ -113,3 +113,28 @@ def test_it_grows_with_time() -> None:
     assert allowance.covers(HTTP2_PREFACE, 0)
     assert all(allowance.covers(PING * 10, second) for second in range(1, 1000))
     assert not all(allowance.covers(PING * 11, second) for second in range(1001, 1400))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 9, 64, 65536])
+def test_portions_hold_few_requests_and_all_bytes(piece: int) -> None:
+    """Wherever the network cuts them: four heads at most begin in one."""
+    data = HTTP2_PREFACE + SETTINGS + (HEADERS + frame(DATA, bytes(100), flags=1)) * 50
+    portions = Portions()
+    passed: list[bytes] = []
+    for start in range(0, len(data), piece):
+        portions.add(data[start : start + piece])
+        while portion := portions.next():
+            passed.append(portion)
+    assert b"".join(passed) == data
+    assert max(portion.count(HEADERS[:9]) for portion in passed) <= 4
+    if piece == 65536:
+        assert len(passed) == 13
+
+
+def test_portions_are_no_shorter_than_what_came() -> None:
+    """Of what asks for nothing, and of bodies."""
+    portions = Portions()
+    data = HTTP2_PREFACE + HEADERS + frame(DATA, bytes(16384)) * 3
+    portions.add(data)
+    assert portions.next() == data
+    assert portions.next() == b""

@@ -132,7 +132,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     ),
     "churn": Attack(leaves_at_once=True, per_s=1000, least={"opened": 2500}),
     "churn with a request": Attack(
-        first=PING_REQUEST + b"GARBAGE\r\n\r\n", per_s=300, least={"200": 700, "400": 700}
+        first=PING_REQUEST + b"GARBAGE\r\n\r\n", per_s=300, least={"200": 500, "400": 500}
     ),
     # Slow.
     "slow heads": Attack(
@@ -205,14 +205,14 @@ ATTACKS: Final[dict[str, Attack]] = {
         asks_again=True,
         connections=20,
         every_s=0.0,
-        least={"401": 100, "429": 900},
+        least={"401": 100, "429": 100},
     ),
     "wrong keys, slowly": Attack(
         makes="wrong keys",
         asks_again=True,
         connections=20,
         every_s=0.1,
-        least={"401": 100, "429": 500},
+        least={"401": 100, "429": 100},
     ),
     "pipelined": Attack(
         first=PING_REQUEST * 2000,
@@ -221,7 +221,9 @@ ATTACKS: Final[dict[str, Attack]] = {
         more=PING_REQUEST * 2000,
         least={"200": 2000},
     ),
-    "malformed": Attack(makes="malformed", per_s=300, least={"opened": 1000, "400": 300}),
+    "malformed": Attack(
+        makes="malformed", connections=500, per_s=300, least={"opened": 1000, "400": 300}
+    ),
     # HTTP/2.
     "rapid reset": Attack(
         first=PREFACE + requests(1000, RESET), per_s=50, connections=20, least={"calm down": 100}

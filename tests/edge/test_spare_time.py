@@ -1,0 +1,148 @@
+"""When costly work may begin, and whose; on a clock that stands still unless it is set."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.edge.spare_time import (
+    PATIENCE_BEHIND_REQUESTS_S,
+    PATIENCE_S,
+    Company,
+    SpareTime,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
+
+_PASSES = 50
+
+
+class Busy:
+    """A loop that always has something to do, and what has begun meanwhile."""
+
+    def __init__(self, spare_time: SpareTime, clock: MockClock, nursery: trio.Nursery) -> None:
+        self.spare_time = spare_time
+        self.clock = clock
+        self.begun: list[str] = []
+        self.rests = False
+        self._nursery = nursery
+
+    async def spin(self) -> None:
+        while not self.rests:
+            await trio.lowlevel.checkpoint()
+
+    def ask(self, *peers: str) -> None:
+        for peer in peers:
+            self._nursery.start_soon(self._begin, peer)
+
+    async def _begin(self, peer: str) -> None:
+        await self.spare_time.wait(peer)
+        self.begun.append(peer)
+
+    async def passes(self) -> list[str]:
+        """What has begun some passes of the loop later."""
+        for _ in range(_PASSES):
+            await trio.lowlevel.checkpoint()
+        return self.begun
+
+
+@asynccontextmanager
+async def busy(clock: MockClock, *, has_company: bool = True) -> AsyncIterator[Busy]:
+    spare_time = SpareTime(lambda _: has_company)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spare_time.run)
+        loop = Busy(spare_time, clock, nursery)
+        nursery.start_soon(loop.spin)
+        yield loop
+        nursery.cancel_scope.cancel()
+
+
+async def test_in_company_work_begins_when_nothing_else_is_ready(mock_clock: MockClock) -> None:
+    """Not while others keep the loop busy."""
+    async with busy(mock_clock) as loop:
+        loop.ask("a")
+        assert await loop.passes() == []
+        loop.rests = True
+        await wait_all_tasks_blocked(0.001)
+        assert loop.begun == ["a"]
+
+
+async def test_who_is_alone_does_not_wait(mock_clock: MockClock) -> None:
+    """However busy the loop is with it."""
+    async with busy(mock_clock, has_company=False) as loop:
+        loop.ask("a", "a")
+        assert await loop.passes() == ["a", "a"]
+
+
+async def test_each_peer_in_turn(mock_clock: MockClock) -> None:
+    """Who asks for much is not served before who asks for little."""
+    async with busy(mock_clock) as loop:
+        loop.ask("a", "a", "a")
+        await loop.passes()
+        loop.ask("b")
+        await loop.passes()
+        loop.rests = True
+        while len(loop.begun) < 4:
+            await wait_all_tasks_blocked(0.001)
+        assert loop.begun in (["a", "b", "a", "a"], ["b", "a", "a", "a"])
+
+
+async def test_a_loop_that_is_never_idle_is_waited_for_only_so_long(mock_clock: MockClock) -> None:
+    """Then one piece begins, and the next after as long again."""
+    async with busy(mock_clock) as loop:
+        loop.ask("a", "a")
+        for expected in (1, 2):
+            await loop.passes()
+            loop.clock.jump(PATIENCE_S)
+            assert len(await loop.passes()) == expected
+
+
+async def test_behind_a_request_it_is_waited_for_longer(mock_clock: MockClock) -> None:
+    """It may be the request that the loop is busy with."""
+    async with busy(mock_clock) as loop:
+        loop.spare_time.begin_request()
+        loop.ask("a")
+        await loop.passes()
+        loop.clock.jump(PATIENCE_S)
+        assert await loop.passes() == []
+        loop.clock.jump(PATIENCE_BEHIND_REQUESTS_S)
+        assert await loop.passes() == ["a"]
+        loop.spare_time.end_request()
+        loop.ask("b")
+        await loop.passes()
+        loop.clock.jump(PATIENCE_S)
+        assert await loop.passes() == ["a", "b"]
+
+
+async def test_who_gives_up_waiting_holds_nobody_up(mock_clock: MockClock) -> None:
+    """Nor does a peer of whom nobody waits any more."""
+    async with busy(mock_clock) as loop:
+        with trio.move_on_after(0):
+            await loop.spare_time.wait("a")
+        loop.ask("b")
+        loop.rests = True
+        await wait_all_tasks_blocked(0.001)
+        assert "b" in loop.begun
+
+
+def test_company_is_another_peer_a_while_ago() -> None:
+    """Not oneself, however often; nor somebody of long ago."""
+    company = Company()
+    for now_s in range(100):
+        company.note("a", now_s)
+    assert not company.has_others("a", 100)
+    assert company.has_others("b", 100)
+    company.note("b", 100)
+    company.note("a", 101)
+    assert company.has_others("a", 159)
+    assert not company.has_others("a", 161)
+    for number in range(1000):
+        company.note(str(number), 200)
+    assert company.has_others("a", 200)
+    assert len(company._seen_at) == 2
