@@ -325,10 +325,9 @@ class Ledger(Protocol):
         goes as it was begun, alone or in its batch.
 
         What has not failed is due, whatever the clock said when it was made or asked for. Of a
-        customer's pending deliveries only the first in the order of closing is ever due. An
-        attempt that is not settled when the engine ends comes due again when it starts; its outcome
-        is then written as unknown. Nothing is due while the endpoint, which has that URL now, is
-        paused, and nothing ever while it is disabled.
+        customer's pending deliveries only the first in the order of closing is ever due. An attempt
+        that is not settled when the engine ends comes due again when it starts, its outcome
+        unknown. Nothing is due while the endpoint, which has that URL now, is paused or disabled.
         """
 
     async def settle(

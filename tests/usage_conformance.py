@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Context
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
 HOURLY, DAILY, WEEKLY, MONTHLY, YEARLY = PeriodType
 
 
+_DIGITS = Context(prec=1000)
+
+
 def read(totals: Totals) -> dict[str, str]:
-    """All seven operations, as text."""
-    return {str(operation): f"{totals.read(operation):f}" for operation in Operation}
+    """All seven operations, as text: the same for the same number."""
+    return {
+        str(operation): f"{totals.read(operation).normalize(_DIGITS):f}" for operation in Operation
+    }
 
 
 def sums(windows: list[WindowTotals]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import trio
@@ -44,9 +44,9 @@ async def test_what_the_kernel_holds_has_waited_as_long(monkeypatch: pytest.Monk
     async with lane(fast=True, limits=AT_ONCE) as fast, await fast.door.connect() as client:
         append, has_all_come = fast.ledger.append, trio.Event()
 
-        async def waits(events: Sequence[UsageEvent], *, partial: bool = False) -> list[Recorded]:
+        async def waits(events: Sequence[UsageEvent], **rest: Any) -> list[Recorded]:
             await has_all_come.wait()
-            return await append(events, partial=partial)
+            return await append(events, **rest)
 
         monkeypatch.setattr(fast.ledger, "append", waits)
         await client.send(request(EVENT) * count)
@@ -85,9 +85,9 @@ async def test_a_body_is_held_once_while_it_waits(monkeypatch: pytest.MonkeyPatc
         held: list[int] = []
         append = fast.ledger.append
 
-        async def weighed(events: Sequence[UsageEvent], *, partial: bool = False) -> list[Recorded]:
+        async def weighed(events: Sequence[UsageEvent], **rest: Any) -> list[Recorded]:
             held.append(tracemalloc.get_traced_memory()[0])
-            return await append(events, partial=partial)
+            return await append(events, **rest)
 
         monkeypatch.setattr(fast.ledger, "append", weighed)
         tracemalloc.start()
