@@ -83,6 +83,8 @@ HARNESS = Harness(
         "lost_event_at_midnight",
         "clock_step_back_reopens",
         "mark_overtakes_keys",
+        "late_events_are_never_published",
+        "late_events_stay_in_their_hour",
         "batch_is_formed_anew",
         "batch_keeps_who_left",
     ),

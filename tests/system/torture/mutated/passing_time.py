@@ -103,3 +103,36 @@ def mark_overtakes_keys() -> None:
     from meterd.embedded.used_keys import UsedKeys
 
     patch(UsedKeys, "posted_through", lambda self, through: through)
+
+
+@mutant
+def late_events_are_never_published() -> None:
+    """They are counted, and that their periods are to be revised is not written down."""
+    from meterd.embedded import journal
+
+    write_changes = journal.write_changes
+
+    def write_the_rest(txn: Any, changes: Any, parts: int) -> None:
+        changes = list(changes)
+        for change in changes:
+            change.late = {}
+        write_changes(txn, changes, parts)
+
+    patch(journal, "write_changes", write_the_rest)
+
+
+@mutant
+def late_events_stay_in_their_hour() -> None:
+    """What the hour was handed up to does not get them."""
+    from meterd.domain import account
+
+    takers, count_late = account.takers, account.Account._count_late
+
+    def count_in_the_hour(self: Any, *arguments: Any) -> bool:
+        patch(account, "takers", lambda period: ())
+        try:
+            return count_late(self, *arguments)
+        finally:
+            patch(account, "takers", takers)
+
+    patch(account.Account, "_count_late", count_in_the_hour)
