@@ -76,11 +76,13 @@ class Closing:
     async def next_to_close(self, last_received_ms: int) -> Period | None:
         """See ``Ledger.next_to_close``; the last event came at that moment."""
         last_hour = period_at(PeriodType.HOURLY, last_received_ms)
-        # But for the last hour, or events that come amid this would keep it from its end.
-        while self._posting.may_lack(last_hour.start_ms):
+        # But for the last hour, and once: events that come amid this would keep it from its end.
+        if self._posting.may_lack(last_hour.start_ms):
             await self._posting.post_all()
         earliest_ms = self._posting.earliest_ms
-        unposted = period_at(PeriodType.HOURLY, int(earliest_ms)) if earliest_ms < inf else None
+        unposted = None
+        if self.closed_until_ms[PeriodType.HOURLY] <= earliest_ms < inf:  # else it is late
+            unposted = period_at(PeriodType.HOURLY, int(earliest_ms))
         stored = await self._stored_next_to_close()
         return min((period for period in (unposted, stored) if period is not None), default=None)
 

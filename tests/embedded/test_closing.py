@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import trio
 
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded.verification import verify
@@ -52,3 +53,26 @@ async def test_late_events_behind_a_crash_amid_a_close_count_once(
     }
     await bench.stop()
     assert [str(one) for one in verify(bench.folder)] == []
+
+
+async def test_a_stream_of_late_events_keeps_nobody_from_closing(bench: EngineBench) -> None:
+    """Whoever asks what is next to close is answered while they come."""
+    happened_ms = START_MS - 3 * HOUR_MS
+    late = msgspec.structs.replace(event(), timestamp_ms=happened_ms)
+    appends = 0
+
+    async def come_late() -> None:
+        nonlocal appends
+        for _ in range(200):
+            await bench.ledger.append([late])
+            appends += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(come_late)
+        await bench.ledger.append([late])
+        period = await bench.ledger.next_to_close()
+        assert appends < 800
+        nursery.cancel_scope.cancel()
+    assert period is not None
+    assert period.start_ms <= happened_ms < period.end_ms

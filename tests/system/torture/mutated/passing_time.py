@@ -124,15 +124,15 @@ def late_events_are_never_published() -> None:
 @mutant
 def late_events_stay_in_their_hour() -> None:
     """What the hour was handed up to does not get them."""
-    from meterd.domain import account
+    from meterd.domain import account, hierarchy
 
-    takers, count_late = account.takers, account.Account._count_late
+    count_late = account.Account._count_late
 
     def count_in_the_hour(self: Any, *arguments: Any) -> bool:
         patch(account, "takers", lambda period: ())
         try:
             return count_late(self, *arguments)
         finally:
-            patch(account, "takers", takers)
+            patch(account, "takers", hierarchy.takers)
 
     patch(account.Account, "_count_late", count_in_the_hour)
