@@ -122,6 +122,7 @@ class LatenessConformance:
         ]
         assert [len(one.deliveries) for one in (found, *found.superseded)] == [1, 1, 1]
         made = await bench.ledger.deliveries(DeliveryQuery(endpoint_id="billing"), limit=ALL)
+        assert made == await bench.ledger.deliveries(DeliveryQuery(customer_id="acme"), limit=ALL)
         bodies = [json.loads(one.body) for one in made if one.start_ms == at("2026-01-14T10:00")]
         assert [
             (body["type"], body["data"]["revision"], body["data"]["eventCount"])

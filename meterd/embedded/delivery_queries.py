@@ -24,7 +24,7 @@ from meterd.domain.deliveries import (
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
-from meterd.embedded import attempt_log, batches, keys, lines, outbox, records
+from meterd.embedded import attempt_log, batches, journal, keys, lines, outbox, records
 from meterd.ledger import (
     ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
@@ -274,21 +274,18 @@ def _of_customer(
 def _delivery_keys(
     txn: Transaction, part: int, customer_id: str, kinds: tuple[PeriodType, ...]
 ) -> Iterator[bytes]:
-    """Those of every aggregation of the customer."""
+    """Those of every revision of every aggregation of the customer."""
     for kind in kinds:
         prefix = keys.customer_periods_prefix(part, customer_id, kind)
         for key in txn.keys_forward("customer_periods", prefix, prefix):
             start_ms = keys.start_of(key[len(prefix) :])
-            stored = txn.get(
-                "aggregations", keys.aggregation_key(part, kind, start_ms, customer_id)
-            )
-            assert stored is not None, f"customer_periods names no aggregation: {key!r}"
-            aggregation = records.decode_aggregation(stored)
-            for endpoint_id in aggregation.endpoints:
-                name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
-                found = txn.get("delivery_ids", bytes.fromhex(name[4:]))
-                if found is not None:
-                    yield found
+            newest = keys.aggregation_key(part, kind, start_ms, customer_id)
+            for aggregation in journal.read_revisions(txn, newest):
+                for endpoint_id in aggregation.endpoints:
+                    name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
+                    found = txn.get("delivery_ids", bytes.fromhex(name[4:]))
+                    if found is not None:
+                        yield found
 
 
 def _bound(txn: Transaction, endpoint_id: str, after: DeliveryPlace | None) -> int:

@@ -11,6 +11,7 @@ from heapq import merge
 from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Final
 
+from meterd.domain.aggregations import FIRST_REVISION
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.hierarchy import closed_with
 from meterd.domain.periods import Period, PeriodType
@@ -147,6 +148,18 @@ def read_aggregation(
     key = keys.aggregation_key(part, period.type, period.start_ms, customer_id)
     found = txn.get("aggregations", key)
     return None if found is None else records.decode_aggregation(found)
+
+
+def read_revisions(txn: Transaction, key: bytes) -> Iterator[Aggregation]:
+    """Every revision of the aggregation of that key, which is there; the newest first."""
+    newest = txn.get("aggregations", key)
+    assert newest is not None, f"there is no aggregation of the key {key!r}"
+    aggregation = records.decode_aggregation(newest)
+    yield aggregation
+    if aggregation.revision > FIRST_REVISION:
+        prefix = key + keys.END
+        for _, payload in txn.backward("superseded", prefix + keys.LAST_REVISION, prefix):
+            yield records.decode_aggregation(payload)
 
 
 def closed_until_ms(txn: Transaction, kind: PeriodType) -> int:

@@ -19,7 +19,7 @@ from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
-from meterd.embedded import keys, outbox, records
+from meterd.embedded import journal, keys, outbox, records
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -31,6 +31,7 @@ from meterd.ledger import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meterd.domain.aggregations import Aggregation
     from meterd.embedded.transaction import Transaction
 
 _LATEST_ID: Final = b"\xff" * ID_BYTES
@@ -169,12 +170,9 @@ def read_aggregations(
 ) -> list[DeliveredAggregation]:
     """See ``Ledger.aggregations``."""
     places = _places(txn, parts, query, after)
-    found = [(key, _newest(txn, key)) for _, key in islice(places, limit)]
-    if not query.revisions:
-        return [newest for _, newest in found]
     return [
-        msgspec.structs.replace(newest, superseded=tuple(_superseded(txn, key)))
-        for key, newest in found
+        _with_revisions(txn, key, None if query.revisions else 1)
+        for _, key in islice(places, limit)
     ]
 
 
@@ -266,21 +264,13 @@ def _place(place: AggregationPlace) -> _Place:
     )
 
 
-def _newest(txn: Transaction, key: bytes) -> DeliveredAggregation:
-    payload = txn.get("aggregations", key)
-    assert payload is not None, f"customer_periods names an aggregation that is not there: {key!r}"
-    return _with_deliveries(txn, payload)
+def _with_revisions(txn: Transaction, key: bytes, limit: int | None) -> DeliveredAggregation:
+    revisions = islice(journal.read_revisions(txn, key), limit)
+    newest, *superseded = [_with_deliveries(txn, one) for one in revisions]
+    return msgspec.structs.replace(newest, superseded=tuple(superseded))
 
 
-def _superseded(txn: Transaction, key: bytes) -> Iterator[DeliveredAggregation]:
-    """The earlier revisions of the aggregation of that key, the newest first."""
-    prefix = key + keys.END
-    for _, payload in txn.backward("superseded", prefix + keys.LAST_REVISION, prefix):
-        yield _with_deliveries(txn, payload)
-
-
-def _with_deliveries(txn: Transaction, payload: bytes) -> DeliveredAggregation:
-    aggregation = records.decode_aggregation(payload)
+def _with_deliveries(txn: Transaction, aggregation: Aggregation) -> DeliveredAggregation:
     deliveries = []
     for endpoint_id in aggregation.endpoints:
         name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
