@@ -70,7 +70,7 @@ def _write_blocks(txn: Transaction, table: str, prefix: bytes, blocks: bytearray
 
 def late_until(txn: Transaction, until_ms: int, limit: int) -> list[bytes]:
     """Keys of ``late`` of what waits to be revised since that moment or before, longest first."""
-    end = keys.late_start(until_ms + 1)
+    end = keys.late_start(max(until_ms + 1, 0))
     return list(islice(takewhile(lambda key: key < end, txn.keys_forward("late", b"", b"")), limit))
 
 

@@ -57,11 +57,11 @@ def test_other_seeds_are_other_worlds(tmp_path: Path) -> None:
 
 def test_a_broken_promise_can_be_seen_again(tmp_path: Path) -> None:
     """The command that is printed with it breaks the same promise, at the same moment."""
-    tally = HARNESS.run(Run(1, 7, tmp_path, mutant="closes_before_grace"))
+    tally = HARNESS.run(Run(1, 7, tmp_path, mutant="delivered_before_sent"))
     said, command, *tail = tally.first.splitlines()
     told = re.fullmatch(r"once more: python -m (tests\.simulation \d+)", command)
     assert told is not None, tally.first
-    again = [sys.executable, "-m", *told[1].split(), "--mutant", "closes_before_grace"]
+    again = [sys.executable, "-m", *told[1].split(), "--mutant", "delivered_before_sent"]
     ran = subprocess.run(again, capture_output=True, text=True)
     assert ran.returncode == 1
     assert said in ran.stderr
