@@ -55,6 +55,7 @@ class Clients:
         oracle: Oracle,
         trace: Trace,
         disk: Disk,
+        ease: int,
     ) -> None:
         self.answers = Answers(oracle.books)
         self._clock = clock
@@ -64,6 +65,7 @@ class Clients:
         self._books = oracle.books
         self._trace = trace
         self._disk = disk
+        self._ease = ease
         self._numbers = 0
         self._keyed_events: deque[Sent] = deque(maxlen=_REMEMBERED)
         self._hurry_until = 0.0
@@ -105,14 +107,15 @@ class Clients:
             return random.expovariate(1 / 3)
         chance = random.random()
         if chance < 0.15:
-            return random.uniform(1, 30) * 3600
+            return random.uniform(1, 30) * 3600 * self._ease
         if chance < 0.4:
             now_ms = self._clock.now_ms()
-            at_ms = (now_ms // HOUR_MS + 1) * HOUR_MS + random.choice(_AROUND_MS)
+            hours = random.randint(1, self._ease)
+            at_ms = (now_ms // HOUR_MS + hours) * HOUR_MS + random.choice(_AROUND_MS)
             return max(0, at_ms - now_ms) / 1000
         if chance < 0.6:
             return random.uniform(0, 2)
-        return random.expovariate(1 / 5400)
+        return random.expovariate(1 / 5400) * self._ease
 
     # What they want
 

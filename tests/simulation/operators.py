@@ -42,6 +42,7 @@ class Operators:
         oracle: Oracle,
         trace: Trace,
         ask: Callable[[bytes], Awaitable[Answer | None]],
+        ease: int,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -49,6 +50,7 @@ class Operators:
         self._parcels = oracle.parcels
         self._trace = trace
         self._ask = ask
+        self._pause_s = _PAUSE_S * ease
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -62,7 +64,7 @@ class Operators:
         }
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.sleep(self._random.expovariate(1 / _PAUSE_S))
+                await trio.sleep(self._random.expovariate(1 / self._pause_s))
                 [work] = self._random.choices(list(choices), list(choices.values()))
                 nursery.start_soon(work)
 

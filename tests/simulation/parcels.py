@@ -70,6 +70,7 @@ class Parcels:
         # And by endpoint and customer, what of it is in the air.
         self._waiting: Lines = defaultdict(set)
         self._in_air: dict[tuple[str, str], str] = {}
+        self._last_begun_ms: dict[str, int] = {}
         self._made: Counter[str] = Counter()
         self._sent: set[AttemptKey] = set()
         self._accepted: set[AttemptKey] = set()
@@ -107,6 +108,26 @@ class Parcels:
     def was_asked_for(self, endpoint_id: str, period: Period) -> bool:
         """Whether somebody has that period replayed to the endpoint."""
         return any(asked.covers_period(endpoint_id, period) for asked in self._asked)
+
+    def neglected(self, endpoint_ids: Iterable[str], since_ms: int) -> Delivery | None:
+        """What one of these endpoints should have been sent since then, and nothing was tried."""
+        for name in sorted(self.pending):
+            parcel = self._parcel_of(name)
+            endpoint_id = parcel.endpoint_id
+            if (
+                endpoint_id in endpoint_ids
+                and not self.is_disabled(endpoint_id)
+                and max(parcel.next_attempt_ms, self._last_begun_ms.get(endpoint_id, 0)) < since_ms
+                and all(self._is_first(one) for one in self._parts(parcel))
+            ):
+                return parcel
+        return None
+
+    def _is_first(self, name: str) -> bool:
+        """Nothing that is still to arrive is before it."""
+        delivery = self._deliveries[name]
+        waiting = self._waiting[delivery.endpoint_id, delivery.customer_id]
+        return _closing_order(delivery) == min(waiting)
 
     # What it is told
 
@@ -162,7 +183,8 @@ class Parcels:
         for name in left:
             del self._batch_of[name]
             self._require_left(before[name], self.shown(name))
-        in_order = sorted(names, key=lambda name: self._deliveries[name].sequence)
+        # Endpoints count by themselves: what is found first is the same in every process.
+        in_order = sorted(names, key=self._place_of)
         changes = [(before.get(name), self.shown(name)) for name in in_order]
         waited = {line: set(waiting) for line, waiting in self._waiting.items()}
         for was, now in changes:
@@ -257,6 +279,8 @@ class Parcels:
         if line in self._in_air:
             raise BrokenPromiseError("wrong", f"{begun.id} goes beside {self._in_air[line]}")
         self._in_air[line] = begun.id
+        assert begun.begun_ms is not None
+        self._last_begun_ms[begun.endpoint_id] = begun.begun_ms
 
     def _require_attempts(self, before: Delivery, after: Delivery) -> None:
         """None is forgotten, but one that was begun and never sent."""
@@ -323,6 +347,10 @@ class Parcels:
 
     def _parcel_of(self, name: str) -> Delivery:
         return self.batches.get(self._batch_of.get(name, "")) or self._deliveries[name]
+
+    def _place_of(self, name: str) -> tuple[str, int]:
+        delivery = self._deliveries[name]
+        return delivery.endpoint_id, delivery.sequence
 
     def _name_in(self, key: bytes) -> str:
         """Of the delivery with that key."""

@@ -51,6 +51,10 @@ _YEARS: Final = (2020, 2024, 2026, 2027, 2028, 2032, 2037)
 YEAR_DAYS: Final = 366
 # How long something may take that is to happen at once, on a daemon that nothing is wrong with.
 _AT_ONCE_S: Final = 120.0
+# As long as a receiver of the simulated network asks for a rest, and some.
+_REST_S: Final = 7200 + 1800.0
+# How many times as long those wait who come, from one thing they do to the next.
+_EASES: Final = (1, 4, 16)
 # A stop may take 10 s.
 _STOP_S: Final = 10.5
 # Every attempt that a delivery has is made within 4 days.
@@ -73,6 +77,8 @@ class World:
             near = random.choice((f"{year}-02-29T00:00:00Z", f"{year}-12-31T12:00:00Z"))
             start_ms = ms(near.replace("-02-29", "-02-28")) if "-02-" in near else ms(near)
             start_ms -= int(days / 2 * DAY_MS)
+        # In a quiet world little comes by to wake up who should have woken up by itself.
+        ease = random.choice(_EASES)
         self.trace = Trace(keep=keep)
         self.clock = VirtualClock(start_ms, self._random("clock"))
         self.oracle = Oracle(self.clock, self.trace)
@@ -90,9 +96,10 @@ class World:
             self.oracle,
             self.trace,
             self.disk,
+            ease,
         )
         self.operators = Operators(
-            self.clock, self._random("operators"), self.oracle, self.trace, self.clients.ask
+            self.clock, self._random("operators"), self.oracle, self.trace, self.clients.ask, ease
         )
         self.machine = SimulatedMachine(
             self.disk, self.network, self._random("machine"), self.receivers.sender
@@ -107,7 +114,7 @@ class World:
         self._life = trio.CancelScope()
         self._stop = trio.Event()
         self._is_ending = False
-        self._well_since = 0.0
+        self._well_since = self._configured_at = 0.0
 
     def _random(self, part: str) -> Random:
         return Random(f"{self._seed} {part}")
@@ -146,6 +153,7 @@ class World:
     def reconfigure(self, config: Config) -> None:
         """See ``weather.Machine``; while the daemon is down it is for the next one."""
         self.config = config
+        self._configured_at = trio.current_time()
         if self._daemon is not None:
             self._daemon.reconfigure(config)
             self.oracle.reconfigured(rules_of(config), config.grace_ms)
@@ -210,15 +218,15 @@ class World:
         if took_s > _STOP_S and self._is_well():
             raise BrokenPromiseError("wrong", f"a stop took {took_s} s")
 
-    def _is_well(self) -> bool:
-        """Nothing keeps it from doing at once what is to be done."""
+    def _is_well(self, for_s: float = _AT_ONCE_S) -> bool:
+        """Nothing has kept it for so long from doing at once what is to be done."""
         daemon = self._daemon
         is_up = daemon is not None and daemon.started.is_set()
         if not is_up or self.disk.is_full or self.disk.slowest_s > 1:
             self._well_since = trio.current_time()
         # A step of the clock makes things due that nobody has noticed yet.
         since = max(self._well_since, self.clock.stepped_at_s)
-        return trio.current_time() - since > _AT_ONCE_S
+        return trio.current_time() - since > for_s
 
     async def _look_regularly(self) -> None:
         """Whether what is to happen by itself happens."""
@@ -227,6 +235,8 @@ class World:
             if self._is_well():
                 self._require_closed()
                 self._require_delivered()
+            if self._is_well(_REST_S) and trio.current_time() - self._configured_at > _REST_S:
+                self._require_tried()
 
     def _require_closed(self) -> None:
         period = self.oracle.overdue(int(_AT_ONCE_S * 1000))
@@ -236,10 +246,18 @@ class World:
     def _require_delivered(self) -> None:
         """The healthy receiver has what is due since two minutes."""
         due_ms = self.clock.now_ms() - int(_AT_ONCE_S * 1000)
-        for name in self.oracle.parcels.pending:
+        for name in sorted(self.oracle.parcels.pending):
             delivery = self.oracle.parcels.shown(name)
             if delivery.endpoint_id == BILLING.id and delivery.next_attempt_ms < due_ms:
                 raise BrokenPromiseError("lost", f"{delivery} is not sent")
+
+    def _require_tried(self) -> None:
+        """Nobody is forgotten whom something waits for, whether the receiver is well or not."""
+        since_ms = self.clock.now_ms() - int(_REST_S * 1000)
+        names = {endpoint.id for endpoint in self.config.webhooks}
+        neglected = self.oracle.parcels.neglected(names, since_ms)
+        if neglected is not None:
+            raise BrokenPromiseError("lost", f"{neglected} is due, and nobody tries")
 
     async def _drain(self) -> None:
         """Until all that was closed is delivered or parked."""
@@ -247,8 +265,9 @@ class World:
         parcels = self.oracle.parcels
         with trio.move_on_after(_DRAINED_S):
             for endpoint in self.config.webhooks:
-                while not await self.operators.enable(endpoint.id):  # noqa: ASYNC110 - as below
-                    await trio.sleep(600)
+                while parcels.is_disabled(endpoint.id):
+                    if not await self.operators.enable(endpoint.id):
+                        await trio.sleep(600)
             while parcels.pending or self._daemon is None:  # noqa: ASYNC110 - for days
                 await trio.sleep(600)
         if parcels.pending:

@@ -12,15 +12,15 @@ import httpx
 
 from tests.daemon_process import DaemonProcess
 from tests.system.torture.disks import mounts
-from tests.system.torture.disks.children import in_child
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4
 from tests.system.torture.harness import Tally
 from tests.system.torture.hindered import skip_if
+from tests.system.torture.parts import in_child
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.system.torture.disks.children import Tell
+    from tests.system.torture.parts import Tell
 
 SIZE = 32 << 20
 EVENTS = 20

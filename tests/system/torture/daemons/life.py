@@ -117,6 +117,7 @@ class Life:
                     serves = self._serves()
                 finally:
                     self._crowd.stop(give_up=not serves)
+                self._checks.clients(self._where())
                 if not self._tally.broken:
                     self._check_at_rest()
         finally:

@@ -21,21 +21,21 @@ from meterd.embedded import data_folder
 from meterd.embedded.store import Store
 from tests.system.torture import mutants
 from tests.system.torture.disks import mounts
-from tests.system.torture.disks.children import in_child, in_parts
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4
 from tests.system.torture.disks.life import Mark, Step, live, make_steps
 from tests.system.torture.disks.mounts import die_with_parent, own_namespace
 from tests.system.torture.disks.recorder import Kind
 from tests.system.torture.disks.witness import Witness, read_all
 from tests.system.torture.harness import Harness, Run, Tally
+from tests.system.torture.parts import in_child, in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from meterd.ledger import StoredEvent
-    from tests.system.torture.disks.children import Tell
     from tests.system.torture.disks.recorder import Operation, Recorder
+    from tests.system.torture.parts import Tell
 
 _SIZE: Final = 24 << 20
 _STEPS: Final = 25

@@ -14,7 +14,6 @@ import msgspec
 from meterd.ledger import StoredEvent
 from tests.system.torture import mutants
 from tests.system.torture.disks import mounts
-from tests.system.torture.disks.children import in_child, in_parts
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4
 from tests.system.torture.disks.images import Disk, Luck
 from tests.system.torture.disks.life import Mark, Step, live, make_steps
@@ -22,11 +21,12 @@ from tests.system.torture.disks.mounts import looped, own_namespace
 from tests.system.torture.disks.recorder import Kind, Operation
 from tests.system.torture.disks.witness import Witness
 from tests.system.torture.harness import Harness, Run, Tally
+from tests.system.torture.parts import in_child, in_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.system.torture.disks.children import Tell
+    from tests.system.torture.parts import Tell
 
 
 _SIZE: Final = 24 << 20

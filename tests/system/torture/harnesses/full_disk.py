@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 from tests.system.torture.daemons.process import Forks
 from tests.system.torture.disks import mounts
-from tests.system.torture.disks.children import in_child
 from tests.system.torture.disks.ext4 import MKFS
 from tests.system.torture.disks.mounts import own_namespace
 from tests.system.torture.full_disk.cycle import Cycle
 from tests.system.torture.full_disk.places import PLACES
 from tests.system.torture.harness import Harness, Run, Tally
+from tests.system.torture.parts import in_child
 
 if TYPE_CHECKING:
-    from tests.system.torture.disks.children import Tell
+    from tests.system.torture.parts import Tell
 
 
 def run(run: Run) -> Tally:

@@ -5,8 +5,8 @@ The same state machine as in the suite, in longer runs and many more of them, fr
 
 from __future__ import annotations
 
-import multiprocessing
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
 import structlog
@@ -16,6 +16,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.embedded.test_engine_model import EngineAndModel
 from tests.system.torture.harness import Harness, Run, Tally
 from tests.system.torture.mutants import apply
+from tests.system.torture.parts import in_child
+
+if TYPE_CHECKING:
+    from tests.system.torture.parts import Tell
 
 _STEPS: Final = 50
 # Examples of one process. One that fails is made smaller before it is told, which takes minutes.
@@ -25,13 +29,12 @@ _CHUNK_MAX_S: Final = 1_800
 
 def torture(run: Run) -> Tally:
     tally = Tally()
-    forked = multiprocessing.get_context("fork")
     chunk = 0
     while tally.done < run.count and not tally.broken:
         count = min(_CHUNK, run.count - tally.done)
         seed = run.seed * 10_000 + chunk
-        with forked.Pool(1) as pool:
-            tally.add(pool.apply_async(_live, (seed, count, run.mutant)).get(_CHUNK_MAX_S))
+        chunk_of = partial(_live, seed, count, run.mutant)
+        tally.add(in_child(chunk_of, seconds=_CHUNK_MAX_S))
         run.done(tally.done)
         chunk += 1
     return tally
@@ -48,7 +51,7 @@ class _Counted(EngineAndModel):
         self.tally.seen.update(self.happened)
 
 
-def _live(seed: int, count: int, mutant: str | None) -> Tally:
+def _live(seed: int, count: int, mutant: str | None, _: Tell) -> Tally:
     apply(mutant)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     machine: Any = hypothesis.seed(seed)(_Counted)
@@ -65,7 +68,7 @@ def _live(seed: int, count: int, mutant: str | None) -> Tally:
     tally = _Counted.tally
     try:
         run_state_machine_as_test(machine, settings=told)
-    except BaseException as broken:  # noqa: BLE001 - a pool never hears of a worker that died of it
+    except BaseException as broken:  # noqa: BLE001 - whatever it is, it is found
         notes = "\n".join(getattr(broken, "__notes__", ()))
         tally.find(f"hypothesis seed {seed}: {broken!r}\n{notes}", wrong=1)
     return tally

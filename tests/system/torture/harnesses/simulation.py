@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.books import BrokenPromiseError
@@ -11,9 +11,10 @@ from tests.simulation.world import YEAR_DAYS, World
 from tests.system.torture.catalogue import empty_folder
 from tests.system.torture.harness import Harness, Run, Tally
 from tests.system.torture.mutants import apply
+from tests.system.torture.parts import in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.system.torture.parts import Tell
 
 # A year takes a minute. One that does not end is a finding too.
 _YEAR_MAX_S: Final = 600
@@ -22,8 +23,11 @@ _YEAR_MAX_S: Final = 600
 def torture(run: Run) -> Tally:
     """Each year in a process of its own: memory is given back, and a mutant is applied for good."""
     tally, began = Tally(), time.monotonic()
-    seeds = (run.seed * 1_000 + number for number in range(run.count))
-    for lived in _lives(run.mutant, seeds):
+    for number in range(run.count):
+        seed = run.seed * 1_000 + number
+        lived = in_child(partial(_live, seed, run.mutant), seconds=_YEAR_MAX_S)
+        if not lived.done:  # it did not come to the end of a year, nor to a broken promise
+            lived.first = f"{lived.first}: {_again(seed)}"
         tally.add(lived)
         run.done(tally.done)
         if tally.broken:
@@ -33,17 +37,7 @@ def torture(run: Run) -> Tally:
     return tally
 
 
-def _lives(mutant: str | None, seeds: Iterator[int]) -> Iterator[Tally]:
-    forked = multiprocessing.get_context("fork")
-    for seed in seeds:
-        with forked.Pool(1) as pool:
-            try:
-                yield pool.apply_async(_live, (seed, mutant)).get(_YEAR_MAX_S)
-            except multiprocessing.TimeoutError:
-                yield Tally(wrong=1, first=f"it does not end: {_again(seed)}")
-
-
-def _live(seed: int, mutant: str | None) -> Tally:
+def _live(seed: int, mutant: str | None, _: Tell) -> Tally:
     """A year of that seed."""
     apply(mutant)
     tally = Tally(done=1)
@@ -54,7 +48,7 @@ def _live(seed: int, mutant: str | None) -> Tally:
         except BrokenPromiseError as broken:
             what = f"{broken}\nonce more: {_again(seed)}\n{world.trace.tail()}"
             tally.find(what, **{broken.kind: 1})
-        # The daemon broke: an assertion of its own. A pool never hears of a worker that died of it.
+        # The daemon broke: an assertion of its own.
         except BaseException as broken:  # noqa: BLE001
             what = f"{broken!r}\nonce more: {_again(seed)}\n{world.trace.tail()}"
             tally.find(what, wrong=1)

@@ -66,8 +66,8 @@ def no_key_check() -> None:
     engine, journal = module("embedded.engine"), module("embedded.journal")
     judge = engine.judge
 
-    def judge_all_new(events: Any, key_of: Any, known: Any, *, partial: bool) -> Any:
-        return judge(events, key_of, lambda _: None, partial=partial)
+    def judge_all_new(events: Any, key_of: Any, known: Any, admit: Any, *, partial: bool) -> Any:
+        return judge(events, key_of, lambda _: None, admit, partial=partial)
 
     engine.judge = judge_all_new
     journal.write_used_key = lambda txn, key, record: txn.put("idempotency_keys", key, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,7 +52,7 @@ def lost_event_at_midnight() -> None:
     """A period closes without what came in its last moments and is not posted yet."""
     from meterd.embedded.posting import Posting
 
-    patch(Posting, "may_lack", lambda self, before_ms: False)
+    patch(Posting, "earliest_ms", property(lambda self: inf))
 
 
 @mutant

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 _SILENT: Final = logging.CRITICAL
 
 
-def in_child(work: Callable[[Tell], Tally], heard: Tell = lambda _: None) -> Tally:
+def in_child(
+    work: Callable[[Tell], Tally], heard: Tell = lambda _: None, *, seconds: int = 0
+) -> Tally:
     """What the work found; a death by a signal is one more thing that is wrong.
 
     The work may ``tell`` how much is done meanwhile. It ends with this process, and before this
-    function does.
+    function does. One that takes longer than ``seconds``, if they are given, is ended by SIGALRM.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -43,6 +45,8 @@ def in_child(work: Callable[[Tell], Tally], heard: Tell = lambda _: None) -> Tal
         child = os.fork()
     if not child:
         os.close(reading)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a test runner may have its own
+        signal.alarm(seconds)
         _work(work, writing)
     os.close(writing)
     try:
