@@ -35,7 +35,10 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       breaker          when an endpoint that fails is let alone
       standing         whether an endpoint may be sent to now
       endpoint_states  what is known of an endpoint beside its configuration
+      voids            what is left when an event is taken back
+      stored_events    events as the log has them
       changes          what one customer's decisions change on disk
+      counting         what is counted in an hour while it goes on
       account          what an event or a period's end changes for one customer
       usage            usage over windows, and in groups
     ledger           what an engine promises
@@ -56,6 +59,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       snapshot         the store as it stands in one moment, beside whoever has it open
       log              every event, in the order of receipt
       recovery         posts what a crash left unposted
+      voids            which events of the log are void
       queries          what the contract reads
       usage            reads totals over windows, and events in groups
       delivery_queries  reads deliveries and what is known of endpoints
@@ -65,6 +69,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       recount          an hour's events, counted again
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
+      void_check       what is void against the log
       log_check        hours, indexes and keys against the log
       late_check       periods to be revised, against totals
       published_check  aggregations against what was published of totals
@@ -82,6 +87,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       closing          ends periods, revises late ones, takes snapshots
       delivery_desk    the part of the engine that gives deliveries out and has them sent again
       usage_desk       the part of the engine that reads usage
+      void_desk        the part of the engine that takes events back
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
@@ -122,6 +128,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       usage_documents  customers and usage as the API shows them
       usage_api        the routes of customers and their usage
       delivery_api     the routes of deliveries and webhooks
+      void_api         the route that takes an event back
       api              Quart routes
       failures         what ended an attempt to deliver
       dialling         connects to judged addresses only

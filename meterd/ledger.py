@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from meterd.domain.admission import USUAL, Admission
+from meterd.domain.admission import USUAL, Admission, Late
 from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.deliveries import Attempt, Delivery, DeliveryStatus
 from meterd.domain.endpoint_states import EndpointState
-from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meterd.domain.endpoint_states import Change
+    from meterd.domain.events import UsageEvent
     from meterd.domain.idempotency import Recorded
+    from meterd.domain.stored_events import StoredEvent, Voided
     from meterd.domain.usage import (
         Customer,
         CustomerUsage,
@@ -36,20 +37,6 @@ if TYPE_CHECKING:
 COUNTED_MAX: Final = 10_000
 # Attempts of one delivery: ten times as many as a schedule commonly has.
 ATTEMPTS_AT_ONCE: Final = 100
-
-
-class StoredEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event of the log; ``id`` is a version 7 UUID's bytes, whose order is that of storing."""
-
-    id: bytes
-    event: UsageEvent
-    received_ms: int
-
-    @property
-    def happened_ms(self) -> int:
-        """When it counts: when it says that it happened, else when it was received."""
-        said_ms = self.event.timestamp_ms
-        return self.received_ms if said_ms is None else said_ms
 
 
 class EventQuery(msgspec.Struct, frozen=True):
@@ -232,6 +219,15 @@ class Ledger(Protocol):
         Newest is by time of receipt, then last stored. Work is in proportion to what is returned.
         """
 
+    async def void(
+        self, event_id: bytes, reason: str, *, late: Late = Late.REVISE
+    ) -> Voided | None:
+        """Takes the event of that id back, None where there is none: it stays in the log and counts
+        in no period any more. Those that are closed are to be revised, unless that is refused.
+
+        All of that is durable on return, together. An event is void once, and keeps its key.
+        """
+
     async def page_end(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
@@ -287,7 +283,7 @@ class Ledger(Protocol):
         """
 
     def past_events(self) -> int:
-        """How many appends brought events of an hour that was over, since the engine started."""
+        """How many appends and voids were of an hour that was over, since the engine started."""
 
     async def wait_past_events(self, beyond: int) -> None:
         """Returns when ``past_events`` is greater: there may be periods to close, or to revise."""

@@ -14,7 +14,8 @@ from meterd.ledger import AggregationQuery, EventQuery
 
 if TYPE_CHECKING:
     from meterd.domain.periods import Period
-    from meterd.ledger import Closed, DeliveredAggregation, Ledger, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import Closed, DeliveredAggregation, Ledger
 
 ALL: Final = 100_000  # more than any test stores
 EVERY_EVENT: Final = EventQuery()

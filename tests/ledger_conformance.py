@@ -40,7 +40,7 @@ from tests.usage_conformance import UsageConformance
 
 if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
-    from meterd.ledger import StoredEvent
+    from meterd.domain.stored_events import StoredEvent
     from tests.ledger_bench import Bench
 
 CUSTOMERS = ("acme", "Ærø", "acme2", "b")

@@ -21,6 +21,7 @@ from meterd.domain.event_ids import Stamp
 from meterd.domain.idempotency import Recorded
 from meterd.domain.operations import Operation
 from meterd.domain.periods import RANK, Period, PeriodType, period_at
+from meterd.domain.stored_events import StoredEvent
 from meterd.embedded.closing import CLOSED_AT_ONCE
 from meterd.ledger import (
     AggregationPlace,
@@ -29,10 +30,10 @@ from meterd.ledger import (
     DeliveredAggregation,
     EventQuery,
     SnapshotCounts,
-    StoredEvent,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
 from tests.model_usage import ModelUsage
+from tests.model_voids import ModelVoids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger(ModelDeliveries, ModelUsage):
+class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -95,13 +96,10 @@ class ModelLedger(ModelDeliveries, ModelUsage):
             return [withheld.get(outcome, outcome) for outcome in outcomes]
         new = self._log[len(whole) :]
         for stored in new:
-            for period in self._late_periods(stored.happened_ms):
-                self._late.setdefault((stored.event.customer_id, period), now_ms)
+            self._note_late(stored, now_ms)
         hour = period_at(PeriodType.HOURLY, now_ms)
         if any(stored.happened_ms < hour.start_ms for stored in new):
-            self._past_events += 1
-            self._more_past.set()
-            self._more_past = trio.Event()
+            self._note_past()
         return outcomes
 
     def _refusal(self, event: UsageEvent, now_ms: int, admission: Admission) -> Recorded | None:
@@ -112,10 +110,19 @@ class ModelLedger(ModelDeliveries, ModelUsage):
             return Recorded.TOO_OLD
         if -ago_ms > admission.future_ms:
             return Recorded.TOO_NEW
-        is_late = bool(self._late_periods(event.timestamp_ms))
+        is_late = bool(self.closed_around(event.timestamp_ms))
         return Recorded.TOO_LATE if is_late and admission.late is Late.REJECT else None
 
-    def _late_periods(self, instant_ms: int) -> list[Period]:
+    def _note_late(self, stored: StoredEvent, now_ms: int) -> None:
+        for period in self.closed_around(stored.happened_ms):
+            self._late.setdefault((stored.event.customer_id, period), now_ms)
+
+    def _note_past(self) -> None:
+        self._past_events += 1
+        self._more_past.set()
+        self._more_past = trio.Event()
+
+    def closed_around(self, instant_ms: int) -> list[Period]:
         """Those around that moment that are closed, with events in them or without."""
         last = max(self._closed, default=None)
         around = [period_at(kind, instant_ms) for kind in PeriodType]
@@ -313,6 +320,8 @@ class ModelLedger(ModelDeliveries, ModelUsage):
         for customer_id in {stored.event.customer_id for stored in self._log}:
             figures = self._figures(customer_id, period, rules.operations)
             if not figures:
+                if not self._counts_in(customer_id, period):
+                    self._aggregations.pop((customer_id, period), None)
                 continue
             is_closed = period in self._closed
             earlier = self._aggregations.get((customer_id, period))
@@ -335,15 +344,10 @@ class ModelLedger(ModelDeliveries, ModelUsage):
         self, customer_id: str, period: Period, operations: dict[str, Operation]
     ) -> dict[str, Figure]:
         figures = {}
+        theirs = self._counts_in(customer_id, period)
         for event_type, operation in operations.items():
             counted = sorted(
-                (
-                    stored
-                    for stored in self._log
-                    if stored.event.customer_id == customer_id
-                    and stored.event.event_type == event_type
-                    and period.start_ms <= stored.happened_ms < period.end_ms
-                ),
+                (stored for stored in theirs if stored.event.event_type == event_type),
                 key=lambda stored: (stored.happened_ms, stored.id),
             )
             if counted:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from meterd.domain.periods import Period, PeriodType
+    from meterd.domain.stored_events import StoredEvent
     from meterd.domain.usage import UsageQuery
-    from meterd.ledger import StoredEvent
 
 K = TypeVar("K")
 _EXACT: Final = Context(prec=5000, traps=[Inexact])
@@ -53,7 +53,8 @@ class ModelUsage(ABC):
         await trio.lowlevel.checkpoint()
         period = period_at(period_type, self.now_ms() if at_ms is None else at_ms)
         theirs = [one for one in self._log if one.event.customer_id == customer_id]
-        by_type = self._by_type([one for one in theirs if is_in(one, period)])
+        counted = [one for one in theirs if one.void is None and is_in(one, period)]
+        by_type = self._by_type(counted)
         closed_ms = [one.end_ms for one in self._closed if one.type is period_type]
         is_closed = period.end_ms <= max(closed_ms, default=0)
         return CustomerUsage(
@@ -100,7 +101,8 @@ class ModelUsage(ABC):
         return [
             one
             for one in self._log
-            if one.event.customer_id == query.customer_id
+            if one.void is None
+            and one.event.customer_id == query.customer_id
             and query.event_type in {None, one.event.event_type}
         ]
 

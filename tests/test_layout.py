@@ -18,8 +18,11 @@ FUNCTION_LINES_MAX = 70
 HOMES = {
     "lmdb": {"embedded.transaction", "embedded.store", "embedded.snapshot"},
     "xxhash": {"embedded.transaction"},
-    "quart": {"edge.api", "edge.delivery_api", "edge.usage_api", "edge.routes"},
-    "quart_trio": {"edge.api", "edge.delivery_api", "edge.usage_api"},
+    "quart": {
+        *("edge.api", "edge.delivery_api", "edge.usage_api", "edge.void_api"),
+        "edge.routes",
+    },
+    "quart_trio": {"edge.api", "edge.delivery_api", "edge.usage_api", "edge.void_api"},
     "werkzeug": {"edge.api"},
     "hypercorn": {"edge.hypercorn_lane"},
     "httpx": {"edge.egress", "edge.keep_alive", "client"},

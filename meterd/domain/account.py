@@ -29,23 +29,19 @@ from meterd.domain.aggregations import (
     revised_body,
 )
 from meterd.domain.changes import Change
+from meterd.domain.counting import Counting, Recounting, both
 from meterd.domain.deliveries import first_attempt
 from meterd.domain.hierarchy import NOTHING_CLOSED, takers
 from meterd.domain.periods import Period, PeriodType
-from meterd.domain.totals import (
-    NOTHING,
-    PeriodTotals,
-    Totals,
-    counted,
-    merge,
-    merge_types,
-    totals_of,
-)
+from meterd.domain.totals import NOTHING, PeriodTotals, merge_types
+from meterd.domain.voids import made_again
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from meterd.domain.receipts import Receipt
+    from meterd.domain.totals import Totals
+    from meterd.domain.voids import Void
 
 
 # What an account is made of holds no cycles, and there may be 100,000 of them: nothing of it is for
@@ -59,20 +55,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     is_first: bool
 
 
-class _Counting(msgspec.Struct, eq=False, gc=False):
-    """An open hour's totals while events are counted in it."""
-
-    hour: Period
-    by_type: dict[str, Totals]
-    through: bytes
-    closed: bool
-    has_counted: bool = False
-
-    def totals(self) -> PeriodTotals:
-        """As counted; nothing may be counted here any more."""
-        return PeriodTotals(closed=False, by_type=self.by_type, through=self.through)
-
-
 class Account(msgspec.Struct, eq=False, gc=False):
     """One customer's totals in the periods that are in hand, and the changes not yet taken.
 
@@ -84,7 +66,8 @@ class Account(msgspec.Struct, eq=False, gc=False):
     _totals: dict[Period, PeriodTotals] = {}
     _aggregations: dict[Period, Aggregation] = {}
     _change: Change | None = None
-    _counting: _Counting | None = None
+    _counting: Counting | None = None
+    _recounting: Recounting | None = None
 
     def lacks(self, period: Period) -> bool:
         """Whether that period's stored totals must be restored before deciding on it."""
@@ -153,7 +136,7 @@ class Account(msgspec.Struct, eq=False, gc=False):
         """
         self._put_counted()
         totals = self._totals[period]
-        if totals.closed or not totals.by_type:
+        if totals.closed or totals is NOTHING:
             return None
         for taker in takers(period):
             self._hand_in(taker, totals.by_type, now_ms)
@@ -161,10 +144,7 @@ class Account(msgspec.Struct, eq=False, gc=False):
         published = b"" if closed is None else figures_digest(closed)
         self._put(period, msgspec.structs.replace(totals, closed=True, published=published))
         if closed is None and self._aggregations.get(period, stored) is not None:
-            change = self._changing()
-            change.aggregations.pop(period, None)
-            self._aggregations.pop(period, None)
-            change.withdrawn += (period,)
+            self._withdraw(period)
         if closed is not None and closed.endpoints:
             body = completed_body(closed)
             self._changing().deliveries += tuple(
@@ -228,8 +208,61 @@ class Account(msgspec.Struct, eq=False, gc=False):
                 by_type = merge_types(by_type, self._totals[part].by_type)
         earlier = self._aggregations.get(period, stored)
         running = PeriodTotals(closed=False, by_type=by_type)
+        if not by_type and earlier is not None:
+            self._withdraw(period)  # all of its events are void
         made = self._aggregate(period, running, rules, earlier, closed=False, now_ms=now_ms)
         return None if made is None else Snapshot(made, is_first=earlier is None)
+
+    @property
+    def is_recounting(self) -> bool:
+        """Whether an event is about to be void (``begin_recount``)."""
+        return self._recounting is not None
+
+    def begin_recount(self, hour: Period, event_type: str) -> bytes:
+        """Events of that hour, which is in hand, and type are counted again, those up to the id
+        that is returned; what comes meanwhile is noted, until ``void`` or ``end_recount``.
+        """
+        self._put_counted()
+        self._recounting = Recounting(hour, event_type)
+        return self._totals[hour].through
+
+    def end_recount(self) -> None:
+        """Nothing comes of it, or it is done."""
+        self._recounting = None
+
+    def void(
+        self,
+        event_id: bytes,
+        void: Void,
+        recounted: Totals | None,
+        stored: Mapping[Period, PeriodTotals],
+    ) -> None:
+        """Takes an event back from the hour that is being counted again, and from all periods that
+        it came to: what is left without it is ``recounted``.
+
+        The hour and all that it belongs to must be in hand; ``stored`` has, of the other parts of
+        these, those that are not, as they are on disk.
+        """
+        assert self._recounting is not None, "an event is to be void that was not counted again"
+        recounting, self._recounting = self._recounting, None
+        self._put_counted()
+        by_type = dict(self._totals[recounting.hour].by_type)
+        left = both(recounted, recounting.since)
+        if left is None:
+            del by_type[recounting.event_type]
+        else:
+            by_type[recounting.event_type] = left
+        change = self._changing()
+        change.voids[event_id] = void
+
+        def stands(period: Period) -> PeriodTotals:
+            return self._totals.get(period) or stored.get(period, NOTHING)
+
+        made = made_again(recounting.hour, by_type, void.voided_ms, stands)
+        for period, totals in made.items():
+            if totals.late_since_ms and not self._totals[period].late_since_ms:
+                change.late[period] = totals.late_since_ms
+            self._put(period, totals)
 
     def take_change(self) -> Change | None:
         """What is to be written since the last call, if anything."""
@@ -280,25 +313,16 @@ class Account(msgspec.Struct, eq=False, gc=False):
         if counting is None or counting.hour is not hour:
             self._put_counted()
             before = self._totals[hour]
-            counting = _Counting(hour, dict(before.by_type), before.through, before.closed)
+            counting = Counting(hour, dict(before.by_type), before.through, before.closed)
             self._counting = counting
         if receipt.last_id <= counting.through:
             return False
         assert not counting.closed, f"{self.customer_id}: an event came for the closed {hour.key}"
         if not counting.by_type:
             self._note_first(receipt)
-        counting.through = receipt.last_id
-        counting.has_counted = True
-        for event_type, offsets in by_type.items():
-            found = counting.by_type.get(event_type)
-            if found is not None and len(offsets) == 1:
-                offset = offsets[0]
-                value, at = receipt.events[offset].value, receipt.position(offset)
-                totals = counted(found, value, at)
-            else:
-                added = _totals_of(receipt, offsets)
-                totals = added if found is None else merge(found, added)
-            counting.by_type[event_type] = totals
+        counting.count(receipt, by_type)
+        if self._recounting is not None:
+            self._recounting.count(hour, receipt, by_type)
         return True
 
     def _count_late(
@@ -315,9 +339,9 @@ class Account(msgspec.Struct, eq=False, gc=False):
             return False
         if not before.by_type:
             self._note_first(receipt)
-        added = {
-            event_type: _totals_of(receipt, offsets) for event_type, offsets in by_type.items()
-        }
+        added = {event_type: receipt.totals(offsets) for event_type, offsets in by_type.items()}
+        if self._recounting is not None:
+            self._recounting.count(hour, receipt, by_type)
         self._hand_in(hour, added, receipt.received_ms, closed_until_ms)
         counted_in = self._totals[hour]
         self._put(hour, msgspec.structs.replace(counted_in, through=receipt.last_id))
@@ -349,6 +373,13 @@ class Account(msgspec.Struct, eq=False, gc=False):
             for taker in takers(period):
                 self._hand_in(taker, by_type, since_ms, closed_until_ms)
 
+    def _withdraw(self, period: Period) -> None:
+        """There is nothing to publish of it any more."""
+        change = self._changing()
+        change.aggregations.pop(period, None)
+        self._aggregations.pop(period, None)
+        change.withdrawn += (period,)
+
     def _note_first(self, receipt: Receipt) -> None:
         if self._changing().first_received_ms is None:
             self._changing().first_received_ms = receipt.received_ms
@@ -367,11 +398,3 @@ class Account(msgspec.Struct, eq=False, gc=False):
         if self._change is None:
             self._change = Change(self.customer_id)
         return self._change
-
-
-def _totals_of(receipt: Receipt, offsets: Sequence[int]) -> Totals:
-    """The totals of these events alone."""
-    if receipt.is_dated:
-        offsets = sorted(offsets, key=receipt.position)
-    values = [receipt.events[offset].value for offset in offsets]
-    return totals_of(values, receipt.position(offsets[0]), receipt.position(offsets[-1]))

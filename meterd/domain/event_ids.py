@@ -19,6 +19,7 @@ import msgspec
 ID_BYTES: Final = 16
 COUNTER_LIMIT: Final = 1 << 30
 NONCE_LIMIT: Final = 1 << 36
+PARTS_MAX: Final = 256
 _LOW_COUNTER_BITS: Final = 18
 _LOW_COUNTER: Final = (1 << _LOW_COUNTER_BITS) - 1
 
@@ -78,3 +79,12 @@ def position(time_ms: int, event_id: bytes) -> bytes:
 def to_text(event_id: bytes) -> str:
     """``0197f3c0-...``: the id as the API writes it."""
     return str(uuid.UUID(bytes=event_id))
+
+
+def from_text(text: str) -> bytes | None:
+    """The id that the API writes so; None for what is none."""
+    try:
+        found = uuid.UUID(text).bytes
+    except ValueError:
+        return None
+    return found if to_text(found) == text.lower() else None

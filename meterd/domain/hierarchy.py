@@ -43,6 +43,18 @@ def takers(period: Period) -> tuple[Period, ...]:
     return tuple(period_at(kind, period.start_ms) for kind in HANDS_UP_TO[period.type])
 
 
+def givers(period: Period) -> tuple[Period, ...]:
+    """The shorter periods that hand their totals up to this one, in their order."""
+    kinds = [kind for kind, takers in HANDS_UP_TO.items() if period.type in takers]
+    found: list[Period] = []
+    for kind in kinds:
+        start_ms = period.start_ms
+        while start_ms < period.end_ms:
+            found.append(period_at(kind, start_ms))
+            start_ms = found[-1].end_ms
+    return tuple(found)
+
+
 def belongs_to(period: Period) -> tuple[Period, ...]:
     """All longer periods that its totals come to: its takers, and theirs."""
     found = takers(period)

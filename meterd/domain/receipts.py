@@ -16,6 +16,7 @@ import msgspec
 from meterd.domain.event_ids import Stamp, position
 from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.totals import Totals, totals_of
 
 BLOCK_EVENTS: Final = 64
 _FIRST: Final = (0,)
@@ -55,6 +56,13 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         if offset % BLOCK_EVENTS:
             return position(happened_ms, self.stamp.id(offset))
         return position(happened_ms, self.blocks[offset // BLOCK_EVENTS])
+
+    def totals(self, offsets: Sequence[int]) -> Totals:
+        """Of the events at these offsets alone."""
+        if self.is_dated:
+            offsets = sorted(offsets, key=self.position)
+        values = [self.events[offset].value for offset in offsets]
+        return totals_of(values, self.position(offsets[0]), self.position(offsets[-1]))
 
     def block_ids(self, offsets: Sequence[int]) -> bytes:
         """Of the blocks that hold the events at these offsets, which go up, one behind another."""

@@ -48,6 +48,7 @@ from meterd.edge.routes import (
     unless,
 )
 from meterd.edge.usage_api import Usage, add_usage_routes
+from meterd.edge.void_api import add_void_routes
 from meterd.ledger import place_of
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def make_app(
     _add_ingest_routes(app, access, ingest, bodies)
     turn = trio.StrictFIFOLock()
     _add_read_routes(app, access, config, ledger, readiness, turn)
+    add_void_routes(app, access, config, ledger, readiness, bodies)
     _add_admin_routes(app, access, config, closer, readiness)
     _add_metrics(app, access, metrics)
     desk = Desk(config, ledger, delivery, clock, readiness, bodies, turn)
@@ -327,6 +329,7 @@ def _about() -> dict[str, Any]:
             "config": "GET /config",
             "management": {
                 "events": "GET /events",
+                "void": "POST /events/{_id}/void",
                 "aggregations": "GET /aggregations",
                 "trigger": "POST /aggregations/trigger",
             },

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from meterd.domain.deliveries import Delivery
-    from meterd.ledger import DeliveredAggregation, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import DeliveredAggregation
 
 _MINUTE_MS: Final = 60_000
 
 
 def event_document(stored: StoredEvent) -> bytes:
     event = stored.event
-    document = {
+    document: dict[str, Any] = {
         "_id": to_text(stored.id),
         "eventType": event.event_type,
         "customerId": event.customer_id,
@@ -40,6 +41,9 @@ def event_document(stored: StoredEvent) -> bytes:
         document["timestamp"] = format_instant(event.timestamp_ms)
     if event.idempotency_key:
         document["idempotencyKey"] = event.idempotency_key
+    if stored.void is not None:
+        voided_at = format_instant(stored.void.voided_ms)
+        document["void"] = {"reason": stored.void.reason, "voidedAt": voided_at}
     return msgspec.json.encode(document)
 
 

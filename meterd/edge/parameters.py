@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -244,6 +244,17 @@ def deliveries_asked(asked: Parameters) -> DeliveryQuery:
         asked.status(),
         asked.after_sequence(),
     )
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """What a body asks for. Raises UnfitParameterError where it is no JSON object."""
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UnfitParameterError("Malformed JSON") from None
+    if not isinstance(given, dict):
+        raise UnfitParameterError("Request body must be a JSON object")
+    return given
 
 
 def event_cursor(end: bytes | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meterd.domain.instants import EXPECTED, parse_instant
-from meterd.edge.parameters import UnfitParameterError, replay_cursor
+from meterd.edge.parameters import UnfitParameterError, json_object, replay_cursor
 from meterd.ledger import AggregationPlace, Replay
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ReplayRequest(msgspec.Struct, frozen=True):
 
 def decode_replay(body: bytes, endpoints: Sequence[str], now_ms: int) -> ReplayRequest:
     """Raises UnfitParameterError, naming what is wrong and what it takes."""
-    given = _object(body)
+    given = json_object(body)
     for name in given:
         if name not in FIELDS:
             raise UnfitParameterError(f"{name[:60]} is no field; there are {', '.join(FIELDS)}")
@@ -50,16 +50,6 @@ def decode_replay(body: bytes, endpoints: Sequence[str], now_ms: int) -> ReplayR
         raise UnfitParameterError("dryRun must be true or false")
     replay = Replay(endpoint, from_ms, now_ms if to_ms is None else to_ms)
     return ReplayRequest(replay, _cursor(given), dry_run)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise UnfitParameterError("Malformed JSON") from None
-    if not isinstance(given, dict):
-        raise UnfitParameterError("Request body must be a JSON object")
-    return given
 
 
 def _instant(given: dict[str, Any], name: str) -> int | None:

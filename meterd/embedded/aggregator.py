@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from meterd.domain.account import Account
+from meterd.domain.admission import Late
 from meterd.domain.aggregations import Aggregation, ClosingRules
-from meterd.domain.hierarchy import belongs_to, parts_of, takers
+from meterd.domain.hierarchy import belongs_to, givers, parts_of, takers
 from meterd.domain.periods import Period, PeriodType
 from meterd.domain.receipts import Receipt
-from meterd.embedded import journal
+from meterd.domain.stored_events import StoredEvent
+from meterd.domain.totals import PeriodTotals, Totals
+from meterd.domain.voids import Void, VoidOutcome
+from meterd.embedded import journal, voids
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
@@ -30,6 +34,7 @@ from meterd.embedded.store import Store
 if TYPE_CHECKING:
     from meterd.domain.changes import Change
     from meterd.embedded.mailbox import Round
+    from meterd.embedded.transaction import Transaction
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
@@ -81,7 +86,37 @@ class Revise(msgspec.Struct, frozen=True):
     due_ms: int
 
 
-Message = Append | Post | Close | Revise | TakeSnapshot
+class BeginRecount(msgspec.Struct, frozen=True):
+    """Have what was counted written, and note what comes of that hour and type from then on.
+
+    ``through`` takes the id up to which the events of the hour are on disk then.
+    """
+
+    hour: Period
+    event_type: str
+    through: list[bytes]
+    reply: Reply
+
+
+class EndRecount(msgspec.Struct, frozen=True):
+    """Note it no more: nobody asks."""
+
+
+class VoidEvent(msgspec.Struct, frozen=True):
+    """Take that event back, whose hour was counted again without it: so much is left of its type.
+
+    ``decided`` takes the outcome, and why the event is void, if it is.
+    """
+
+    stored: StoredEvent
+    void: Void
+    late: Late
+    recounted: Totals | None
+    decided: list[tuple[VoidOutcome, Void | None]]
+    reply: Reply
+
+
+Message = Append | Post | Close | Revise | TakeSnapshot | BeginRecount | EndRecount | VoidEvent
 
 
 class Aggregator(msgspec.Struct, eq=False, gc=False):
@@ -103,7 +138,8 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
     @property
     def at_rest(self) -> bool:
         """Whether all that this actor knows is posted and on disk, and nothing has come since."""
-        return self._is_posted and not (self._mail or self._to_decide or self._is_in_flight)
+        is_busy = self._mail or self._to_decide or self._is_in_flight
+        return self._is_posted and not (is_busy or self._account.is_recounting)
 
     def send(self, message: Message) -> None:
         """Puts the message into the mailbox; it is decided on in the next round."""
@@ -177,9 +213,50 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
                     snapshot = self._account.snapshot(period, parts, rules, now_ms, stored)
                     if snapshot is not None:
                         made.append(snapshot.is_first)
+            case BeginRecount(hour, event_type, through):
+                self._take_in_hand(hour)
+                through.append(self._account.begin_recount(hour, event_type))
+            case EndRecount():
+                self._account.end_recount()
+                return None
+            case VoidEvent(decided=decided):
+                decided.append(self._void(message))
+                self._account.end_recount()
             case _:
                 assert_never(message)
         return message.reply
+
+    def _void(self, message: VoidEvent) -> tuple[VoidOutcome, Void | None]:
+        hour = message.stored.hour
+        longer = belongs_to(hour)
+        self._take_in_hand(hour, *longer)
+        with self._store.read() as txn:
+            # Whoever asked for it before may not have waited for the answer.
+            before = voids.read_void(txn, message.stored.id)
+            if before is not None:
+                return VoidOutcome.VOID_BEFORE, before
+            is_late = self._account.is_closed(hour)
+            if is_late and message.late is Late.REJECT:
+                return VoidOutcome.TOO_LATE, None
+            parts = self._parts(txn, longer) if is_late else {}
+        self._account.void(message.stored.id, message.void, message.recounted, parts)
+        return VoidOutcome.VOIDED, message.void
+
+    def _parts(self, txn: Transaction, longer: Sequence[Period]) -> dict[Period, PeriodTotals]:
+        """What these periods are made of, but for what is in hand."""
+        account = self._account
+        lacking = [
+            part
+            for period in longer
+            if period.type is PeriodType.DAILY or account.is_closed(longer[0])
+            for part in givers(period)
+            if account.lacks(part)
+        ]
+        found = (
+            (part, journal.read_totals(txn, self.part, part, account.customer_id))
+            for part in dict.fromkeys(lacking)
+        )
+        return {part: totals for part, totals in found if totals is not None}
 
     def _take_in_hand(self, *periods: Period) -> None:
         """Restores what is lacking of these."""

@@ -28,9 +28,9 @@ from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
 from meterd.embedded.registry import Registry
-from meterd.embedded.usage_desk import UsageDesk
 from meterd.embedded.used_keys import UsedKeys
 from meterd.embedded.vital_signs import Backlog, read_vital_signs
+from meterd.embedded.void_desk import VoidDesk
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -38,7 +38,6 @@ from meterd.ledger import (
     DeliveredAggregation,
     EventQuery,
     SnapshotCounts,
-    StoredEvent,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.events import UsageEvent
     from meterd.domain.periods import Period
+    from meterd.domain.stored_events import StoredEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
     from meterd.embedded.vital_signs import VitalSigns
@@ -58,7 +58,7 @@ READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
 
 
-class EmbeddedLedger(UsageDesk):
+class EmbeddedLedger(VoidDesk):
     """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(
@@ -241,6 +241,10 @@ class EmbeddedLedger(UsageDesk):
         while self._past_events <= beyond:
             await self._past_waited_for.park()
 
+    def _note_past(self) -> None:
+        self._past_events += 1
+        self._past_waited_for.unpark_all()
+
     async def vital_signs(self) -> VitalSigns:
         """How the engine is doing at this moment, also before it has started."""
         backlog = Backlog(
@@ -288,8 +292,7 @@ class EmbeddedLedger(UsageDesk):
         earliest_ms = receipt.earliest_ms
         self._posting.sent(self._last.id(), earliest_ms)
         if receipt.is_dated and earliest_ms < receipt.hour.start_ms:
-            self._past_events += 1
-            self._past_waited_for.unpark_all()
+            self._note_past()
         for offset, key, fingerprint in judged.used:
             self._used_keys.use(key, records.used_key(stamp.id(offset, key[0]), fingerprint))
         self._committer.record(receipt, reply)

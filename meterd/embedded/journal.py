@@ -54,10 +54,13 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             newest = keys.aggregation_key(part, kind, start_ms, change.customer_id)
             name = keys.superseded_key(newest, aggregation.revision)
             txn.put("superseded", name, records.encode(aggregation))
-        for aggregation in change.aggregations.values():
-            _write_aggregation(txn, part, aggregation)
+        # First what was withdrawn, since there may be something to publish of it again.
         for period in change.withdrawn:
             _withdraw_aggregation(txn, part, period, change.customer_id)
+        for aggregation in change.aggregations.values():
+            _write_aggregation(txn, part, aggregation)
+        for event_id, void in change.voids.items():
+            txn.put("voids", event_id, records.encode(void))
         for delivery in change.deliveries:
             outbox.add(txn, delivery)
 

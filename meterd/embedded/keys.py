@@ -14,6 +14,7 @@ its complement.
     aggregations        part period-type(1) ~start-hour(4) customer    -> Aggregation
     late                since-ms(8) part period-type(1) start-hour(4) customer -> nothing
     superseded          part period-type(1) ~start-hour(4) customer 0 revision(4) -> Aggregation
+    voids               event id(16)                                   -> Void
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
     customers           part customer                                  -> when it was first seen
     idempotency_keys    part customer 0 key                            -> event id, fingerprint

@@ -98,6 +98,20 @@ def block(txn: Transaction, block_id: bytes) -> Sequence[UsageEvent]:
     return ()
 
 
+def event_at(txn: Transaction, stamp: Stamp) -> UsageEvent | None:
+    """The event that was stored at that stamp, if one was."""
+    record_id = txn.last_key("events", stamp.id())
+    payload = None if record_id is None else txn.get("events", record_id)
+    if record_id is None or payload is None:
+        return None
+    for found in records.decode_record(payload):
+        first = found.stamp(stamp_of(record_id))
+        offset = stamp.counter - first.counter
+        if first.later(offset) == stamp and 0 <= offset < len(found.events):
+            return found.events[offset]
+    return None
+
+
 def last_stamp(txn: Transaction) -> Stamp | None:
     """The stamp of the last event; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):

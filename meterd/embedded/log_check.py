@@ -23,6 +23,7 @@ from meterd.embedded.index_check import BlockIndex, TypeIndex
 from meterd.embedded.marks import check_closed
 from meterd.embedded.recount import HourRecount
 from meterd.embedded.totals_check import compare, join, starts, totals_in
+from meterd.embedded.void_check import VoidCheck
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -52,6 +53,9 @@ class LogCheck:
         self._hour: Period | None = None
         self._hours: set[Period] = set()
         self._recount = HourRecount(parts)
+        self._voids = VoidCheck(txn, parts)
+        # Who has void events in the hour.
+        self._voided: set[str] = set()
         # What the index of idempotency keys must have: key, event's id, event, whether posted.
         self._used: list[tuple[bytes, bytes, UsageEvent, bool]] = []
         self._used_found = 0
@@ -82,6 +86,7 @@ class LogCheck:
             if number % _PROGRESS_RECORDS == 0:
                 self._checking.progress("events", counts["events"], expected)
         yield from self._end_hour()
+        yield from self._voids.finish()
         self._checking.progress("events", counts["events"], expected)
         if counts["events"] != expected:
             yield Difference("meta", "count of events", str(expected), str(counts["events"]))
@@ -108,6 +113,8 @@ class LogCheck:
             counted = yield from self._posted(hour, stamp, events)
         if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
             counted = self._received_in(hour, stamp, block_id, counted)
+        if void := (yield from self._voids.of_block(stamp, events)):
+            counted = self._not_void(stamp, block_id, counted, void)
         self._recount.count(stamp, block_id, counted)
         for offset, event in enumerate(events):
             if event.idempotency_key:
@@ -133,6 +140,30 @@ class LogCheck:
                 blocks.append(block_id)
         return found
 
+    def _not_void(
+        self,
+        stamp: Stamp,
+        block_id: bytes,
+        counted: Iterable[tuple[int, UsageEvent]],
+        void: set[int],
+    ) -> list[tuple[int, UsageEvent]]:
+        """Those that count; the others are in the index all the same."""
+        found = []
+        for offset, event in counted:
+            if offset in void:
+                self._recount.note(stamp, block_id, event)
+                self._voided.add(event.customer_id)
+            else:
+                found.append((offset, event))
+        return found
+
+    def _is_void(self, stamp: Stamp, offset: int, customer_id: str) -> bool:
+        event_id = stamp.id(offset, keys.part_of(customer_id, self._parts))
+        if self._txn.get("voids", event_id) is None:
+            return False
+        self._voided.add(customer_id)
+        return True
+
     def _count_dated(self, hour: Period) -> None:
         """Counts what happened in that hour and was received in another."""
         prefix = keys.hour(hour.start_ms)
@@ -148,7 +179,12 @@ class LogCheck:
                     if is_wanted and is_dated and stamp.id(offset) <= through:
                         counted.append((offset, event))
                 if period_at(PeriodType.HOURLY, stamp.received_ms) != hour:
-                    self._recount.count(stamp, block_id, counted)
+                    counts = [
+                        (offset, event)
+                        for offset, event in counted
+                        if not self._is_void(stamp, offset, event.customer_id)
+                    ]
+                    self._recount.count(stamp, block_id, counts)
             if self._recount.is_full:
                 self._recount.fold()
         self._recount.fold()
@@ -220,6 +256,7 @@ class LogCheck:
         self._recount.close()
         self._recount = HourRecount(self._parts)
         self._counted.clear()
+        self._voided.clear()
 
     def _compare(self, hour: Period) -> Iterator[Difference]:
         """What was counted in that hour with what stands there."""
@@ -235,7 +272,7 @@ class LogCheck:
             if stands is None:
                 continue
             self._checking.counts["totals"] += 1
-            if not by_type:
+            if not by_type and customer_id not in self._voided:
                 name = period_name(hour)
                 yield Difference("totals", "record", "empty", NOTHING, customer_id, name)
             yield from check_closed(marks, hour, customer_id, closed=stands.closed)
@@ -258,6 +295,7 @@ class LogCheck:
             yield from self._compare(hour)
             self._recount.close()
             self._recount = HourRecount(self._parts)
+            self._voided.clear()
 
     def _dated_hours(self) -> Iterator[Period]:
         """Those of ``blocks_by_hour``, found with one seek for each."""
@@ -280,17 +318,7 @@ class LogCheck:
                 yield at_key("idempotency_keys", key, "event", payload.hex(), should)
 
     def _event(self, event_id: bytes) -> UsageEvent | None:
-        wanted = stamp_of(event_id).id()
-        record_id = self._txn.last_key("events", wanted)
-        payload = None if record_id is None else self._txn.get("events", record_id)
-        if record_id is None or payload is None:
-            return None
-        for block in records.decode_record(payload):
-            stamp = block.stamp(stamp_of(record_id))
-            for offset, event in enumerate(block.events):
-                if stamp.id(offset) == wanted:
-                    return event
-        return None
+        return log.event_at(self._txn, stamp_of(event_id))
 
 
 def _record_faults(

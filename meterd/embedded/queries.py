@@ -19,13 +19,13 @@ from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
-from meterd.embedded import journal, keys, outbox, records
+from meterd.domain.stored_events import StoredEvent
+from meterd.embedded import journal, keys, outbox, records, voids
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
     DeliveredAggregation,
     EventQuery,
-    StoredEvent,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def read_events(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> list[StoredEvent]:
     """See ``Ledger.events``; of one customer, what is posted."""
-    return list(islice(events_backward(txn, parts, query, before), limit))
+    found = islice(events_backward(txn, parts, query, before), limit)
+    return list(voids.marked(txn, found))
 
 
 def page_end(
@@ -59,7 +60,7 @@ def page_end(
 def events_backward(
     txn: Transaction, parts: int, query: EventQuery, before: bytes | None
 ) -> Iterator[StoredEvent]:
-    """The query's events, newest first."""
+    """The query's events, newest first; not looked up is which of them are void."""
     if not _may_find(query.customer_id, query.event_type):
         return
     end = _LATEST_ID if query.to_ms is None else _id_at(query.to_ms + 1)

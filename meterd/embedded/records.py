@@ -13,6 +13,7 @@ from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.totals import PeriodTotals
+from meterd.domain.voids import Void
 
 NUMBER_BYTES: Final = 8
 
@@ -61,6 +62,7 @@ decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
+decode_void: Final = msgspec.msgpack.Decoder(Void).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 decode_body: Final = msgspec.msgpack.Decoder(DeliveryBody).decode
 decode_attempt: Final = msgspec.msgpack.Decoder(Attempt).decode

@@ -111,7 +111,8 @@ def _check_period(
             checking.counts["totals"] += 1
             yield from check_closed(marks, period, customer_id, closed=stands.closed)
         yield from compare(period, customer_id, {} if stands is None else stands.by_type, by_type)
-        if stands is not None and (stands.through or not stands.by_type):
+        # Those whose events are all void are empty.
+        if stands is not None and (stands.through or not (stands.by_type or made_of)):
             yield _difference(period, customer_id, "record", "one of an hour, or empty", "totals")
         if stands is not None and stands.closed and has_open:
             should = "open, as a part of it is"
@@ -200,9 +201,7 @@ def check_customers(
 
 def _first_seen(txn: Transaction, totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
     """By the first of the blocks that the index names of each."""
-    for customer, found in groupby(totals, key=itemgetter(0)):
-        if not any(each.by_type for _, each in found):
-            continue  # nothing but empty ones, which is said of them, is nobody's
+    for customer, _found in groupby(totals, key=itemgetter(0)):
         firsts = []
         start = prefix = customer + keys.END
         while (key := txn.first_key("blocks_by_customer", start)) is not None:
@@ -210,7 +209,7 @@ def _first_seen(txn: Transaction, totals: Iterable[CustomerTotals]) -> Iterator[
                 break
             firsts.append(stamp_of(key[-ID_BYTES:]).received_ms)
             start = key[:-ID_BYTES] + _BEHIND_ALL
-        if firsts:  # else the index lacks all, which was said of it
+        if firsts:  # else nothing came of it, or the index lacks all, which was said of them
             yield customer, min(firsts)
 
 

@@ -25,6 +25,7 @@ TABLES: Final = (
     "aggregations",
     "late",
     "superseded",
+    "voids",
     "customer_periods",
     "deliveries",
     "delivery_ids",

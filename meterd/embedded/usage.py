@@ -13,11 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
-from meterd.domain.event_ids import position, stamp_of
+from meterd.domain.event_ids import ID_BYTES, PARTS_MAX, position, stamp_of
 from meterd.domain.hierarchy import parts_of
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
-from meterd.domain.totals import NOTHING, merge_types
+from meterd.domain.stored_events import StoredEvent
+from meterd.domain.totals import NOTHING, Totals, merge_types, totals_of
 from meterd.domain.usage import (
     Customer,
     CustomerUsage,
@@ -25,8 +26,8 @@ from meterd.domain.usage import (
     WindowTotals,
     group_events,
 )
-from meterd.embedded import journal, keys, log, queries, records
-from meterd.ledger import EventQuery, StoredEvent
+from meterd.embedded import journal, keys, log, queries, records, voids
+from meterd.ledger import EventQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -187,7 +188,7 @@ def events_of_hours(
     end_ms: int,
     before: bytes | None,
 ) -> Iterator[StoredEvent]:
-    """The customer's events that count in the hours from ``start_ms`` on that end by ``end_ms``,
+    """The customer's events that count, in the hours from ``start_ms`` on that end by ``end_ms``,
     of that type or of all, last stored first, with ids less than ``before``.
 
     The one place that says which events those are.
@@ -200,7 +201,35 @@ def events_of_hours(
         if start_ms <= stored.happened_ms < end_ms
     )
     dated = _dated_events(txn, parts, query, before)
-    return merge(received, dated, key=lambda stored: stored.id, reverse=True)
+    in_order = merge(received, dated, key=lambda stored: stored.id, reverse=True)
+    return voids.not_void(txn, in_order)
+
+
+def behind(through: bytes) -> bytes:
+    """Less than no id behind that one, which is without its part, and greater than it with any."""
+    return (int.from_bytes(through, "big") + PARTS_MAX).to_bytes(ID_BYTES, "big")
+
+
+def read_others(
+    txn: Transaction, parts: int, one: StoredEvent, before: bytes, limit: int
+) -> tuple[Totals | None, bytes | None]:
+    """What up to ``limit`` events come to that count beside that one, in its hour and of its type,
+    with ids less than ``before``; and where to go on, None at the end.
+    """
+    event, hour = one.event, one.hour
+    events = events_of_hours(
+        txn, parts, event.customer_id, event.event_type, hour.start_ms, hour.end_ms, before
+    )
+    found = list(islice(events, limit))
+    placed = sorted(
+        (position(stored.happened_ms, stamp_of(stored.id).id()), stored.event.value)
+        for stored in found
+        if stored.id != one.id
+    )
+    end = found[-1].id if len(found) == limit else None
+    if not placed:
+        return None, end
+    return totals_of([value for _, value in placed], placed[0][0], placed[-1][0]), end
 
 
 def _dated_events(

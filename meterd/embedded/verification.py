@@ -127,8 +127,8 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check((), ("meta", "totals"), lambda: check_floor(txn, parts, marks)),
         _Check(
             ("events",),
-            ("events", *index, "totals", "idempotency_keys"),
-            LogCheck(txn, parts, marks, checking).run,
+            ("events", "voids", *index, "totals", "idempotency_keys"),
+            lambda: LogCheck(txn, parts, marks, checking).run(),
         ),
         _Check(("totals",), ("totals",), lambda: check_totals(txn, parts, marks, checking)),
         _Check((), ("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),

@@ -59,6 +59,7 @@ GUARDED: Final = [
     ("POST", "/usagebatch", "ingest"),
     ("GET", "/config", "read"),
     ("GET", "/events", "read"),
+    ("POST", "/events/0197f3c0-0000-7000-8000-000000000000/void", "admin"),
     ("GET", "/aggregations", "read"),
     ("POST", "/aggregations/trigger", "admin"),
     ("GET", "/customers", "read"),

@@ -21,7 +21,7 @@ from tests.model_ledger import ModelLedger
 if TYPE_CHECKING:
     import httpx
 
-    from meterd.ledger import StoredEvent
+    from meterd.domain.stored_events import StoredEvent
 
 EVENT = {"customerId": "c", "value": 1}
 OPEN = ["/", "/ping", "/healthz", "/readyz"]

@@ -17,7 +17,8 @@ from tests.fake_clock import ms
 from tests.model_ledger import ModelLedger
 
 if TYPE_CHECKING:
-    from meterd.ledger import EventQuery, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import EventQuery
 
 LINK = re.compile(r'<(/[a-z]+\?[!-;=?-~]+)>; rel="next"')
 

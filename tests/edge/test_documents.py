@@ -14,8 +14,9 @@ from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
+from meterd.domain.stored_events import StoredEvent
 from meterd.edge.documents import aggregation_document, event_document
-from meterd.ledger import DeliveredAggregation, StoredEvent
+from meterd.ledger import DeliveredAggregation
 from tests.fake_clock import ms
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from meterd.domain.deliveries import Delivery
     from meterd.domain.periods import Period
-    from meterd.ledger import Closed, Ledger, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import Closed, Ledger
     from tests.embedded.engine_bench import EngineBench
     from tests.ledger_bench import SettableClock
     from tests.model_ledger import ModelLedger
@@ -160,4 +161,4 @@ def attempt_of(begun: Delivery, outcome: Outcome, now_ms: int) -> Attempt:
 def shown(found: list[StoredEvent]) -> list[object]:
     """Events without their ids, which every engine makes for itself."""
     assert len({one.id for one in found}) == len(found)
-    return [(one.event, one.received_ms) for one in found]
+    return [(one.event, one.received_ms, one.void) for one in found]

@@ -20,13 +20,14 @@ from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.events import UsageEvent
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
+from meterd.domain.voids import VoidOutcome
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import Checking
 from meterd.embedded.store import PARTS, Store
 from meterd.embedded.verification import verify
 from meterd.keyfile import KEY_FILE
 from tests.embedded.engine_bench import EngineBench, running
-from tests.ledger_bench import OPERATIONS, close_ended, rules
+from tests.ledger_bench import ALL, EVERY_EVENT, OPERATIONS, close_ended, rules
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -79,6 +80,7 @@ async def _make(folder: Path, hours: int) -> None:
                 await bench.ledger.snapshot(_CLOSING)
             await close_ended(bench, _CLOSING)
         await _come_late(bench)
+        await _take_back(bench)
         await _attempt(bench)
         await bench.ledger.append(_events(50_000, 200))
         await bench.ledger._posting._used_keys.post_all()
@@ -134,6 +136,16 @@ async def _come_late(bench: EngineBench) -> None:
         await bench.ledger.next_to_close()
         if number < 2:
             await bench.ledger.revise(_CLOSING, until_ms=bench.clock.now_ms)
+
+
+async def _take_back(bench: EngineBench) -> None:
+    """Events of closed hours and of the one that runs, for several reasons, in several ways."""
+    await bench.ledger.append(_events(90_000, 12))
+    stored = await bench.ledger.events(EVERY_EVENT, limit=ALL)
+    for number, one in enumerate([*stored[:3], *stored[20:400:60]]):
+        voided = await bench.ledger.void(one.id, f"case {number}")
+        assert voided is not None
+        assert voided.outcome is VoidOutcome.VOIDED
 
 
 async def _post_one(bench: EngineBench) -> None:

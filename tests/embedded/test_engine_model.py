@@ -46,6 +46,7 @@ from tests.embedded.model_choices import (
     shown,
 )
 from tests.embedded.trio_thread import TrioThread
+from tests.embedded.void_rules import VoidRules
 from tests.ledger_bench import (
     ALL,
     EVERY_AGGREGATION,
@@ -72,7 +73,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, LateRules):
+class EngineAndModel(DeliveryRules, LateRules, VoidRules):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))

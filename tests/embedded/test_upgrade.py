@@ -24,7 +24,8 @@ from tests.ledger_bench import at, close_ended, event, published, rules, stored
 
 if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
-    from meterd.ledger import DeliveredAggregation, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import DeliveredAggregation
 
 STORED = Path(__file__).parent / "stored"
 

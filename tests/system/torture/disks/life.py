@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from meterd.ledger import Ledger, StoredEvent
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.ledger import Ledger
 
 T = TypeVar("T")
 

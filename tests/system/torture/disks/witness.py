@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from meterd.domain.deliveries import Delivery
     from meterd.domain.events import UsageEvent
+    from meterd.domain.stored_events import StoredEvent
     from meterd.embedded.store import Store
-    from meterd.ledger import Ledger, StoredEvent
+    from meterd.ledger import Ledger
 
 START = Step(START_MS, Append([]))
 

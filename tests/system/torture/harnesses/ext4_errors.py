@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from meterd.ledger import StoredEvent
+    from meterd.domain.stored_events import StoredEvent
     from tests.system.torture.disks.recorder import Operation, Recorder
     from tests.system.torture.parts import Tell
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from meterd.ledger import StoredEvent
+from meterd.domain.stored_events import StoredEvent
 from tests.system.torture import mutants
 from tests.system.torture.disks import mounts
 from tests.system.torture.disks.ext4 import MKFS, recorded_ext4

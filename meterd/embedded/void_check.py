@@ -1,0 +1,67 @@
+"""Holds what is void against the log: each is an event that was stored.
+
+Asked in the order of the log for what is void in it next, so nothing is held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from meterd.domain.event_ids import stamp_of
+from meterd.embedded import keys, records
+from meterd.embedded.differences import Difference, at_key
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from meterd.domain.event_ids import Stamp
+    from meterd.domain.events import UsageEvent
+    from meterd.embedded.transaction import Transaction
+
+
+class VoidCheck:
+    """See above."""
+
+    def __init__(self, txn: Transaction, parts: int) -> None:
+        self._parts = parts
+        self._rest = txn.forward("voids", b"", b"")
+        self._next = next(self._rest, None)
+
+    def of_block(
+        self, stamp: Stamp, events: Sequence[UsageEvent]
+    ) -> Generator[Difference, None, set[int]]:
+        """Asked for each block, in order; returns the offsets of those of it that are void."""
+        void: set[int] = set()
+        last = stamp.id(len(events) - 1, 0xFF)
+        while self._next is not None and self._next[0] <= last:
+            event_id, payload = self._next
+            offset = stamp_of(event_id).counter - stamp.counter
+            is_there = 0 <= offset < len(events) and event_id == stamp.id(
+                offset, keys.part_of(events[offset].customer_id, self._parts)
+            )
+            if is_there:
+                void.add(offset)
+                yield from _faults(event_id, payload)
+            else:
+                yield _extra(event_id)
+            self._next = next(self._rest, None)
+        return void
+
+    def finish(self) -> Iterator[Difference]:
+        """What stands behind all events."""
+        while self._next is not None:
+            yield _extra(self._next[0])
+            self._next = next(self._rest, None)
+
+
+def _faults(event_id: bytes, payload: bytes) -> Iterator[Difference]:
+    try:
+        records.decode_void(payload)
+    except msgspec.MsgspecError:
+        yield at_key("voids", event_id, "record", payload.hex(), "a reason and an instant")
+
+
+def _extra(event_id: bytes) -> Difference:
+    return at_key("voids", event_id, "record", "there", "nothing: there is no such event")

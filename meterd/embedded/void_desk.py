@@ -1,0 +1,117 @@
+"""The part of the engine that takes events back.
+
+The events of the hour are read again while others are counted. So the customer's actor is told
+before, and has noted what came meanwhile when it decides (``domain.counting.Recounting``): nobody
+waits, and all that a void changes is one change of one actor, in one transaction.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from meterd.domain.admission import Late
+from meterd.domain.counting import both
+from meterd.domain.errors import DiskFullError, UnavailableError
+from meterd.domain.stored_events import Voided
+from meterd.domain.voids import Void, VoidOutcome
+from meterd.embedded import usage, voids
+from meterd.embedded.aggregator import BeginRecount, EndRecount, VoidEvent
+from meterd.embedded.mailbox import Reply
+from meterd.embedded.usage_desk import UsageDesk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.domain.totals import Totals
+    from meterd.embedded.committer import Committer, Hop
+    from meterd.embedded.store import Store
+
+# Events read in one transaction of a reader: a tenth of a second.
+READ_AT_ONCE: Final = 10_000
+
+
+class VoidDesk(UsageDesk):
+    """See ``ledger.Ledger``."""
+
+    def __init__(
+        self, store: Store, committer: Committer, clock_ms: Callable[[], int], read_hop: Hop
+    ) -> None:
+        super().__init__(store, committer, clock_ms, read_hop)
+        # One after another: two of one hour would each count the other's event again.
+        self._voiding = trio.Lock()
+
+    @abstractmethod
+    def _note_past(self) -> None:
+        """There may be something to close, or to revise."""
+
+    async def void(
+        self, event_id: bytes, reason: str, *, late: Late = Late.REVISE
+    ) -> Voided | None:
+        """See ``Ledger.void``."""
+        parts = self._store.parts
+        async with self._voiding:
+            self._require_disk()
+            stored = await self._read(lambda txn: voids.find_event(txn, parts, event_id))
+            if stored is None or stored.void is not None:
+                return None if stored is None else Voided(VoidOutcome.VOID_BEFORE, stored)
+            customer_id = stored.event.customer_id
+            try:
+                through = await self._begin(stored)
+                recounted = await self._recount(stored, through)
+            except BaseException:
+                # Of whatever kind: the actor would go on noting what comes.
+                self._registry.send(customer_id, EndRecount())
+                raise
+            voided = await self._decide(stored, reason, late, recounted)
+            self._registry.retire([customer_id])
+            return voided
+
+    async def _begin(self, stored: StoredEvent) -> bytes:
+        """What comes from now on is noted; returns through which event all is on disk."""
+        through: list[bytes] = []
+        reply = Reply(1, may_go=True)
+        event = stored.event
+        message = BeginRecount(stored.hour, event.event_type, through, reply)
+        self._registry.send(event.customer_id, message)
+        await reply.wait()
+        if reply.is_given_up:
+            raise DiskFullError("the disk is full: the event is as it was")
+        return through[0]
+
+    async def _recount(self, stored: StoredEvent, through: bytes) -> Totals | None:
+        """What the events up to that one come to, of the hour and type of the event, without it."""
+        counted: Totals | None = None
+        before: bytes | None = usage.behind(through)
+        while before is not None:
+            read = partial(
+                usage.read_others,
+                parts=self._store.parts,
+                one=stored,
+                before=before,
+                limit=READ_AT_ONCE,
+            )
+            portion, before = await self._read(read)
+            counted = both(counted, portion)
+        return counted
+
+    async def _decide(
+        self, stored: StoredEvent, reason: str, late: Late, recounted: Totals | None
+    ) -> Voided:
+        now_ms = self.now_ms()
+        decided: list[tuple[VoidOutcome, Void | None]] = []
+        reply = Reply(1, may_go=True)
+        message = VoidEvent(stored, Void(reason, now_ms), late, recounted, decided, reply)
+        self._registry.send(stored.event.customer_id, message)
+        await reply.wait()
+        if reply.is_given_up:
+            raise UnavailableError("the disk is full: the event may be void when it has room")
+        ((outcome, void),) = decided
+        if outcome is VoidOutcome.VOIDED and stored.hour.end_ms <= now_ms:
+            self._note_past()
+        return Voided(outcome, msgspec.structs.replace(stored, void=void))
