@@ -37,6 +37,7 @@ from tests.ledger_bench import (
 from tests.redelivery_conformance import RedeliveryConformance
 from tests.snapshot_conformance import SnapshotConformance
 from tests.usage_conformance import UsageConformance
+from tests.voids_conformance import VoidsConformance
 
 if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
@@ -252,5 +253,6 @@ class LedgerConformance(
     DeliveryConformance,
     RedeliveryConformance,
     UsageConformance,
+    VoidsConformance,
 ):
     """All of it."""
