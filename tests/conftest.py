@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # Machines that run tests are slow now and then; how long an example takes says nothing of the code.
 settings.register_profile("meterd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meterd")
-for shared in ("ledger", "idempotency", "closing", "snapshot", "delivery", "usage"):
+for shared in (
+    *("ledger", "idempotency", "lateness", "voids"),
+    *("closing", "snapshot", "delivery", "usage"),
+):
     pytest.register_assert_rewrite(f"tests.{shared}_conformance")
 
 

@@ -113,10 +113,6 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
         is_late = bool(self.closed_around(event.timestamp_ms))
         return Recorded.TOO_LATE if is_late and admission.late is Late.REJECT else None
 
-    def _note_late(self, stored: StoredEvent, now_ms: int) -> None:
-        for period in self.closed_around(stored.happened_ms):
-            self._late.setdefault((stored.event.customer_id, period), now_ms)
-
     def _note_past(self) -> None:
         self._past_events += 1
         self._more_past.set()

@@ -23,6 +23,7 @@ class ModelVoids(ABC):
     """See ``ledger.Ledger``."""
 
     _log: list[StoredEvent]
+    _late: dict[tuple[str, Period], int]
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -31,10 +32,6 @@ class ModelVoids(ABC):
     @abstractmethod
     def closed_around(self, instant_ms: int) -> list[Period]:
         """The closed periods around that moment."""
-
-    @abstractmethod
-    def _note_late(self, stored: StoredEvent, now_ms: int) -> None:
-        """What is closed around the event is to be revised."""
 
     @abstractmethod
     def _note_past(self) -> None:
@@ -60,6 +57,11 @@ class ModelVoids(ABC):
         if stored.happened_ms < period_at(PeriodType.HOURLY, now_ms).start_ms:
             self._note_past()
         return Voided(VoidOutcome.VOIDED, void)
+
+    def _note_late(self, stored: StoredEvent, now_ms: int) -> None:
+        """What is closed around the event is to be revised."""
+        for period in self.closed_around(stored.happened_ms):
+            self._late.setdefault((stored.event.customer_id, period), now_ms)
 
     def _counts_in(self, customer_id: str, period: Period) -> list[StoredEvent]:
         """The customer's events that count in the period."""

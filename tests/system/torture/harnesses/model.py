@@ -88,6 +88,7 @@ HARNESS = Harness(
         "mark_overtakes_keys",
         "late_events_are_never_published",
         "late_events_stay_in_their_hour",
+        "void_keeps_the_minimum",
         "batch_is_formed_anew",
         "batch_keeps_who_left",
     ),

@@ -137,3 +137,21 @@ def late_events_stay_in_their_hour() -> None:
             patch(account, "takers", hierarchy.takers)
 
     patch(account.Account, "_count_late", count_in_the_hour)
+
+
+@mutant
+def void_keeps_the_minimum() -> None:
+    """Count and sum are made right, as if that were all."""
+    from meterd.domain import account
+
+    make = account.made_again
+
+    def subtract(hour: Any, by_type: Any, since_ms: int, stands: Any) -> Any:
+        before = stands(hour).by_type
+        kept = {
+            name: msgspec.structs.replace(one, min=min(one.min, before[name].min))
+            for name, one in by_type.items()
+        }
+        return make(hour, kept, since_ms, stands)
+
+    patch(account, "made_again", subtract)
