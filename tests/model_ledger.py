@@ -97,8 +97,7 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
         new = self._log[len(whole) :]
         for stored in new:
             self._note_late(stored, now_ms)
-        hour = period_at(PeriodType.HOURLY, now_ms)
-        if any(stored.happened_ms < hour.start_ms for stored in new):
+        if any(one.happened_ms < period_at(PeriodType.HOURLY, now_ms).start_ms for one in new):
             self._note_past()
         return outcomes
 
@@ -146,11 +145,12 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
             del self._late[customer_id, period]
             earlier = self._aggregations.get((customer_id, period))
             was_closed = earlier is not None and earlier.closed
+            closed_by = dict(earlier.former) if earlier else {}
             if earlier is None or not was_closed:
                 by = rules.operations if period.type in rules.published else {}
             else:
-                closed_by = {name: figure.operation for name, figure in earlier.figures.items()}
-                by = {**rules.operations, **closed_by}
+                closed_by |= {name: figure.operation for name, figure in earlier.figures.items()}
+                by = rules.operations | closed_by
             figures = self._figures(customer_id, period, by)
             if figures == (earlier.figures if earlier and was_closed else {}):
                 continue
@@ -164,6 +164,7 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
                 now_ms,
                 figures,
                 rules.endpoints,
+                {name: by for name, by in closed_by.items() if name not in figures},
             )
             self._superseded += [earlier] if earlier and was_closed else []
             self._aggregations[customer_id, period] = revised

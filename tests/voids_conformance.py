@@ -12,6 +12,7 @@ import trio
 
 from meterd.domain.admission import Late
 from meterd.domain.idempotency import Recorded
+from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.domain.usage import UsageQuery
 from meterd.domain.voids import Void, VoidOutcome
@@ -163,11 +164,15 @@ class VoidsConformance:
         assert (data["events"], data["eventCounts"], data["eventCount"]) == ({}, {}, 0)
         assert (data["exact"], data["previous"]["events"]) == ({}, {"sum": 1})
         await bench.restart()
-        await bench.ledger.append([happened("2026-01-14T10:40", 5)])
-        assert await revise(bench) == 1
-        assert (await results(bench))["hourly_2026011410"] == (3, "5", 1)
+        late = [happened("2026-01-14T10:40", 5), happened("2026-01-14T10:41", -1)]
+        await bench.ledger.append(late)
+        await bench.ledger.next_to_close()
+        # It is read as it was, whatever is configured meanwhile.
+        now = rules(*DAY, operations={"sum": Operation.MAX})
+        assert await bench.ledger.revise(now, until_ms=bench.clock.now_ms) == 1
+        assert (await results(bench))["hourly_2026011410"] == (3, "4", 2)
         await close_ended(bench, rules(*DAY), clock_ms=at("2026-01-15T00:10"))
-        assert (await results(bench))["daily_20260114"] == (1, "7", 2)
+        assert (await results(bench))["daily_20260114"] == (1, "6", 3)
 
     async def test_where_nothing_is_left_nothing_is_published(self, bench: Bench) -> None:
         """The hour closes, its day and the rest; a snapshot of it is gone at the next."""

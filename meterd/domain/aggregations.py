@@ -45,7 +45,11 @@ class ClosingRules(msgspec.Struct, frozen=True):
 
 
 class Aggregation(msgspec.Struct, frozen=True, array_like=True):
-    """One customer, one period. ``endpoints`` are the ids of those that get it delivered."""
+    """One customer, one period. ``endpoints`` are the ids of those that get it delivered.
+
+    ``former`` are operations of event types that an earlier revision had and this one has not,
+    since all of their events are void.
+    """
 
     customer_id: str
     period_type: PeriodType
@@ -56,6 +60,7 @@ class Aggregation(msgspec.Struct, frozen=True, array_like=True):
     computed_ms: int
     figures: dict[str, Figure]
     endpoints: tuple[str, ...] = ()
+    former: dict[str, Operation] = {}
 
     @property
     def period(self) -> Period:
@@ -122,7 +127,8 @@ def revise(
         return aggregate(
             customer_id, period, totals, rules, closed=True, now_ms=now_ms, earlier=earlier
         )
-    operations = {name: figure.operation for name, figure in earlier.figures.items()}
+    by_figure = {name: figure.operation for name, figure in earlier.figures.items()}
+    operations = earlier.former | by_figure
     figures = _figures(totals, {**rules.operations, **operations})
     if figures == earlier.figures:
         return None
@@ -132,6 +138,7 @@ def revise(
         computed_ms=now_ms,
         figures=figures,
         endpoints=rules.endpoints,
+        former={name: one for name, one in operations.items() if name not in figures},
     )
 
 

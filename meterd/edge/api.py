@@ -329,7 +329,7 @@ def _about() -> dict[str, Any]:
             "config": "GET /config",
             "management": {
                 "events": "GET /events",
-                "void": "POST /events/{_id}/void",
+                "void": "POST /events/{id}/void",
                 "aggregations": "GET /aggregations",
                 "trigger": "POST /aggregations/trigger",
             },

@@ -142,9 +142,9 @@ def late_events_stay_in_their_hour() -> None:
 @mutant
 def void_keeps_the_minimum() -> None:
     """Count and sum are made right, as if that were all."""
-    from meterd.domain import account
+    from meterd.domain import account, voids
 
-    make = account.made_again
+    make = voids.made_again
 
     def subtract(hour: Any, by_type: Any, since_ms: int, stands: Any) -> Any:
         before = stands(hour).by_type
