@@ -201,3 +201,20 @@ async def test_on_a_full_disk(tmp_path: Path, autojump_clock: MockClock) -> None
         assert again.event.void is not None
         assert again.event.void.reason == "when it was decided"
         assert await left(bench) == (2, 3)
+
+
+async def test_where_nothing_is_left_a_start_counts_nothing_again(bench: EngineBench) -> None:
+    """Empty totals say through which event they count, open and closed, and are no difference."""
+    await bench.ledger.append([event(), event("b")])
+    for one in await stored(bench):
+        if one.event.customer_id == "acme":
+            await bench.ledger.void(one.id, "open")
+    assert await left(bench) == (0, 0)
+    await bench.stop()
+    assert [str(found) for found in verify(bench.folder)] == []
+    await bench.start()
+    await close_ended(bench, rules(), clock_ms=START_MS + 400 * 24 * HOUR_MS)
+    for one in await stored(bench):
+        await bench.ledger.void(one.id, "closed")
+    assert await bench.ledger.revise(rules(), until_ms=bench.clock.now_ms) == len(PeriodType)
+    assert await left(bench) == (0, 0)
