@@ -224,7 +224,6 @@ class Ledger(Protocol):
     ) -> Voided | None:
         """Takes the event of that id back, None where there is none: it stays in the log and counts
         in no period any more. Those that are closed are to be revised, unless that is refused.
-
         All of that is durable on return, together. An event is void once, and keeps its key.
         """
 
@@ -270,6 +269,11 @@ class Ledger(Protocol):
 
         The portions of a period, each asked for with the last one's ``before``, have every event
         that was appended before the first was asked for, and none twice.
+        """
+
+    async def forget_keys(self, *, before_ms: int) -> int:
+        """Forgets the next keys of events received before that moment; how many events it went on
+        by, 0 at the end. Who comes with such a key then is new.
         """
 
     async def next_to_close(self) -> Period | None:

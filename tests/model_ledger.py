@@ -32,6 +32,7 @@ from meterd.ledger import (
     SnapshotCounts,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
+from tests.model_keys import ModelKeys
 from tests.model_usage import ModelUsage
 from tests.model_voids import ModelVoids
 
@@ -47,7 +48,7 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
+class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -82,7 +83,7 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
         whole = list(self._log)
         outcomes = []
         for event in events:
-            outcome = _outcome(event, self._log)
+            outcome = _outcome(event, self._with_keys())
             if outcome is Recorded.RECORDED:
                 outcome = self._refusal(event, now_ms, admission) or outcome
             outcomes.append(outcome)
@@ -185,8 +186,7 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
         """See ``Ledger.page_end``."""
-        await trio.lowlevel.checkpoint()
-        found = self._matching(query, before)
+        found = await self.events(query, limit=limit + 1, before=before)
         return found[limit - 1].id if len(found) > limit else None
 
     async def aggregations(
@@ -316,9 +316,9 @@ class ModelLedger(ModelDeliveries, ModelUsage, ModelVoids):
         created = updated = 0
         for customer_id in {stored.event.customer_id for stored in self._log}:
             figures = self._figures(customer_id, period, rules.operations)
+            if not self._counts_in(customer_id, period):
+                self._aggregations.pop((customer_id, period), None)
             if not figures:
-                if not self._counts_in(customer_id, period):
-                    self._aggregations.pop((customer_id, period), None)
                 continue
             is_closed = period in self._closed
             earlier = self._aggregations.get((customer_id, period))

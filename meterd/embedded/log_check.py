@@ -117,7 +117,7 @@ class LogCheck:
             counted = self._not_void(stamp, block_id, counted, void)
         self._recount.count(stamp, block_id, counted)
         for offset, event in enumerate(events):
-            if event.idempotency_key:
+            if event.idempotency_key and last > self._marks.forgotten:
                 self._use(event, stamp, offset)
         self._checking.counts["events"] += len(events)
         if self._recount.is_full:
@@ -313,8 +313,9 @@ class LogCheck:
             if event is not None and event.idempotency_key:
                 part = keys.part_of(event.customer_id, self._parts)
                 wanted = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-            if wanted != key:
-                should = "nothing: it has another key, or is not there"
+            is_forgotten = stamp_of(payload[:ID_BYTES]).id() <= self._marks.forgotten
+            if wanted != key or is_forgotten:
+                should = "nothing: it has another key, or none any more, or is not there"
                 yield at_key("idempotency_keys", key, "event", payload.hex(), should)
 
     def _event(self, event_id: bytes) -> UsageEvent | None:
