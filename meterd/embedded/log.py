@@ -101,7 +101,7 @@ def block(txn: Transaction, block_id: bytes) -> Sequence[UsageEvent]:
 def blocks(
     txn: Transaction, block_ids: Iterable[bytes]
 ) -> Iterator[tuple[bytes, Stamp, Sequence[UsageEvent]]]:
-    """Those of the blocks that are there, of ids that go up: each record is read once."""
+    """Those of the blocks that are there, of ids that go up or down: each record is read once."""
     record_id: bytes | None = None
     found: dict[bytes, tuple[Stamp, Sequence[UsageEvent]]] = {}
     for block_id in block_ids:
