@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -44,14 +45,14 @@ def measure(folder: Path, *, rounds: int, share: float = 1.0) -> list[Reading]:
     with meterd(folder / "one") as server:
         _fill(server, to_group, 1)
         found += [
-            _timed(name, to_group, rounds, lambda path=path: _get(server, path))
+            _timed(name, to_group, rounds, partial(_get, server, path))
             for name, path in _ASKED.items()
         ]
     (folder / "many").mkdir()
     with meterd(folder / "many") as server:
         _fill(server, to_verify, CUSTOMERS)
         data = folder / "many" / "data"
-        found.append(_timed("meterd verify", to_verify, rounds, lambda: _verify(data, to_verify)))
+        found.append(_timed("meterd verify", to_verify, rounds, partial(_verify, data, to_verify)))
     return found
 
 
