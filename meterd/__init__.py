@@ -76,6 +76,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       aggregator       one customer
       registry         who is awake
       used_keys        idempotency keys until they are in the index
+      forgetting       forgets idempotency keys whose time is over
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
@@ -86,6 +87,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
+      forgetter        has idempotency keys forgotten when their time is over
       loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries
       settling         deliveries settled together

@@ -48,6 +48,7 @@ from meterd.machine import Machine, open_files_allowed
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
+from meterd.work.forgetter import Forgetter
 from meterd.work.loop_lag import LoopLag
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Daemon:
         started: trio.Event,
         front_door: FrontDoor,
         closer: Closer,
+        forgetter: Forgetter,
         delivery: DeliveryActor,
         loop_lag: LoopLag,
     ) -> None:
@@ -121,6 +123,7 @@ class Daemon:
         self.started = started
         self.front_door = front_door
         self.closer = closer
+        self.forgetter = forgetter
         self.delivery = delivery
         self.loop_lag = loop_lag
         self.urls: list[str] = []
@@ -161,6 +164,7 @@ async def listening(
         ledger = await stack.enter_async_context(_ledger_over(store, clock, machine).starting())
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
+        forgetter = Forgetter(ledger, clock, settings.config)
         delivery = DeliveryActor(
             ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
         )
@@ -200,7 +204,7 @@ async def listening(
         front_door = FrontDoor(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
         )
-        daemon = Daemon(settings, ledger.started, front_door, closer, delivery, loop_lag)
+        daemon = Daemon(settings, ledger.started, front_door, closer, forgetter, delivery, loop_lag)
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             scheme = "https" if config.server.has_tls else "http"
@@ -221,7 +225,9 @@ async def _work(daemon: Daemon, nursery: trio.Nursery, closing_periods: trio.Can
         await daemon.started.wait()
         _log.info("serving", url=daemon.urls)
         await nursery.start(daemon.delivery.run)
-        await daemon.closer.run()
+        async with trio.open_nursery() as beside:
+            beside.start_soon(daemon.forgetter.run)
+            await daemon.closer.run()
 
 
 _USER_AGENT: Final = f"meterd/{__version__}"

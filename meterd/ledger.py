@@ -276,6 +276,11 @@ class Ledger(Protocol):
         that was appended before the first was asked for, and none twice.
         """
 
+    async def forget_keys(self, *, before_ms: int) -> int:
+        """Forgets the next keys of events received before that moment; how many events it went on
+        by, 0 at the end. Who comes with such a key then is new.
+        """
+
     async def next_to_close(self) -> Period | None:
         """Of all periods with totals that are not closed, the one that closes first."""
 

@@ -27,6 +27,11 @@ async def values(bench: Bench) -> list[int]:
     return [int(one.event.value) for one in reversed(await stored(bench))]
 
 
+async def forget(bench: Bench, before_ms: int) -> None:
+    while await bench.ledger.forget_keys(before_ms=before_ms):
+        pass
+
+
 class IdempotencyConformance:
     async def test_a_repeat_is_stored_and_counted_once(self, bench: Bench) -> None:
         """Whoever sends it again, alone, in a batch, or behind a restart; the key is read back."""
@@ -65,6 +70,30 @@ class IdempotencyConformance:
         assert await values(bench) == [5, 1]
         assert await bench.ledger.append([keyed("c", 1), keyed("c", 2)]) == [W, C]
         assert await bench.ledger.append([keyed("c", 2)]) == [R]
+
+    async def test_a_forgotten_key_is_new(self, bench: Bench) -> None:
+        """Of events received before a moment, and of no other; behind a restart too."""
+        await bench.ledger.append([keyed("a", 1), keyed("b", 2), event("acme", "sum", 9)])
+        bench.clock.now_ms += HOUR_MS
+        await bench.ledger.append([keyed("c", 3)])
+        await forget(bench, before_ms=START_MS)
+        assert await bench.ledger.append([keyed("a", 1)]) == [D]
+        await forget(bench, before_ms=START_MS + 1)
+        assert await bench.ledger.append([keyed("a", 4), keyed("c", 3)]) == [R, D]
+        await bench.restart()
+        assert await bench.ledger.append([keyed("b", 2), keyed("a", 4), keyed("c", 3)]) == [R, D, D]
+        assert await values(bench) == [1, 2, 9, 3, 4, 2]
+        await forget(bench, before_ms=START_MS + 1)
+        assert await bench.ledger.append([keyed("a", 5)], partial=True) == [C]
+
+    async def test_many_keys_are_forgotten_in_the_order_of_their_events(self, bench: Bench) -> None:
+        """A portion at a time, each of which is whole."""
+        many = [keyed(f"k{number}", number) for number in range(1000)]
+        await bench.ledger.append(many)
+        assert await bench.ledger.forget_keys(before_ms=START_MS + 1) > 0
+        outcomes = await bench.ledger.append(many)
+        assert outcomes == sorted(outcomes, key=[R, D].index)
+        await forget(bench, before_ms=START_MS + 1)
 
     async def test_repeats_at_the_same_time_count_once(self, bench: Bench) -> None:
         """Thirty callers send the same ten events; one of them records each."""

@@ -32,6 +32,7 @@ from meterd.ledger import (
     StoredEvent,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
+from tests.model_keys import ModelKeys
 from tests.model_usage import ModelUsage
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _EXACT: Final = Context(prec=5000, traps=[Inexact])
 _34_DIGITS: Final = Context(prec=34, rounding=ROUND_HALF_EVEN)
 
 
-class ModelLedger(ModelDeliveries, ModelUsage):
+class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage):
     """See ``ledger.Ledger``. The events stand in the order of storing."""
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
@@ -81,7 +82,7 @@ class ModelLedger(ModelDeliveries, ModelUsage):
         whole = list(self._log)
         outcomes = []
         for event in events:
-            outcome = _outcome(event, self._log)
+            outcome = _outcome(event, self._with_keys())
             if outcome is Recorded.RECORDED:
                 outcome = self._refusal(event, now_ms, admission) or outcome
             outcomes.append(outcome)

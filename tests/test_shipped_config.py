@@ -27,6 +27,7 @@ OPTIONS_OF_FIELDS = {
     "grace_ms": ["grace"],
     "admission": ["accept_past", "accept_future", "late"],
     "revise_after_ms": ["revise_after"],
+    "idempotency_window_ms": ["idempotency_window"],
     "secrets": ["secret", "secret_env"],
     "host": ["bind"],
     "port": ["bind"],
@@ -109,7 +110,7 @@ def test_what_it_sets() -> None:
 def test_the_defaults_it_shows_are_the_defaults() -> None:
     """What is written as a default and what an empty file means are the same."""
     config, empty = decode(SHIPPED.encode(), form="toml", environ={}), Config()
-    times = ("grace_ms", "admission", "revise_after_ms")
+    times = ("grace_ms", "admission", "revise_after_ms", "idempotency_window_ms")
     for field in (*times, "dry_run", "log_level", "server", "storage"):
         assert getattr(config, field) == getattr(empty, field)
 

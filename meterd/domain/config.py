@@ -71,6 +71,7 @@ OPTIONS: Final = {
         "accept_future",
         "late",
         "revise_after",
+        "idempotency_window",
         "dry_run",
         "log_level",
         "events",
@@ -134,6 +135,7 @@ class Config(msgspec.Struct, frozen=True):
     grace_ms: int = 5 * 60_000
     admission: Admission = USUAL
     revise_after_ms: int = 60_000
+    idempotency_window_ms: int = USUAL.past_ms
     dry_run: bool = False
     log_level: LogLevel = LogLevel.INFO
     events: dict[str, EventType] = msgspec.field(default_factory=dict)
@@ -193,10 +195,11 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
     return Config(
         periods=_periods(root),
         grace_ms=root.option("grace", duration(at_most_ms=GRACE_MAX_MS), _DEFAULT.grace_ms),
-        admission=_admission(root),
+        admission=(admission := _admission(root)),
         revise_after_ms=root.option(
             "revise_after", duration(at_most_ms=REVISE_AFTER_MAX_MS), _DEFAULT.revise_after_ms
         ),
+        idempotency_window_ms=_window(root, admission.past_ms),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
         events={
@@ -228,6 +231,16 @@ def _admission(root: Section) -> Admission:
         root.option("accept_future", duration(at_most_ms=FUTURE_MAX_MS), USUAL.future_ms),
         root.option("late", one_of(Late), USUAL.late),
     )
+
+
+def _window(root: Section, past_ms: int) -> int:
+    """How long keys are remembered: no event that is still taken may count twice."""
+    usual_ms = max(past_ms, _DEFAULT.idempotency_window_ms)
+    name = "idempotency_window"
+    window_ms = root.option(name, duration(at_most_ms=PAST_MAX_MS), usual_ms)
+    if window_ms < past_ms:
+        root.fault(f"must be at least accept_past, which is {format_duration(past_ms)}", name)
+    return window_ms
 
 
 def _with_tls(section: Section, server: Server) -> Server:
@@ -292,6 +305,7 @@ def public_config(config: Config) -> dict[str, Any]:
         "accept_future": format_duration(config.admission.future_ms),
         "late": config.admission.late.value,
         "revise_after": format_duration(config.revise_after_ms),
+        "idempotency_window": format_duration(config.idempotency_window_ms),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
     }

@@ -100,8 +100,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def has_failed(self) -> bool:
-        """Whether one of its attempts did that counts on the schedule."""
-        return self.failures > 0
+        """Whether one of its attempts did, or was told to come later while others arrived."""
+        return self.failures > 0 or self.busy > 0
 
     @property
     def is_batch(self) -> bool:

@@ -20,7 +20,7 @@ from meterd.domain.errors import OverloadedError, UnavailableError
 from meterd.domain.event_ids import Stamp, next_stamp
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.receipts import group_by_customer, receive
-from meterd.embedded import journal, keys, log, queries, records, recovery
+from meterd.embedded import forgetting, journal, keys, log, queries, records, recovery
 from meterd.embedded.aggregator import Append
 from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.closing import Closing
@@ -231,6 +231,21 @@ class EmbeddedLedger(UsageDesk):
             lambda txn: (txn.count("customers"), log.count_events(txn))
         )
         return SnapshotCounts(created, updated, known, events)
+
+    async def forget_keys(self, *, before_ms: int) -> int:
+        """See ``Ledger.forget_keys``."""
+        self._require_disk()
+        found = await self._expired(before_ms)
+        if found.is_unposted and not found.events:
+            await self._used_keys.post_all()
+            await self._posting.post_all()
+            found = await self._expired(before_ms)
+        if found.events:
+            await self._committer.execute(lambda txn: forgetting.forget(txn, found))
+        return found.events
+
+    async def _expired(self, before_ms: int) -> forgetting.Expired:
+        return await self._read(lambda txn: forgetting.expired(txn, self._store.parts, before_ms))
 
     def past_events(self) -> int:
         """See ``Ledger.past_events``."""

@@ -135,6 +135,16 @@ def posted_through(txn: Transaction) -> bytes:
     return txn.get("meta", keys.POSTED) or b""
 
 
+def write_forgotten(txn: Transaction, through: bytes) -> None:
+    """No event up to that id has its idempotency key any more; it never goes back."""
+    txn.put("meta", keys.FORGOTTEN, max(through, forgotten_through(txn)))
+
+
+def forgotten_through(txn: Transaction) -> bytes:
+    """What was written last; empty while nothing was."""
+    return txn.get("meta", keys.FORGOTTEN) or b""
+
+
 def read_totals(
     txn: Transaction, part: int, period: Period, customer_id: str
 ) -> PeriodTotals | None:

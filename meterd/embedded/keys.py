@@ -45,6 +45,7 @@ HOURS_MAX: Final = 0xFFFFFFFF  # four bytes of hours reach beyond the year 490,0
 EVENTS: Final = b"events"
 FLOOR: Final = b"floor"
 POSTED: Final = b"posted"
+FORGOTTEN: Final = b"forgotten"
 # What an outbox place begins with, and all of it.
 PERIOD_BYTES: Final = 5
 PLACE_BYTES: Final = 9

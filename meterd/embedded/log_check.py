@@ -112,7 +112,8 @@ class LogCheck:
         if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
             counted = self._received_in(hour, stamp, block_id, counted)
         self._recount.count(stamp, block_id, counted)
-        if any([event.idempotency_key for event in events]):  # noqa: C419 - faster
+        has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
+        if has_keys and last > self._marks.forgotten:
             self._use(stamp, events, last)
         self._checking.counts["events"] += len(events)
         if self._recount.is_full:
@@ -318,8 +319,9 @@ class LogCheck:
             if event is not None and event.idempotency_key:
                 part = keys.part_of(event.customer_id, self._parts)
                 wanted = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-            if wanted != key:
-                should = "nothing: it has another key, or is not there"
+            is_forgotten = stamp_of(payload[:ID_BYTES]).id() <= self._marks.forgotten
+            if wanted != key or is_forgotten:
+                should = "nothing: it has another key, or none any more, or is not there"
                 yield at_key("idempotency_keys", key, "event", payload.hex(), should)
 
     def _event(self, event_id: bytes) -> UsageEvent | None:

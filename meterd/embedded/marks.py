@@ -28,6 +28,7 @@ _NAMES: Final = {
     keys.EVENTS,
     keys.FLOOR,
     keys.POSTED,
+    keys.FORGOTTEN,
     *map(keys.closed_key, PeriodType),
 }
 
@@ -45,6 +46,7 @@ class Marks(msgspec.Struct, frozen=True):
     floor_ms: int | None
     posted: bytes
     last_id: bytes
+    forgotten: bytes = b""
     faults: tuple[Difference, ...] = ()
 
     def must_be_closed(self, period: Period) -> bool:
@@ -73,12 +75,17 @@ def read_marks(txn: Transaction) -> Marks:
     closed = {kind: instant(keys.closed_key(kind)) for kind in PeriodType}
     known = {kind: until_ms for kind, until_ms in closed.items() if until_ms is not None}
     floor_ms = instant(keys.FLOOR)
-    posted = journal.posted_through(txn)
-    if len(posted) not in {0, ID_BYTES}:
-        faults.append(at_key("meta", keys.POSTED, "record", posted.hex(), "an id"))
-        posted = b""
+
+    def event_id(key: bytes, found: bytes) -> bytes:
+        if len(found) in {0, ID_BYTES}:
+            return found
+        faults.append(at_key("meta", key, "record", found.hex(), "an id"))
+        return b""
+
+    posted = event_id(keys.POSTED, journal.posted_through(txn))
+    forgotten = event_id(keys.FORGOTTEN, journal.forgotten_through(txn))
     last_id = _last_id(txn, faults)
-    return Marks(known, floor_ms, posted, last_id, tuple(faults))
+    return Marks(known, floor_ms, posted, last_id, forgotten, tuple(faults))
 
 
 def _instant(payload: bytes) -> int:
@@ -112,6 +119,9 @@ def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
     posted, last = marks.posted, marks.last_id
     if posted > last:
         yield Difference("meta", "posted", posted.hex(), f"an id up to {last.hex() or 'none'}")
+    if marks.forgotten > posted:
+        should = f"an id up to {posted.hex() or 'none'}, where posting is"
+        yield Difference("meta", "forgotten", marks.forgotten.hex(), should)
     for kind, until_ms in marks.closed_until_ms.items():
         if until_ms and period_at(kind, until_ms).start_ms != until_ms:
             should = f"the end of a {kind} period"

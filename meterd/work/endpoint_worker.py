@@ -115,7 +115,7 @@ class EndpointWorker:
         self._slots = trio.CapacityLimiter(endpoint.slots)
         self._begun = 0
         self._repeats: set[str] = set()
-        self._repeats_turn = False
+        self._repeats_turn = self._was_held = False
         self._settling = Settling(around.ledger)
         self._is_retired = False
         self._pause = trio.CancelScope()
@@ -214,6 +214,7 @@ class EndpointWorker:
     async def _begin(self, sender: Sender, nursery: trio.Nursery) -> _Wakes:
         standing, endpoint = self._standing, self._endpoint
         if standing.is_held(self._clock.now_ms()):
+            self._was_held = True
             at_ms = None if standing.is_gone else standing.held_until_ms
             return _Wakes(on_new=False, at_ms=at_ms)
         is_down = standing.breaker.is_down
@@ -228,6 +229,10 @@ class EndpointWorker:
             # By turns, that neither kind waits for the other. Where there is none, it is the other.
             self._repeats_turn = not self._repeats_turn
             choices = [repeats_max] if self._repeats_turn else [0, repeats_max]
+        elif self._was_held:
+            # Who waited out a pause comes before whoever asked for it, and may ask for the next.
+            choices = [0, repeats_max]
+        self._was_held = False
         claim = Claim([], None)
         for choice in choices:
             if not claim.deliveries:

@@ -23,7 +23,7 @@ from meterd.domain.config import (
 from meterd.domain.credentials import ALL_SCOPES, ApiKey, Scope, hash_of
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.operations import Operation
-from meterd.domain.periods import PeriodType
+from meterd.domain.periods import DAY_MS, PeriodType
 
 HASH = hash_of("mk_something")
 
@@ -34,6 +34,7 @@ accept_past = "90d"
 accept_future = "1m"
 late = "reject"
 revise_after = "10m"
+idempotency_window = "100d"
 dry_run = true
 log_level = "debug"
 
@@ -89,6 +90,7 @@ def test_every_option_is_read() -> None:
         grace_ms=5_400_000,
         admission=Admission(7_776_000_000, 60_000, Late.REJECT),
         revise_after_ms=600_000,
+        idempotency_window_ms=100 * DAY_MS,
         dry_run=True,
         log_level=LogLevel.DEBUG,
         events={
@@ -257,6 +259,7 @@ def test_the_public_configuration() -> None:
         "accept_future": "1m",
         "late": "reject",
         "revise_after": "10m",
+        "idempotency_window": "100d",
         "dry_run": True,
         "log_level": "debug",
     }

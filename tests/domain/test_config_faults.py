@@ -19,8 +19,8 @@ HASH = "0123456789abcdef" * 4
 
 # What the longer messages say an option takes.
 KNOWN = (
-    "known are periods, grace, accept_past, accept_future, late, revise_after, dry_run, log_level,"
-    " events, webhooks, keys, server, storage"
+    "known are periods, grace, accept_past, accept_future, late, revise_after,"
+    " idempotency_window, dry_run, log_level, events, webhooks, keys, server, storage"
 )
 PERIODS = "must be one of hourly, daily, weekly, monthly, yearly"
 OPERATIONS = "must be one of sum, avg, min, max, count, first, last"
@@ -68,6 +68,14 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
         ('accept_future = "2d"', ['line 1: accept_future: must be at most 1d, not "2d"']),
         ('late = "never"', ['line 1: late: must be one of revise, reject, not "never"']),
         ('revise_after = "36d"', ['line 1: revise_after: must be at most 35d, not "36d"']),
+        (
+            'idempotency_window = "34d"',
+            ["line 1: idempotency_window: must be at least accept_past, which is 35d"],
+        ),
+        (
+            'accept_past = "90d"\nidempotency_window = "36d"',
+            ["line 2: idempotency_window: must be at least accept_past, which is 90d"],
+        ),
         ('dry_run = "yes"', ['line 1: dry_run: must be true or false, not "yes"']),
         (
             'log_level = "warn"',

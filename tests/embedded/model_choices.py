@@ -129,6 +129,12 @@ async def run_until_cut(
         nursery.cancel_scope.cancel()
 
 
+async def forget_all(ledger: Ledger, before_ms: int) -> None:
+    """All idempotency keys of before that moment."""
+    while await ledger.forget_keys(before_ms=before_ms):
+        pass
+
+
 async def ask_for_earliest(
     ledger: Ledger, endpoint_id: str, customers: list[str], times: int
 ) -> list[object]:

@@ -42,6 +42,7 @@ from tests.embedded.model_choices import (
     RULES,
     TYPES,
     close_due,
+    forget_all,
     run_until_cut,
     shown,
 )
@@ -279,6 +280,23 @@ class EngineAndModel(DeliveryRules, LateRules):
         for ledger in (self.bench.ledger, self.model):
             self.loop.call(close_due, ledger, self.clock, by)
         self.forget()
+
+    @rule(
+        age=st.sampled_from([-1, 0, 60_000, HOUR_MS, DAY_MS, 40 * DAY_MS]),
+        cut=st.booleans(),
+        transactions=st.integers(0, 3),
+        commits=st.booleans(),
+    )
+    def forget_keys(self, age: int, transactions: int, *, cut: bool, commits: bool) -> None:
+        """Perhaps with a crash amid it: the next process goes on where it was."""
+        before_ms = self.clock.now_ms - age
+        if cut:
+            work = partial(forget_all, self.bench.ledger, before_ms)
+            self.loop.call(run_until_cut, self.bench, work, transactions, commits)
+            self.loop.call(self.bench.restart)
+            self.forget()
+        self.both(lambda ledger: forget_all(ledger, before_ms))
+        self.happened["keys forgotten"] += 1
 
     # What must always hold
 

@@ -10,7 +10,7 @@ import pytest
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.totals import PeriodTotals
-from meterd.embedded import journal, keys, log, log_check, records, recount
+from meterd.embedded import forgetting, journal, keys, log, log_check, records, recount
 from meterd.embedded.store import PARTS
 from tests.embedded.sample_store import (
     checked,
@@ -131,6 +131,19 @@ def a_key_of_other_content(txn: Transaction) -> None:
     txn.put("idempotency_keys", key, record[:ID_BYTES] + b"12345678")
 
 
+def a_forgotten_key_is_there(txn: Transaction) -> None:
+    """Forgotten are all that are posted, and one was left."""
+    found = forgetting.expired(txn, PARTS, before_ms=START_MS + 1)
+    journal.write_forgotten(txn, found.through)
+
+
+def a_key_is_forgotten_too_early(txn: Transaction) -> None:
+    """It is gone, and the mark does not say so."""
+    before = journal.forgotten_through(txn)
+    forgetting.forget(txn, forgetting.expired(txn, PARTS, before_ms=START_MS + 1))
+    txn.put("meta", keys.FORGOTTEN, before)
+
+
 def a_key_that_was_never_sent(txn: Transaction) -> None:
     record = txn.get("idempotency_keys", first_of(txn, "idempotency_keys"))
     assert record is not None
@@ -176,6 +189,8 @@ def a_record_of_another_time(txn: Transaction) -> None:
         (a_key_of_another_event, "idempotency_keys", "f", ""),
         (a_key_of_other_content, "idempotency_keys", "f", ""),
         (a_key_that_was_never_sent, "idempotency_keys", "acme", ""),
+        (a_forgotten_key_is_there, "idempotency_keys", "f", ""),
+        (a_key_is_forgotten_too_early, "idempotency_keys", "f", ""),
         (a_mark_that_is_ahead, "idempotency_keys", "f", ""),
         (a_mark_that_is_ahead, "totals", "acme", None),
     ],

@@ -30,6 +30,14 @@ def posted_beyond_the_log(txn: Transaction) -> None:
     txn.put("meta", keys.POSTED, b"\xff" * ID_BYTES)
 
 
+def forgotten_beyond_what_is_posted(txn: Transaction) -> None:
+    txn.put("meta", keys.FORGOTTEN, b"\xff" * ID_BYTES)
+
+
+def forgotten_through_no_event(txn: Transaction) -> None:
+    txn.put("meta", keys.FORGOTTEN, b"short")
+
+
 def closed_within_a_period(txn: Transaction) -> None:
     until_ms = journal.closed_until_ms(txn, PeriodType.DAILY)
     txn.put("meta", keys.closed_key(PeriodType.DAILY), records.number(until_ms + HOUR_MS))
@@ -74,6 +82,8 @@ def an_hour_that_is_closed_too_early(txn: Transaction) -> None:
     ("work", "line"),
     [
         (posted_beyond_the_log, "meta: posted: stands ffff"),
+        (forgotten_beyond_what_is_posted, "meta: forgotten: stands ffff"),
+        (forgotten_through_no_event, "should be an id"),
         (closed_within_a_period, "should be the end of a daily period"),
         (closed_beyond_the_floor, "meta: floor: stands "),
         (a_floor_within_an_hour, "should be the end of a period with events in it"),

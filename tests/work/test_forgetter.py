@@ -1,0 +1,78 @@
+"""Keys are forgotten when their time is over, in mock time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from meterd.domain.config import Config
+from meterd.domain.errors import DiskFullError
+from meterd.domain.periods import HOUR_MS
+from meterd.work.forgetter import Forgetter
+from tests.fake_clock import FakeClock
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from meterd.ledger import Ledger
+
+WINDOW_MS = 50 * HOUR_MS
+
+
+class Keys:
+    """A ledger with so many portions of keys to forget each time that it is looked."""
+
+    def __init__(self, portions: int, takes_s: float = 0.0) -> None:
+        self.asked: list[tuple[float, int]] = []
+        self.is_full = False
+        self._portions = self._left = portions
+        self._takes_s = takes_s
+
+    async def forget_keys(self, *, before_ms: int) -> int:
+        self.asked.append((trio.current_time(), before_ms))
+        if self.is_full:
+            raise DiskFullError("the disk is full")
+        await trio.sleep(self._takes_s)
+        self._left -= 1
+        if self._left >= 0:
+            return 1
+        self._left = self._portions
+        return 0
+
+
+def forgetter(keys: Keys, clock: FakeClock) -> Forgetter:
+    config = Config(idempotency_window_ms=WINDOW_MS)
+    return Forgetter(cast("Ledger", keys), clock, lambda: config)
+
+
+async def test_each_hour_what_is_over_is_forgotten(autojump_clock: MockClock) -> None:
+    """As the configuration has it; also behind an hour in which the disk was full."""
+    keys, clock = Keys(portions=2), FakeClock("2026-01-14T00:00:00Z")
+    first_ms = clock.now_ms() - WINDOW_MS
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(forgetter(keys, clock).run)
+        await wait_all_tasks_blocked()
+        assert [before_ms - first_ms for _, before_ms in keys.asked] == [0, 0, 0]
+        clock.advance(minutes=59)
+        await wait_all_tasks_blocked()
+        assert len(keys.asked) == 3
+        keys.is_full = True
+        clock.advance(minutes=1)
+        await wait_all_tasks_blocked()
+        keys.is_full = False
+        clock.advance(hours=1)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    hours = [(before_ms - first_ms) / HOUR_MS for _, before_ms in keys.asked]
+    assert hours == [0, 0, 0, 1, 2, 2, 2]
+
+
+async def test_it_rests_longer_than_it_works(autojump_clock: MockClock) -> None:
+    """Whoever waits for the writer waits for one transaction."""
+    keys, clock = Keys(portions=3, takes_s=2.0), FakeClock("2026-01-14T00:00:00Z")
+    began_at = trio.current_time()
+    with trio.move_on_after(60):
+        await forgetter(keys, clock).run()
+    assert [at - began_at for at, _ in keys.asked] == [0, 10, 20, 30]
