@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -119,6 +121,18 @@ def test_each_customer_is_introduced_once() -> None:
     assert [request.events for request in requests] == [1000, 1000, 1000]
     sent = b"".join(request.data for request in requests)
     assert all(sent.count(b'"customer_%d"' % number) == 2 for number in (0, 499, 500, 1499))
+
+
+@pytest.mark.parametrize("kind", ["single", "batch"])
+def test_each_event_has_a_key_of_its_own(kind: Literal["single", "batch"]) -> None:
+    """A key that came before would cost what a repeat does; its length is told before."""
+    errand = Errand("localhost:1", "key", Plan(kind=kind, connections=1, customers=9, keys=True))
+    keys = []
+    for request in islice(requests_of(errand), 2500 if kind == "single" else 25):
+        head, body = request.data.split(b"\r\n\r\n", 1)
+        assert head.endswith(b"Content-Length: %d" % len(body))
+        keys += re.findall(rb'"idempotencyKey": "([0-9a-f]{16})"', body)
+    assert len(set(keys)) == len(keys) == (2500 if kind == "single" else 25_000)
 
 
 def test_the_cpu_time_of_children_is_counted() -> None:

@@ -181,10 +181,13 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
             case Append(receipt, offsets, closed_until_ms):
                 self.is_used = True
                 self._is_posted = False
-                for hour in receipt.by_hour(offsets):
-                    self._take_in_hand(hour)
-                    if receipt.is_dated and self._account.is_closed(hour, closed_until_ms):
-                        self._take_in_hand(*belongs_to(hour))
+                if receipt.is_dated:
+                    for hour in receipt.by_hour(offsets):
+                        self._take_in_hand(hour)
+                        if self._account.is_closed(hour, closed_until_ms):
+                            self._take_in_hand(*belongs_to(hour))
+                elif self._account.lacks(receipt.hour):
+                    self._take_in_hand(receipt.hour)
                 self._account.append(receipt, offsets, closed_until_ms)
                 return None
             case Post():

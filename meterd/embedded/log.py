@@ -112,6 +112,25 @@ def event_at(txn: Transaction, stamp: Stamp) -> UsageEvent | None:
     return None
 
 
+def blocks(
+    txn: Transaction, block_ids: Iterable[bytes]
+) -> Iterator[tuple[bytes, Stamp, Sequence[UsageEvent]]]:
+    """Those of the blocks that are there, of ids that go up or down: each record is read once."""
+    record_id: bytes | None = None
+    found: dict[bytes, tuple[Stamp, Sequence[UsageEvent]]] = {}
+    for block_id in block_ids:
+        if block_id not in found:
+            if (its_record := txn.last_key("events", block_id)) is None or its_record == record_id:
+                continue
+            record_id, payload = its_record, txn.get("events", its_record)
+            first = stamp_of(record_id)
+            in_record = [] if payload is None else records.decode_record(payload)
+            stamps = [(one.stamp(first), one.events) for one in in_record]
+            found = {stamp.id(): (stamp, events) for stamp, events in stamps}
+        if block_id in found:
+            yield block_id, *found[block_id]
+
+
 def last_stamp(txn: Transaction) -> Stamp | None:
     """The stamp of the last event; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):

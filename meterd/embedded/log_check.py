@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, stamp_of
@@ -26,7 +25,7 @@ from meterd.embedded.totals_check import compare, join, starts, totals_in
 from meterd.embedded.void_check import VoidCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
@@ -37,6 +36,10 @@ if TYPE_CHECKING:
 
 _PROGRESS_RECORDS: Final = 500
 _LOOKED_UP_MAX: Final = 100_000
+# Entries of an hour's index that are held at once, 400 bytes each at most.
+_WANTED_MAX: Final = 200_000
+# Idempotency keys that are looked up in one go.
+_KEYS_AT_ONCE: Final = 500
 
 
 class LogCheck:
@@ -56,8 +59,8 @@ class LogCheck:
         self._voids = VoidCheck(txn, parts)
         # Who has void events in the hour.
         self._voided: set[str] = set()
-        # What the index of idempotency keys must have: key, event's id, event, whether posted.
-        self._used: list[tuple[bytes, bytes, UsageEvent, bool]] = []
+        # What the index of idempotency keys must have: key, record, whether its event is posted.
+        self._used: list[tuple[bytes, bytes, bool]] = []
         self._used_found = 0
         # Blocks with counted events of another hour than their own, by that, customer and type.
         self._dated: defaultdict[tuple[Period, str, str], list[bytes]] = defaultdict(list)
@@ -116,9 +119,9 @@ class LogCheck:
         if void := (yield from self._voids.of_block(stamp, events)):
             counted = self._not_void(stamp, block_id, counted, void)
         self._recount.count(stamp, block_id, counted)
-        for offset, event in enumerate(events):
-            if event.idempotency_key and last > self._marks.forgotten:
-                self._use(event, stamp, offset)
+        has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
+        if has_keys and last > self._marks.forgotten:
+            self._use(stamp, events, last)
         self._checking.counts["events"] += len(events)
         if self._recount.is_full:
             yield from self._fold()
@@ -129,11 +132,13 @@ class LogCheck:
     ) -> list[tuple[int, UsageEvent]]:
         """Those that happened in that hour; the others are counted in their own, by the index."""
         found = []
+        start_ms, end_ms = hour.start_ms, hour.end_ms
         for offset, event in counted:
-            its_hour = _hour_of(event, hour)
-            if its_hour is hour:
+            happened_ms = event.timestamp_ms
+            if happened_ms is None or start_ms <= happened_ms < end_ms:
                 found.append((offset, event))
                 continue
+            its_hour = period_at(PeriodType.HOURLY, happened_ms)
             self._recount.note(stamp, block_id, event)
             blocks = self._dated[its_hour, event.customer_id, event.event_type]
             if not blocks or blocks[-1] != block_id:
@@ -167,27 +172,49 @@ class LogCheck:
     def _count_dated(self, hour: Period) -> None:
         """Counts what happened in that hour and was received in another."""
         prefix = keys.hour(hour.start_ms)
+        wanted: defaultdict[bytes, set[tuple[str, str]]] = defaultdict(set)
+        entries = 0
         for key, payload in self._txn.forward("blocks_by_hour", prefix, prefix):
             customer, event_type, _ = key[len(prefix) + 1 :].split(keys.END, 2)
-            wanted = customer.decode(), event_type.decode()
-            through = max(self._through(hour, wanted[0])[0], self._marks.posted)
-            for block_id in records.split_block_ids(payload):
-                stamp, counted = stamp_of(block_id), []
-                for offset, event in enumerate(log.block(self._txn, block_id)):
-                    is_wanted = (event.customer_id, event.event_type) == wanted
-                    is_dated = event.timestamp_ms is not None and _hour_of(event, hour) is hour
-                    if is_wanted and is_dated and stamp.id(offset) <= through:
-                        counted.append((offset, event))
-                if period_at(PeriodType.HOURLY, stamp.received_ms) != hour:
-                    counts = [
-                        (offset, event)
-                        for offset, event in counted
-                        if not self._is_void(stamp, offset, event.customer_id)
-                    ]
-                    self._recount.count(stamp, block_id, counts)
+            name = customer.decode(), event_type.decode()
+            block_ids = records.split_block_ids(payload)
+            for block_id in block_ids:
+                wanted[block_id].add(name)
+            entries += len(block_ids)
+            if entries >= _WANTED_MAX:
+                self._count_blocks(hour, wanted)
+                wanted.clear()
+                entries = 0
+        self._count_blocks(hour, wanted)
+
+    def _count_blocks(self, hour: Period, wanted: Mapping[bytes, set[tuple[str, str]]]) -> None:
+        """Counts what happened in that hour of what the index has of it, customers and types by
+        block. A block is read for all of them at once.
+        """
+        start_ms, end_ms, posted = hour.start_ms, hour.end_ms, self._marks.posted
+        for block_id, stamp, events in log.blocks(self._txn, sorted(wanted)):
+            if start_ms <= stamp.received_ms < end_ms:
+                continue
+            names, counted = wanted[block_id], []
+            is_posted = stamp.id(len(events) - 1) <= posted
+            for offset, event in enumerate(events):
+                happened_ms = event.timestamp_ms
+                if (
+                    happened_ms is not None
+                    and start_ms <= happened_ms < end_ms
+                    and (event.customer_id, event.event_type) in names
+                    and (is_posted or self._is_counted(hour, event, stamp.id(offset)))
+                    and not self._is_void(stamp, offset, event.customer_id)
+                ):
+                    counted.append((offset, event))
+            self._recount.count(stamp, block_id, counted)
             if self._recount.is_full:
                 self._recount.fold()
         self._recount.fold()
+
+    def _is_counted(self, hour: Period, event: UsageEvent, event_id: bytes) -> bool:
+        """In the totals of that hour, by how far these say they have come."""
+        return event_id <= max(self._through(hour, event.customer_id)[0], self._marks.posted)
 
     def _posted(
         self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
@@ -223,11 +250,16 @@ class LogCheck:
             self._counted[hour, customer_id] = found
         return found
 
-    def _use(self, event: UsageEvent, stamp: Stamp, offset: int) -> None:
-        part = keys.part_of(event.customer_id, self._parts)
-        key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-        is_posted = stamp.id(offset) <= self._marks.posted
-        self._used.append((key, stamp.id(offset, part), event, is_posted))
+    def _use(self, stamp: Stamp, events: Sequence[UsageEvent], last: bytes) -> None:
+        """Takes down what the index must have of a block's keys; ``last`` is its last event."""
+        posted = self._marks.posted
+        for offset, event in enumerate(events):
+            if event.idempotency_key:
+                part = keys.part_of(event.customer_id, self._parts)
+                key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
+                record = records.used_key(stamp.id(offset, part), fingerprint(event))
+                is_posted = last <= posted or stamp.id(offset) <= posted
+                self._used.append((key, record, is_posted))
 
     def _fold(self) -> Iterator[Difference]:
         # In the order of keys, or each would be looked for on a page of its own.
@@ -237,10 +269,18 @@ class LogCheck:
         for (hour, customer_id, event_type), blocks in sorted(dated.items()):
             yield from self._by_hour.expect(hour, customer_id, event_type, blocks)
         used, self._used = self._used, []
-        used.sort(key=itemgetter(0, 1))
-        for key, event_id, event, is_posted in used:
+        used.sort()
+        for start in range(0, len(used), _KEYS_AT_ONCE):
+            yield from self._compare_keys(used[start : start + _KEYS_AT_ONCE])
+
+    def _compare_keys(self, used: Sequence[tuple[bytes, bytes, bool]]) -> Iterator[Difference]:
+        # Most often all of them are there, which is seen at once.
+        stand = self._txn.get_all("idempotency_keys", [key for key, _, _ in used])
+        if stand == [record for _, record, _ in used]:
+            self._used_found += len(used)
+            return
+        for key, should, is_posted in used:
             stands = self._txn.get("idempotency_keys", key)
-            should = records.used_key(event_id, fingerprint(event))
             if stands == should:
                 self._used_found += 1
             elif stands is None and not is_posted:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meterd.domain.aggregations import Aggregation
     from meterd.embedded.transaction import Transaction
 
-_LATEST_ID: Final = b"\xff" * ID_BYTES
+LATEST_ID: Final = b"\xff" * ID_BYTES
 _LATEST_HOUR_MS: Final = keys.HOURS_MAX * HOUR_MS
 
 
@@ -63,10 +63,10 @@ def events_backward(
     """The query's events, newest first; not looked up is which of them are void."""
     if not _may_find(query.customer_id, query.event_type):
         return
-    end = _LATEST_ID if query.to_ms is None else _id_at(query.to_ms + 1)
+    end = LATEST_ID if query.to_ms is None else id_at(query.to_ms + 1)
     if before is not None:
         end = min(end, before)
-    start = b"" if query.from_ms is None else _id_at(query.from_ms)
+    start = b"" if query.from_ms is None else id_at(query.from_ms)
     customer_id, event_type = query.customer_id, query.event_type
     for record_id in _records(txn, parts, query, start, end):
         payload = txn.get("events", record_id)
@@ -115,8 +115,10 @@ def _records_of_customer(
 ) -> Iterator[bytes]:
     part = keys.part_of(customer_id, parts)
     ranges = [
-        _blocks(txn, keys.blocks_prefix(part, customer_id, name), end)
-        for name in _types_of(txn, keys.customer_prefix(part, customer_id), event_type)
+        blocks_backward(txn, "blocks_by_customer", keys.blocks_prefix(part, customer_id, name), end)
+        for name in types_behind(
+            txn, "blocks_by_customer", keys.customer_prefix(part, customer_id), event_type
+        )
     ]
     block_ids = (block_id for block_id, _ in groupby(merge(*ranges, reverse=True)))
     for record_id, _ in groupby(txn.last_key("events", block_id) for block_id in block_ids):
@@ -124,29 +126,27 @@ def _records_of_customer(
         yield record_id
 
 
-def _types_of(txn: Transaction, prefix: bytes, only: str | None) -> Iterator[str]:
+def types_behind(txn: Transaction, table: str, prefix: bytes, only: str | None) -> Iterator[str]:
     """The event types that stand behind a customer's prefix, found with one seek for each."""
     if only is not None:
         yield only
         return
     start = prefix
-    while (key := txn.first_key("blocks_by_customer", start)) is not None and key.startswith(
-        prefix
-    ):
+    while (key := txn.first_key(table, start)) is not None and key.startswith(prefix):
         event_type = key[len(prefix) : key.index(keys.END, len(prefix))]
         yield event_type.decode()
         start = prefix + event_type + keys.AFTER_END
 
 
-def _blocks(txn: Transaction, prefix: bytes, end: bytes) -> Iterator[bytes]:
-    """The ids of a customer's blocks of one type that begin before ``end``, newest first."""
-    for _, payload in txn.backward("blocks_by_customer", prefix + end, prefix):
+def blocks_backward(txn: Transaction, table: str, prefix: bytes, end: bytes) -> Iterator[bytes]:
+    """The ids behind a prefix of one type of blocks that begin before ``end``, newest first."""
+    for _, payload in txn.backward(table, prefix + end, prefix):
         for block_id in reversed(records.split_block_ids(payload)):
             if block_id < end:
                 yield block_id
 
 
-def _id_at(instant_ms: int) -> bytes:
+def id_at(instant_ms: int) -> bytes:
     """Not greater than any id of that millisecond, greater than all of earlier ones."""
     return (max(instant_ms, 0) << 80).to_bytes(ID_BYTES, "big")
 

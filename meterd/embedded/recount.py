@@ -19,12 +19,12 @@ import msgspec
 
 from meterd.domain.errors import StoreError
 from meterd.domain.event_ids import Stamp, position
-from meterd.domain.totals import EXACT, Totals, merge_types, totals_of
+from meterd.domain.totals import EXACT, Totals, merge_types
 from meterd.domain.totals import merge as merge_totals
 from meterd.embedded import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meterd.domain.events import UsageEvent
 
@@ -65,34 +65,59 @@ class Group:
         self.block = b""
         self.blocks: list[bytes] = []
         self.values: list[Decimal] = []
-        # Of events that say when they happened, which may be in any order: their positions too.
-        self.dated: list[tuple[bytes, Decimal]] = []
+        self.dated: _Dated | None = None
 
     def totals(self) -> Totals | None:
         """Of all that is gathered, if anything. Within a context that does not round."""
-        if not self.dated:
+        if self.dated is None:
             return self._received() if self.values else None
-        self.dated.sort()
-        values = [value for _, value in self.dated]
-        dated = totals_of(values, self.dated[0][0], self.dated[-1][0])
+        dated = self.dated.totals()
         return merge_totals(self._received(), dated) if self.values else dated
 
     def _received(self) -> Totals:
         """Of those that happened when they were received."""
         values = self.values
-        if len(values) == 1:
-            at = _position(self.first, self.first_offset)
-            return totals_of(values, at, at)
-        return Totals(
-            len(values),
-            sum(values, _ZERO),
-            min(values),
-            max(values),
-            values[0],
-            _position(self.first, self.first_offset),
-            values[-1],
-            _position(self.last, self.last_offset),
-        )
+        first_at = position(self.first.received_ms, self.first.id(self.first_offset))
+        last_at = first_at
+        if len(values) > 1:
+            last_at = position(self.last.received_ms, self.last.id(self.last_offset))
+        return _totals(values, values[0], first_at, values[-1], last_at)
+
+
+class _Dated:
+    """Of a group those that say when they happened, which may be in any order: only of the first
+    and last is their position made.
+    """
+
+    __slots__ = ("first", "last", "values")
+
+    def __init__(self, happened_ms: int, stamp: Stamp, offset: int, value: Decimal) -> None:
+        self.first = self.last = happened_ms, stamp, offset, value
+        self.values = [value]
+
+    def add(self, happened_ms: int, stamp: Stamp, offset: int, value: Decimal) -> None:
+        """One more, in the order of the log."""
+        self.values.append(value)
+        if happened_ms < self.first[0]:
+            self.first = happened_ms, stamp, offset, value
+        if happened_ms >= self.last[0]:
+            self.last = happened_ms, stamp, offset, value
+
+    def totals(self) -> Totals:
+        (first_ms, stamp, offset, first), last = self.first, self.last
+        first_at = position(first_ms, stamp.id(offset))
+        last_ms, stamp, offset, value = last
+        return _totals(self.values, first, first_at, value, position(last_ms, stamp.id(offset)))
+
+
+def _totals(
+    values: Sequence[Decimal], first: Decimal, first_at: bytes, last: Decimal, last_at: bytes
+) -> Totals:
+    """Within a context that does not round."""
+    if len(values) == 1:
+        return Totals(1, first, first, first, first, first_at, last, last_at)
+    total = sum(values, _ZERO)
+    return Totals(len(values), total, min(values), max(values), first, first_at, last, last_at)
 
 
 Groups = dict[tuple[str, str], Group]
@@ -125,8 +150,11 @@ class HourRecount:
                 group.values.append(event.value)
                 group.last, group.last_offset = stamp, offset
             else:
-                at = position(event.timestamp_ms, stamp.id(offset))
-                group.dated.append((at, event.value))
+                happened = event.timestamp_ms, stamp, offset, event.value
+                if group.dated is None:
+                    group.dated = _Dated(*happened)
+                else:
+                    group.dated.add(*happened)
             if group.block is not block_id:
                 group.block = block_id
                 group.blocks.append(block_id)
@@ -206,7 +234,3 @@ def _read(file: IO[bytes]) -> Iterator[tuple[bytes, ByType]]:
     file.seek(0)
     while length := file.read(_LENGTH_BYTES):
         yield _decode(file.read(int.from_bytes(length, "big")))
-
-
-def _position(stamp: Stamp, offset: int) -> bytes:
-    return position(stamp.received_ms, stamp.id(offset))

@@ -9,14 +9,13 @@ transaction; a long answer is many portions.
 from __future__ import annotations
 
 from heapq import merge
-from itertools import islice
+from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING
 
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, PARTS_MAX, position, stamp_of
 from meterd.domain.hierarchy import parts_of
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
-from meterd.domain.receipts import receive
 from meterd.domain.stored_events import StoredEvent
 from meterd.domain.totals import NOTHING, Totals, merge_types, totals_of
 from meterd.domain.usage import (
@@ -243,32 +242,47 @@ def _dated_events(
     if not keys.may_be_stored(customer_id, CUSTOMER_ID_MAX_BYTES):
         return
     part = keys.part_of(customer_id, parts)
-    blocks: set[bytes] = set()
-    hour_ms = start_ms
+    before = queries.LATEST_ID if before is None else before
+    block_ids = _dated_blocks(txn, part, query, before)
+    for _, stamp, events in log.blocks(txn, block_ids):
+        for offset in range(len(events) - 1, -1, -1):
+            event = events[offset]
+            happened_ms = event.timestamp_ms
+            if (
+                happened_ms is not None
+                and start_ms <= happened_ms <= end_ms
+                and event.customer_id == customer_id
+                and query.event_type in {None, event.event_type}
+                and (event_id := stamp.id(offset, part)) < before
+            ):
+                yield StoredEvent(event_id, event, stamp.received_ms)
+
+
+def _dated_blocks(txn: Transaction, part: int, query: EventQuery, before: bytes) -> Iterator[bytes]:
+    """In the index of these hours the ids of blocks that were not received within them and are
+    less than ``before``, the greatest first.
+
+    As far as they are asked for: what is behind them is read when its portion comes.
+    """
+    assert query.customer_id is not None
+    assert query.from_ms is not None
+    assert query.to_ms is not None
+    # What was received within them is passed over by its ids, which say when it was.
+    within, behind = queries.id_at(query.from_ms), queries.id_at(query.to_ms + 1)
+    ranges: list[Iterator[bytes]] = []
+    hour_ms = query.from_ms
     while (key := txn.first_key("blocks_by_hour", keys.hour(hour_ms))) is not None:
         hour = keys.hour_of_blocks(key)
-        if hour.start_ms > end_ms:
+        if hour.start_ms > query.to_ms:
             break
-        prefix = keys.hour(hour.start_ms) + keys.customer_prefix(part, customer_id)
-        for _, ids in txn.forward("blocks_by_hour", prefix, prefix):
-            blocks.update(records.split_block_ids(ids))
+        prefix = keys.hour(hour.start_ms) + keys.customer_prefix(part, query.customer_id)
+        for name in queries.types_behind(txn, "blocks_by_hour", prefix, query.event_type):
+            of_type = keys.dated_blocks_prefix(hour, part, query.customer_id, name)
+            if before > behind:
+                later = queries.blocks_backward(txn, "blocks_by_hour", of_type, before)
+                ranges.append(takewhile(behind.__le__, later))
+            end = min(before, within)
+            ranges.append(queries.blocks_backward(txn, "blocks_by_hour", of_type, end))
         hour_ms = hour.end_ms
-    for block_id in sorted(blocks, reverse=True):
-        if before is not None and block_id >= before:
-            continue
-        receipt = receive(stamp_of(block_id), log.block(txn, block_id))
-        if start_ms <= receipt.received_ms <= end_ms:
-            continue
-        for offset in range(len(receipt.events) - 1, -1, -1):
-            event = receipt.events[offset]
-            is_wanted = event.customer_id == customer_id and query.event_type in {
-                None,
-                event.event_type,
-            }
-            event_id = receipt.stamp.id(offset, part)
-            if (
-                is_wanted
-                and start_ms <= receipt.happened_ms(offset) <= end_ms
-                and (before is None or event_id < before)
-            ):
-                yield StoredEvent(event_id, event, receipt.received_ms)
+    for block_id, _ in groupby(merge(*ranges, reverse=True)):
+        yield block_id

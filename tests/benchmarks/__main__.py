@@ -9,7 +9,8 @@ only, which is why there are ratios.
     servers/                               those that are not meterd, and meterd with a clock to set
     ceilings, loads                        what is measured in rounds
     flood                                  a load that does not wait for answers
-    states/                                memory, restart, closing, stored events, overload, posts
+    states/                                memory, restart, closing, stored events, overload, posts,
+                                           what is read
     results, report, plots                 what was found: JSON, the table, docs/plots/
 """
 
@@ -32,7 +33,16 @@ from tests.benchmarks.attacks import siege
 from tests.benchmarks.attacks.weapons import ATTACKS
 from tests.benchmarks.contestants import CACHE, CONTESTANTS, make_passable, open_cache
 from tests.benchmarks.report import table
-from tests.benchmarks.states import closing, delivering, memory, overload, restart, sending, stored
+from tests.benchmarks.states import (
+    closing,
+    delivering,
+    memory,
+    overload,
+    reading,
+    restart,
+    sending,
+    stored,
+)
 from tests.daemon_process import ROOT
 from tests.system.torture.catalogue import empty_folder
 
@@ -100,7 +110,7 @@ def main(
     )
     if context.invoked_subcommand is None:
         parts = (run_loads, run_memory, run_restart, run_closing, run_stored, run_overload)
-        for part in (*parts, run_sending, run_delivering):
+        for part in (*parts, run_sending, run_delivering, run_reading):
             context.invoke(part)
 
 
@@ -208,6 +218,14 @@ def run_delivering(run: Run) -> None:
     with _measuring(run, "delivering") as (folder, found):
         share = 0.1 if run.quick else 1.0
         found.delivering = delivering.measure(folder, rounds=run.rounds, share=share)
+
+
+@main.command("reading")
+@click.pass_obj
+def run_reading(run: Run) -> None:
+    """Usage over HTTP, and a whole store verified."""
+    with _measuring(run, "reading") as (folder, found):
+        found.reading = reading.measure(folder, rounds=run.rounds, share=0.1 if run.quick else 1.0)
 
 
 @main.command("redraw")

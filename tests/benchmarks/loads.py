@@ -49,8 +49,8 @@ class Load(msgspec.Struct, frozen=True):
     at_least_s: float = 0.0
 
 
-def _batch(customers: int) -> Plan:
-    return Plan(kind="batch", connections=8, customers=customers)
+def _batch(customers: int, *, keys: bool = False) -> Plan:
+    return Plan(kind="batch", connections=8, customers=customers, keys=keys)
 
 
 SINGLE_64: Final = "single events, 64 connections"
@@ -63,6 +63,18 @@ LOADS: Final = (
     Load("single events, 256 connections", Plan(kind="single", connections=256)),
     Load(BATCHES, _batch(300)),
     Load("batches of 1000, 3 customers", _batch(3)),
+    Load(
+        "single events, each with an idempotency key, 64 connections",
+        Plan(kind="single", connections=64, keys=True),
+        (FAST_LANE,),
+        SINGLE_64,
+    ),
+    Load(
+        "batches of 1000, 300 customers, each event with an idempotency key",
+        _batch(300, keys=True),
+        (FAST_LANE,),
+        BATCHES,
+    ),
     Load(
         "GET /ping, 8 connections", Plan(kind="ping", connections=8), (FAST_LANE, HYPERCORN_ALONE)
     ),

@@ -26,6 +26,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     customers: int = 1000
     # A header field that the fast lane does not know leaves the request to hypercorn and Quart.
     by_quart: bool = False
+    # Each event of ``single`` and ``batch`` with an idempotency key of its own.
+    keys: bool = False
     seconds: float = 3.0
     # Answers of the first moments are checked, but not measured.
     warm_up_s: float = 0.5

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.plan import Outcome
     from tests.benchmarks.processes import Memory
-    from tests.benchmarks.results import Delivering, Loads, Results, Round, Series
+    from tests.benchmarks.results import Delivering, Loads, Reading, Results, Round, Series
 
 # From here on a faster server would not have been seen to be faster.
 CLIENT_BUSY_MAX: Final = 0.9
@@ -45,6 +45,7 @@ def table(results: Results) -> Table:
     _add_overload(made, results)
     _add_sending(made, results.sending)
     _add_delivering(made, results.delivering)
+    _add_reading(made, results.reading)
     return made
 
 
@@ -238,6 +239,21 @@ def _add_delivering(made: Table, delivering: Sequence[Sequence[Delivering]]) -> 
             f"{median(ratios):.2f}",
             f"event {append_ms:.1f} ms",
             f"{p50_ms:,.0f}, {p99_ms:,.0f} ms",
+        )
+
+
+def _add_reading(made: Table, reading: Sequence[Reading]) -> None:
+    if reading:
+        made.add_section()
+        made.add_row("[bold]what is stored, read[/bold]")
+    for one in reading:
+        took_s, cpu_s = median(one.took_s), median(one.cpu_s)
+        made.add_row(
+            f"  {one.name}: {one.events:,} events",
+            f"{took_s:.3f} s",
+            f"{min(one.took_s):.3f} - {max(one.took_s):.3f} s",
+            f"{one.events / took_s:,.0f} events/s",
+            f"{cpu_s / one.events * 1e6:,.2f} µs",
         )
 
 

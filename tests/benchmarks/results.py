@@ -148,6 +148,15 @@ class Delivering(msgspec.Struct, frozen=True):
     append_p99_ms: float
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """Something read of so many events, some times: how long it took, and CPU of who read it."""
+
+    name: str
+    events: int
+    took_s: list[float]
+    cpu_s: list[float]
+
+
 class Results(msgspec.Struct):
     """The parts that were measured, each when it was: a run of one part leaves the others."""
 
@@ -161,6 +170,7 @@ class Results(msgspec.Struct):
     overload: list[Overload] = []
     sending: list[Series] = []
     delivering: list[list[Delivering]] = []
+    reading: list[Reading] = []
 
     def outcomes(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Every failure count, named."""

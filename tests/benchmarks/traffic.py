@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, assert_never
 
@@ -21,6 +22,11 @@ FILLS_MADE: Final = 100
 CUSTOMERS_IN_A_FILL: Final = 10  # what a collector in front of some customers would send
 LARGE_BYTES: Final = 3_800  # of metadata in each event: 3.7 MiB in all
 POSTS_FOR_A_GET: Final = 99
+# Where a key is to stand, which is as long.
+NO_KEY: Final = b"@" * 16
+# Times an odd number, numbers that count up are in no order, and each still another.
+ODD: Final = 0x9E3779B97F4A7C15
+KEYS_MASK: Final = (1 << 64) - 1
 
 
 class Request(NamedTuple):
@@ -36,9 +42,11 @@ def requests_of(errand: Errand) -> Iterator[Request]:
     plan, chance = errand.plan, random.Random(errand.plan.seed)
     match plan.kind:
         case "single":
-            return cycle(_singles(errand, chance, max(SINGLES_MADE, plan.customers)))
+            singles = _singles(errand, chance, max(SINGLES_MADE, plan.customers))
+            return _with_keys(singles) if plan.keys else cycle(singles)
         case "batch":
-            return cycle([_random_batch(errand, chance) for _ in range(BATCHES_MADE)])
+            batches = [_random_batch(errand, chance) for _ in range(BATCHES_MADE)]
+            return _with_keys(batches) if plan.keys else cycle(batches)
         case "introduce":
             return _introductions(errand)
         case "fill":
@@ -60,11 +68,28 @@ def requests_of(errand: Errand) -> Iterator[Request]:
             assert_never(plan.kind)
 
 
+def _with_keys(made: Iterable[Request]) -> Iterator[Request]:
+    """Again and again, the keys never those that any client sent before, and in no order."""
+    pieces = [(request, request.data.split(NO_KEY)) for request in made]
+    number = time.time_ns()
+    for request, parts in cycle(pieces):
+        data = [parts[0]]
+        for part in parts[1:]:
+            number += 1
+            data += (b"%016x" % (number * ODD & KEYS_MASK), part)
+        yield request._replace(data=b"".join(data))
+
+
+def _key(errand: Errand) -> dict[str, str]:
+    return {"idempotencyKey": NO_KEY.decode()} if errand.plan.keys else {}
+
+
 def _singles(errand: Errand, chance: random.Random, count: int) -> list[Request]:
     made = []
     for _ in range(count):
         customer = f"customer_{chance.randrange(errand.plan.customers)}"
         event = {"customerId": customer, "value": chance.randrange(1, 1000), "metadata": {"n": 1}}
+        event |= _key(errand)
         path = f"/usage/{chance.choice(EVENT_TYPES)}"
         made.append(Request(_post(errand, path, event), 201, 1))
     return made
@@ -125,6 +150,7 @@ def _batch(errand: Errand, events: Iterable[tuple[str, int]]) -> Request:
             "customerId": f"customer_{customer}",
             "value": number % 997,
             "metadata": {"source": "load", "n": number},
+            **_key(errand),
         }
         for number, (event_type, customer) in enumerate(events)
     ]

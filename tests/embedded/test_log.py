@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterd.domain.event_ids import COUNTER_LIMIT, Stamp, next_stamp, stamp_of
+from meterd.domain.event_ids import COUNTER_LIMIT, ID_BYTES, Stamp, next_stamp, stamp_of
 from meterd.domain.receipts import BLOCK_EVENTS, Receipt, receive
 from meterd.embedded import keys, log, records
 from meterd.embedded.store import Store
@@ -221,6 +221,29 @@ def test_the_record_of_a_block_is_the_last_that_does_not_begin_after_it(
                         record_id = txn.last_key("events", block_id)
                         assert record_id is not None
                         assert block_id in held[record_id]
+
+
+@given(APPENDS, FIRST_STAMPS, st.data())
+def test_any_choice_of_blocks_is_read(
+    arrivals: list[Arrival], first: Stamp, chosen: st.DataObject
+) -> None:
+    """Each as it is read alone, and of ids of no block nothing."""
+    transactions = transactions_of(arrivals, first)
+    known = [one for receipts in transactions for receipt in receipts for one in receipt.blocks]
+    ids = chosen.draw(st.sets(st.sampled_from([b"", *known, *map(next_id, known)])))
+    with fresh_store() as store:
+        write(store, transactions)
+        with store.read() as txn:
+            found = list(log.blocks(txn, sorted(ids)))
+            assert [one for one, _, _ in found] == sorted(ids.intersection(known))
+            for block_id, stamp, events in found:
+                assert stamp == stamp_of(block_id)
+                assert events == log.block(txn, block_id)
+
+
+def next_id(block_id: bytes) -> bytes:
+    """The next there can be, which is no block's."""
+    return (int.from_bytes(block_id, "big") + 1).to_bytes(ID_BYTES, "big")
 
 
 def first_of(record_id: bytes, block: records.LoggedBlock) -> bytes:

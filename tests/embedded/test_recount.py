@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from meterd.domain.errors import StoreError
@@ -69,6 +70,34 @@ def test_it_comes_out_the_same(
     assert dict(counted) == by_hand()
     assert [customer for customer, _ in counted] == sorted(by_hand())
     assert set(blocks) == set(receipt.blocks)
+
+
+def test_events_in_any_order_of_their_own_time() -> None:
+    """First and last are those by their own time, then by the order of storing."""
+    happened = [START_MS + 37 * number % 11 for number in range(len(EVENTS))]
+    dated = [
+        msgspec.structs.replace(one, timestamp_ms=None if number % 5 == 0 else happened_ms)
+        for number, (one, happened_ms) in enumerate(zip(EVENTS, happened, strict=True))
+    ]
+    receipt = receive(Stamp(START_MS + 5, 5, 7), dated)
+    hour = HourRecount(PARTS)
+    for begin in range(0, len(dated), 64):
+        stamp = receipt.stamp.later(begin)
+        hour.count(stamp, stamp.id(), enumerate(dated[begin : begin + 64]))
+    hour.fold()
+    for customer, by_type in hour.totals():
+        for event_type, found in by_type.items():
+            places = sorted(
+                (
+                    number
+                    for number, one in enumerate(dated)
+                    if (one.customer_id.encode(), one.event_type) == (customer[1:], event_type)
+                ),
+                key=receipt.position,
+            )
+            first_at, last_at = receipt.position(places[0]), receipt.position(places[-1])
+            values = [dated[number].value for number in places]
+            assert found == totals_of(values, first_at, last_at)
 
 
 def test_it_is_folded_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:

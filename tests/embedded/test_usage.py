@@ -7,15 +7,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
 
-from meterd.domain.event_ids import Stamp
+from meterd.domain.event_ids import Stamp, stamp_of
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
 from meterd.domain.usage import Groups, UsageQuery
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from meterd.ledger import Ledger
 
 HOURLY, DAILY, WEEKLY, MONTHLY, YEARLY = PeriodType
+MINUTE_MS: Final = 60_000
 OF_EVENTS: Final = {"events", "records_by_type", "blocks_by_customer"}
 PLANS: Final = (b'{"plan":"pro"}', b'{"plan":"free"}', b"{}")
 
@@ -120,6 +124,62 @@ def test_a_portion_reads_no_more_than_it_may(month: Store) -> None:
             break
     [row] = groups.rows(usage_window(month, year.start_ms))
     assert (row.totals.count, portions) == (240, 24 * 30 // 50 + 1)
+
+
+def dated_month() -> list[tuple[int, list[UsageEvent]]]:
+    """Appends of two types for some days, whose events say that they happened up to a day before
+    or some minutes later, or nothing of it.
+    """
+    chance = Random(6)
+    return [
+        (
+            now_ms := START_MS + number * 20 * MINUTE_MS,
+            [
+                msgspec.structs.replace(
+                    event(chance.choice(("acme", "c1")), chance.choice(("sum", "min"))),
+                    timestamp_ms=chance.choice(
+                        (None, now_ms - chance.randrange(DAY_MS), now_ms + 4 * MINUTE_MS)
+                    ),
+                )
+                for _ in range(chance.choice((1, 2, 70)))
+            ],
+        )
+        for number in range(150)
+    ]
+
+
+@pytest.mark.parametrize("event_type", [None, "sum"])
+@pytest.mark.parametrize("hours", [1, 5, 24, 24 * 30])
+def test_the_events_of_hours_are_those_that_happened_then(
+    tmp_path: Path, hours: int, event_type: str | None
+) -> None:
+    """Whenever they were received, the last stored first, from wherever it is gone on."""
+    appends = dated_month()
+    store = filled(tmp_path / "data", appends)
+    first_ms = period_at(HOURLY, START_MS - DAY_MS).start_ms
+    with store.read() as txn:
+        for start_ms in range(first_ms, START_MS + 3 * DAY_MS, max(hours, 7) * HOUR_MS):
+            end_ms = start_ms + hours * HOUR_MS
+            wanted = []
+            for number, (received_ms, events) in enumerate(appends):
+                for offset, one in enumerate(events):
+                    happened_ms = one.timestamp_ms or received_ms
+                    is_named = one.customer_id == "acme" and event_type in {None, one.event_type}
+                    if is_named and start_ms <= happened_ms < end_ms:
+                        wanted.append((Stamp(received_ms, number * 1000, 0).id(offset), one))
+            wanted.reverse()
+            found: list[tuple[bytes, UsageEvent]] = []
+            before = None
+            while some := list(
+                islice(
+                    usage.events_of_hours(txn, PARTS, "acme", event_type, start_ms, end_ms, before),
+                    100,
+                )
+            ):
+                found += [(stamp_of(one.id).id(), one.event) for one in some]
+                before = some[-1].id
+            assert found == wanted
+    store.close()
 
 
 def _windows(txn: Transaction, query: UsageQuery) -> list[WindowTotals]:
