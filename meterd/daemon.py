@@ -49,6 +49,7 @@ from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from meterd.work.loop_lag import LoopLag
+from meterd.work.threshold_watcher import ThresholdWatcher
 
 if TYPE_CHECKING:
     import ssl
@@ -115,6 +116,7 @@ class Daemon:
         front_door: FrontDoor,
         closer: Closer,
         delivery: DeliveryActor,
+        thresholds: ThresholdWatcher,
         loop_lag: LoopLag,
     ) -> None:
         self.settings = settings
@@ -122,6 +124,7 @@ class Daemon:
         self.front_door = front_door
         self.closer = closer
         self.delivery = delivery
+        self.thresholds = thresholds
         self.loop_lag = loop_lag
         self.urls: list[str] = []
 
@@ -134,6 +137,7 @@ class Daemon:
         set_log_level(config.log_level)
         self.closer.reconfigure()
         self.delivery.reconfigure()
+        self.thresholds.reconfigure()
 
 
 @asynccontextmanager
@@ -161,6 +165,7 @@ async def listening(
         ledger = await stack.enter_async_context(_ledger_over(store, clock, machine).starting())
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
+        thresholds = ThresholdWatcher(ledger, settings.config)
         delivery = DeliveryActor(
             ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
         )
@@ -200,7 +205,9 @@ async def listening(
         front_door = FrontDoor(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
         )
-        daemon = Daemon(settings, ledger.started, front_door, closer, delivery, loop_lag)
+        daemon = Daemon(
+            settings, ledger.started, front_door, closer, delivery, thresholds, loop_lag
+        )
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             scheme = "https" if config.server.has_tls else "http"
@@ -221,7 +228,10 @@ async def _work(daemon: Daemon, nursery: trio.Nursery, closing_periods: trio.Can
         await daemon.started.wait()
         _log.info("serving", url=daemon.urls)
         await nursery.start(daemon.delivery.run)
-        await daemon.closer.run()
+        async with trio.open_nursery() as beside:
+            # First: what is not closed by then is what it begins with.
+            await beside.start(daemon.thresholds.run)
+            await daemon.closer.run()
 
 
 _USER_AGENT: Final = f"meterd/{__version__}"

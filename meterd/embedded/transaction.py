@@ -26,6 +26,7 @@ TABLES: Final = (
     "late",
     "superseded",
     "customer_periods",
+    "reached",
     "deliveries",
     "delivery_ids",
     "outbox",
