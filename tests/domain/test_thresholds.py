@@ -158,7 +158,7 @@ def test_a_delivery_is_known_by_what_was_reached() -> None:
     assert made.id == reached_delivery_id(first, "billing")
     assert (made.created_ms, made.next_attempt_ms, made.revision) == (5, 5, 0)
     assert made.threshold is not None
-    assert (made.threshold.event_type, made.threshold.value) == ("calls", 80)
+    assert (made.threshold.event_type, made.threshold.value) == ("calls", Decimal(80))
 
 
 def one(threshold: str = "80", value: str = "81", **changes: object) -> Reached:
