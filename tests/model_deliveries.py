@@ -193,8 +193,9 @@ class ModelDeliveries(ModelOutbox, ABC):
                 if name in self._deliveries:
                     self._replay(name, self._clock_ms())
                 else:
-                    made = reached_delivery(one, replay.endpoint_id, now_ms, self._clock_ms())
-                    self._add(made, now_ms)
+                    made_ms = max(now_ms, one.reached_ms)
+                    made = reached_delivery(one, replay.endpoint_id, made_ms, self._clock_ms())
+                    self._add(made, made_ms)
             name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
             if name in self._deliveries:
                 again += 1
@@ -203,7 +204,8 @@ class ModelDeliveries(ModelOutbox, ABC):
             else:
                 created += 1
                 if not dry_run:
-                    self._make(aggregation, replay.endpoint_id, now_ms)
+                    made_ms = max(now_ms, aggregation.computed_ms)
+                    self._make(aggregation, replay.endpoint_id, made_ms)
                     noted = (*aggregation.endpoints, replay.endpoint_id)
                     where = aggregation.customer_id, aggregation.period
                     changed = msgspec.structs.replace(aggregation, endpoints=noted)

@@ -7,7 +7,8 @@ import trio
 
 from tests.ledger_bench import START_MS, SettableClock
 from tests.model_thresholds import ModelThresholds
-from tests.thresholds_conformance import ThresholdDeliveriesConformance, ThresholdsConformance
+from tests.threshold_deliveries_conformance import ThresholdDeliveriesConformance
+from tests.thresholds_conformance import ThresholdsConformance
 
 
 class ModelBench:

@@ -14,14 +14,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.alerts import Alert
-from meterd.domain.deliveries import DeliveryStatus
-from meterd.domain.outcomes import Outcome
-from meterd.domain.periods import HOUR_MS, PeriodType, period_at
+from meterd.domain.periods import PeriodType
 from meterd.domain.thresholds import Watched
-from meterd.ledger import DeliveryQuery, Ledger, Replay
+from meterd.ledger import DeliveryQuery, Ledger
 from meterd.watching import Watching
 from tests.ledger_bench import ALL, OPERATIONS, Bench, append_at, at, close_ended, event, rules
-from tests.redelivery_conformance import FAILED, replay_all, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -243,6 +240,19 @@ class ThresholdsConformance:
             "sum-daily-acme",
         ]
 
+    @pytest.mark.parametrize("period", PeriodType)
+    async def test_every_type_of_period_is_watched(
+        self, bench: ThresholdBench, period: PeriodType
+    ) -> None:
+        """Before anything was ever closed, and behind that."""
+        await bench.ledger.append([event()])
+        await bench.ledger.customer_usage("acme", period)
+        watcher = Watcher(bench, alert(1, 2, period=period))
+        assert len(await watcher.at_all()) == 1
+        await close_ended(bench, rules(), clock_ms=at("2027-02-01T00:00"))
+        await bench.ledger.append([event(value=2)])
+        assert len(await watcher.at_changed()) == 2
+
     async def test_what_was_reached_while_nobody_watched_is_found(
         self, bench: ThresholdBench
     ) -> None:
@@ -309,85 +319,6 @@ class ThresholdsConformance:
                 nursery.start_soon(wait_and_cancel, waiting)
                 await bench.ledger.changed(limit=ALL)
         assert waiting.cancelled_caught
-
-
-class ThresholdDeliveriesConformance:
-    """They are deliveries like all, in a line of their own."""
-
-    async def test_neither_waits_for_the_other(self, bench: ThresholdBench) -> None:
-        """A customer's aggregation that fails holds back no threshold, nor the other way round."""
-        watcher = Watcher(bench, alert(1, 2, period=PeriodType.YEARLY))
-        await append_at(bench, "2026-01-14T10:00")
-        await close_ended(bench, rules(*DAY), clock_ms=at("2026-01-14T11:10"))
-        await settle(bench, "billing", FAILED, waits_ms=(HOUR_MS,))
-        await watcher.at_changed()
-        await append_at(bench, "2026-01-14T11:12")
-        await watcher.at_changed()
-        claimed = await bench.ledger.claim("billing", limit=ALL)
-        assert [one.threshold and str(one.threshold.value) for one in claimed.deliveries] == ["1"]
-        history = await bench.ledger.delivery((await thresholds_sent(bench))[1].id)
-        assert history is not None
-        assert history.behind == claimed.deliveries[0].id
-        bench.clock.now_ms += HOUR_MS
-        claimed = await bench.ledger.claim("billing", limit=ALL)
-        assert [one.threshold for one in claimed.deliveries] == [None]
-
-    async def test_they_go_alone(self, bench: ThresholdBench) -> None:
-        """Also to an endpoint that takes batches, whose batches they do not hold up."""
-        watcher = Watcher(bench, alert(1))
-        for customer in ("acme", "b"):
-            await append_at(bench, "2026-01-14T10:00", customer)
-        await watcher.at_changed("acme", "b")
-        claimed = await bench.ledger.claim("billing", limit=1, batch=10)
-        assert [one.customer_id for one in claimed.deliveries] == ["acme"]
-        await close_ended(bench, rules(PeriodType.HOURLY), clock_ms=at("2026-01-14T11:10"))
-        claimed = await bench.ledger.claim("billing", limit=ALL, batch=10)
-        found = [(one.is_batch, one.customer_id, len(one.sequences)) for one in claimed.deliveries]
-        assert sorted(found) == [(False, "b", 1), (True, "", 2)]
-
-    async def test_they_are_listed(self, bench: ThresholdBench) -> None:
-        """With the customer's, by period, and by what became of them."""
-        watcher = Watcher(bench, alert(1), alert(1, period=PeriodType.HOURLY))
-        await append_at(bench, "2026-01-14T10:00")
-        await append_at(bench, "2026-01-14T10:00", "b")
-        await watcher.at_changed("acme", "b")
-        await close_ended(bench, rules(PeriodType.HOURLY), clock_ms=at("2026-01-14T11:10"))
-        kinds = ["usage.threshold.reached"] * 2 + ["aggregation.completed"]
-        for query in ({}, {"status": DeliveryStatus.PENDING}, {"endpoint_id": "billing"}):
-            found = await bodies(bench, customer_id="acme", **query)
-            assert [one["type"] for one in found] == kinds, query
-        daily = await bodies(bench, customer_id="acme", period_type=PeriodType.DAILY)
-        assert [one["type"] for one in daily] == kinds[:1]
-        await settle(bench, "billing", Outcome())
-        parked = await bench.ledger.deliveries(
-            DeliveryQuery(status=DeliveryStatus.DELIVERED), limit=ALL
-        )
-        assert [one.sequence for one in parked] == [1]
-
-    async def test_they_are_sent_again_and_replayed(self, bench: ThresholdBench) -> None:
-        """With the periods that they are of, once these are closed; to who was never told, too."""
-        watcher = Watcher(bench, alert(1, 2))
-        await append_at(bench, "2026-01-14T10:00", value=2)
-        await watcher.at_changed()
-        await settle(bench, "billing", Outcome())
-        (first, _) = await thresholds_sent(bench)
-        again = await bench.ledger.retry(first.id)
-        assert again is not None
-        assert again.status is DeliveryStatus.PENDING
-        await close_ended(bench, rules(PeriodType.DAILY), clock_ms=at("2026-01-15T00:10"))
-        (aggregation,) = [
-            one
-            for one in await bench.ledger.deliveries(DeliveryQuery(), limit=ALL)
-            if one.threshold is None
-        ]
-        end_ms = period_at(PeriodType.DAILY, aggregation.start_ms).end_ms
-        for endpoint, again_and_created in (("billing", (3, 0)), ("new", (0, 3)), ("new", (3, 0))):
-            replay = Replay(endpoint, end_ms, end_ms)
-            counted = await replay_all(bench, replay, dry_run=True)
-            assert (counted.again, counted.created) == again_and_created
-            assert await replay_all(bench, replay) == counted
-        sent = [json.loads(one.body)["type"] for one in await thresholds_sent(bench)]
-        assert sent == ["usage.threshold.reached"] * 4
 
 
 async def wait_and_cancel(scope: trio.CancelScope) -> None:

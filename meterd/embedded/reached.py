@@ -60,7 +60,8 @@ def tell_also(
     txn: Transaction, parts: int, reached: Reached, endpoint_id: str, now_ms: int, due_ms: int
 ) -> None:
     """One that an endpoint was never told of; what was reached names all that have a delivery."""
-    outbox.add(txn, reached_delivery(reached, endpoint_id, now_ms, due_ms))
+    made_ms = max(now_ms, reached.reached_ms)
+    outbox.add(txn, reached_delivery(reached, endpoint_id, made_ms, due_ms))
     if endpoint_id in reached.endpoints:
         return  # its delivery was forgotten since
     noted = msgspec.structs.replace(reached, endpoints=(*reached.endpoints, endpoint_id))
@@ -131,7 +132,7 @@ def _stored(
     for kind in watched.kinds:
         prefix = keys.period_type_prefix(part, kind)
         last_closed_ms = period_at(kind, max(since_ms[kind] - 1, 0)).start_ms
-        start = prefix + keys.hour(last_closed_ms)
+        start = prefix + keys.hour(max(last_closed_ms, 0))  # the week of 1970 began before it
         while (key := txn.first_key("totals", start)) is not None and key.startswith(prefix):
             period = keys.totals_period(key)
             found.add(period)

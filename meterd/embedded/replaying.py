@@ -52,7 +52,9 @@ def run(
             outbox.replay(txn, delivery, due_ms)
             continue
         body = completed_body(aggregation)
-        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, now_ms, due_ms))
+        # Not before what it carries, though a clock stepped back.
+        made_ms = max(now_ms, aggregation.computed_ms)
+        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, made_ms, due_ms))
         _note_endpoint(txn, parts, aggregation, replay.endpoint_id)
     return done
 

@@ -45,6 +45,7 @@ from tests.embedded.model_choices import (
     run_until_cut,
     shown,
 )
+from tests.embedded.threshold_rules import ThresholdRules
 from tests.embedded.trio_thread import TrioThread
 from tests.ledger_bench import (
     ALL,
@@ -55,7 +56,7 @@ from tests.ledger_bench import (
     event,
     rules,
 )
-from tests.model_ledger import ModelLedger
+from tests.model_thresholds import ModelThresholds
 
 if TYPE_CHECKING:
     from meterd.domain.aggregations import ClosingRules
@@ -72,7 +73,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, LateRules):
+class EngineAndModel(DeliveryRules, LateRules, ThresholdRules):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
@@ -81,7 +82,7 @@ class EngineAndModel(DeliveryRules, LateRules):
         in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="meterd-model-", dir=in_memory))
         self.clock = SettableClock(START_MS)
-        self.model = ModelLedger(self.clock)
+        self.model = ModelThresholds(self.clock)
         self.claimed: dict[str, Delivery] = {}
         self.sent: list[list[UsageEvent]] = []
         self.copies = self.steps = 0

@@ -12,8 +12,8 @@ from meterd.embedded import threshold_desk
 from meterd.embedded.verification import verify
 from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import event
+from tests.threshold_deliveries_conformance import ThresholdDeliveriesConformance
 from tests.thresholds_conformance import (
-    ThresholdDeliveriesConformance,
     ThresholdsConformance,
     Watcher,
     alert,

@@ -90,6 +90,8 @@ HARNESS = Harness(
         "late_events_stay_in_their_hour",
         "batch_is_formed_anew",
         "batch_keeps_who_left",
+        "thresholds_are_told_behind_their_record",
+        "thresholds_wait_for_aggregations",
     ),
     mutant_count=1_000,
 )
