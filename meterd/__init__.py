@@ -22,6 +22,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       sections         reads the tables of a configuration, naming what is wrong where
       addresses        the address to listen on
       credentials      API keys and their scopes
+      alerts           which figures are watched, and at which values somebody is told
       endpoints        webhook endpoints
       echoes           what a receiver repeats of its URL, masked
       reachable        which addresses a webhook may be sent to
@@ -41,7 +42,9 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       counting         what is counted in an hour while it goes on
       account          what an event or a period's end changes for one customer
       usage            usage over windows, and in groups
+      thresholds       when usage has reached a threshold, and what is told of it
     ledger           what an engine promises
+    watching         what an engine promises to whoever watches usage
     embedded/        the engine over LMDB, and its actors
       keys             key layout, whose byte order is reading order
       records          what stands in records
@@ -62,6 +65,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       voids            which events of the log are void
       queries          what the contract reads
       usage            reads totals over windows, and events in groups
+      reached          looks for thresholds that were reached, and writes them with what is told
       delivery_queries  reads deliveries and what is known of endpoints
       replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
@@ -73,10 +77,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       log_check        hours, indexes and keys against the log
       late_check       periods to be revised, against totals
       published_check  aggregations against what was published of totals
+      made_check       a delivery, against what it must be made of
+      reached_check    thresholds that were reached, and their deliveries
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
       mailbox          what wakes an actor, reply, round
+      posted           whose totals were posted, of what is watched
       committer        the only writer
       aggregator       one customer
       registry         who is awake
@@ -89,11 +96,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery_desk    the part of the engine that gives deliveries out and has them sent again
       usage_desk       the part of the engine that reads usage
       void_desk        the part of the engine that takes events back
+      threshold_desk   the part of the engine that tells of thresholds
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
       forgetter        has idempotency keys forgotten when their time is over
+      threshold_watcher  tells when usage has reached a threshold
       loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries
       settling         deliveries settled together

@@ -50,6 +50,7 @@ from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from meterd.work.forgetter import Forgetter
 from meterd.work.loop_lag import LoopLag
+from meterd.work.threshold_watcher import ThresholdWatcher
 
 if TYPE_CHECKING:
     import ssl
@@ -117,6 +118,7 @@ class Daemon:
         closer: Closer,
         forgetter: Forgetter,
         delivery: DeliveryActor,
+        thresholds: ThresholdWatcher,
         loop_lag: LoopLag,
     ) -> None:
         self.settings = settings
@@ -125,6 +127,7 @@ class Daemon:
         self.closer = closer
         self.forgetter = forgetter
         self.delivery = delivery
+        self.thresholds = thresholds
         self.loop_lag = loop_lag
         self.urls: list[str] = []
 
@@ -137,6 +140,7 @@ class Daemon:
         set_log_level(config.log_level)
         self.closer.reconfigure()
         self.delivery.reconfigure()
+        self.thresholds.reconfigure()
 
 
 @asynccontextmanager
@@ -165,6 +169,7 @@ async def listening(
         work = await stack.enter_async_context(trio.open_nursery())
         closer = Closer(ledger, clock, settings.config)
         forgetter = Forgetter(ledger, clock, settings.config)
+        thresholds = ThresholdWatcher(ledger, settings.config)
         delivery = DeliveryActor(
             ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
         )
@@ -204,7 +209,9 @@ async def listening(
         front_door = FrontDoor(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
         )
-        daemon = Daemon(settings, ledger.started, front_door, closer, forgetter, delivery, loop_lag)
+        daemon = Daemon(
+            settings, ledger.started, front_door, closer, forgetter, delivery, thresholds, loop_lag
+        )
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             scheme = "https" if config.server.has_tls else "http"
@@ -226,6 +233,8 @@ async def _work(daemon: Daemon, nursery: trio.Nursery, closing_periods: trio.Can
         _log.info("serving", url=daemon.urls)
         await nursery.start(daemon.delivery.run)
         async with trio.open_nursery() as beside:
+            # First: what is not closed by then is what it begins with.
+            await beside.start(daemon.thresholds.run)
             beside.start_soon(daemon.forgetter.run)
             await daemon.closer.run()
 

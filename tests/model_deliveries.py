@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,7 @@ from meterd.domain.deliveries import (
 )
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.periods import Period, period_at
+from meterd.domain.thresholds import Reached, reached_delivery, reached_delivery_id
 from meterd.ledger import (
     ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
@@ -32,7 +34,7 @@ from meterd.ledger import (
     place_of,
     place_of_delivery,
 )
-from tests.model_outbox import ModelOutbox
+from tests.model_outbox import ModelOutbox, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,7 @@ class ModelDeliveries(ModelOutbox, ABC):
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         super().__init__(clock_ms)
         self._aggregations: dict[tuple[str, Period], Aggregation] = {}
+        self._reached: list[Reached] = []
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -120,11 +123,11 @@ class ModelDeliveries(ModelOutbox, ABC):
         line = self._line(parcel.endpoint_id)
         parts = self._parts(parcel)
         for part in parts:
-            first = next(one for one in line if one.customer_id == part.customer_id)
+            first = next(one for one in line if line_of(one) == line_of(part))
             if first.id != part.id:
                 return first.id
-        customers = {one.customer_id for one in parts}
-        in_air = [one for one in line if one.begun_ms is not None and one.customer_id in customers]
+        theirs = {line_of(one) for one in parts}
+        in_air = [one for one in line if one.begun_ms is not None and line_of(one) in theirs]
         in_air.sort(key=self._place_in_air)
         return in_air[0].id if in_air else None
 
@@ -181,6 +184,18 @@ class ModelDeliveries(ModelOutbox, ABC):
         for aggregation in ended[:limit]:
             if not aggregation.closed:
                 continue
+            for one in self._reached_in(aggregation):
+                name = reached_delivery_id(one, replay.endpoint_id)
+                again += name in self._deliveries
+                created += name not in self._deliveries
+                if dry_run:
+                    continue
+                if name in self._deliveries:
+                    self._replay(name, self._clock_ms())
+                else:
+                    made_ms = max(now_ms, one.reached_ms)
+                    made = reached_delivery(one, replay.endpoint_id, made_ms, self._clock_ms())
+                    self._add(made, made_ms)
             name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
             if name in self._deliveries:
                 again += 1
@@ -189,7 +204,8 @@ class ModelDeliveries(ModelOutbox, ABC):
             else:
                 created += 1
                 if not dry_run:
-                    self._make(aggregation, replay.endpoint_id, now_ms)
+                    made_ms = max(now_ms, aggregation.computed_ms)
+                    self._make(aggregation, replay.endpoint_id, made_ms)
                     noted = (*aggregation.endpoints, replay.endpoint_id)
                     where = aggregation.customer_id, aggregation.period
                     changed = msgspec.structs.replace(aggregation, endpoints=noted)
@@ -197,6 +213,15 @@ class ModelDeliveries(ModelOutbox, ABC):
         if not dry_run:
             self._wake(again + created)
         return Replayed(again, created, place_of(ended[limit - 1]) if len(ended) > limit else None)
+
+    def _reached_in(self, aggregation: Aggregation) -> list[Reached]:
+        """In the order in which they were reached."""
+        theirs = [
+            one
+            for one in self._reached
+            if (one.customer_id, one.period) == (aggregation.customer_id, aggregation.period)
+        ]
+        return sorted(theirs, key=attrgetter("reached_ms", "event_type", "threshold"))
 
     def _count(self, endpoint_id: str, status: DeliveryStatus) -> int:
         return sum(one.endpoint_id == endpoint_id and one.status is status for one in self._shown())

@@ -99,14 +99,14 @@ class ModelOutbox:
         """The parcels that may be sent, or will when they come due, the earliest first: of each of
         its customers there is nothing before it, and nothing in the air.
         """
-        first: dict[str, Delivery] = {}
+        first: dict[tuple[str, bool], Delivery] = {}
         parcels: dict[str, Delivery] = {}
         for one in self._line(endpoint_id):
-            first.setdefault(one.customer_id, one)
+            first.setdefault(line_of(one), one)
             parcel = self._parcel(one.id)
             parcels[parcel.id] = parcel
         in_air = {
-            one.customer_id
+            line_of(one)
             for parcel in parcels.values()
             if parcel.begun_ms is not None
             for one in self._parts(parcel)
@@ -116,7 +116,7 @@ class ModelOutbox:
                 parcel
                 for parcel in parcels.values()
                 if all(
-                    first[one.customer_id].id == one.id and one.customer_id not in in_air
+                    first[line_of(one)].id == one.id and line_of(one) not in in_air
                     for one in self._parts(parcel)
                 )
             ),
@@ -130,7 +130,12 @@ class ModelOutbox:
             for one in self._shown()
             if one.endpoint_id == endpoint_id and one.status is DeliveryStatus.PENDING
         ]
-        return sorted(pending, key=closing_order)
+        aggregations = [one for one in pending if one.threshold is None]
+        thresholds = [one for one in pending if one.threshold is not None]
+        return [
+            *sorted(aggregations, key=closing_order),
+            *sorted(thresholds, key=lambda one: one.sequence),
+        ]
 
     def _packed(
         self, parcels: list[Delivery], limit: int, size: int, now_ms: int
@@ -146,7 +151,7 @@ class ModelOutbox:
         for parcel in parcels:
             if len(as_they_are) + len(full) == limit:
                 break
-            if parcel.is_batch or parcel.attempts:
+            if parcel.is_batch or parcel.attempts or parcel.threshold is not None:
                 as_they_are.append(parcel)
                 continue
             group = others.setdefault(closing_order(parcel), [])
@@ -296,7 +301,10 @@ class ModelOutbox:
         body, due_ms = completed_body(aggregation), self._clock_ms()
         if earlier_one is not None:
             body = revised_body(aggregation, earlier_one)
-        made = first_attempt(aggregation, endpoint_id, body, now_ms, due_ms)
+        self._add(first_attempt(aggregation, endpoint_id, body, now_ms, due_ms), now_ms)
+
+    def _add(self, made: Delivery, now_ms: int) -> None:
+        endpoint_id = made.endpoint_id
         earlier = reversed(self._deliveries.values())
         last_ms = next((one.created_ms for one in earlier if one.endpoint_id == endpoint_id), 0)
         made = msgspec.structs.replace(made, created_ms=max(now_ms, last_ms))
@@ -313,6 +321,11 @@ class ModelOutbox:
         self._made += made
         self._more_made.set()
         self._more_made = trio.Event()
+
+
+def line_of(delivery: Delivery) -> tuple[str, bool]:
+    """What waits for each other: a customer's aggregations, and its thresholds."""
+    return delivery.customer_id, delivery.threshold is not None
 
 
 def closing_order(delivery: Delivery) -> tuple[Period, int]:

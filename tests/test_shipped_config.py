@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from meterd.domain.addresses import Server
+from meterd.domain.alerts import Alert
 from meterd.domain.config import OPTIONS, Config, EventType, Storage, decode
 from meterd.domain.credentials import ApiKey
 from meterd.domain.endpoints import Endpoint
@@ -37,6 +38,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "": Config,
     "events": EventType,
     "webhooks": Endpoint,
+    "alerts": Alert,
     "keys": ApiKey,
     "server": Server,
     "storage": Storage,

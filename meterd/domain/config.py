@@ -16,6 +16,7 @@ import msgspec
 
 from meterd.domain.addresses import Server, bind_address
 from meterd.domain.admission import USUAL, Admission, Late
+from meterd.domain.alerts import ALERT_OPTIONS, Alert, configured_alerts, public_alert
 from meterd.domain.credentials import ApiKey, configured_keys, environment_key
 from meterd.domain.durations import format_duration
 from meterd.domain.endpoints import (
@@ -76,6 +77,7 @@ OPTIONS: Final = {
         "log_level",
         "events",
         "webhooks",
+        "alerts",
         "keys",
         "server",
         "storage",
@@ -94,6 +96,7 @@ OPTIONS: Final = {
         "slots",
         "batch",
     ),
+    "alerts": ALERT_OPTIONS,
     "keys": ("id", "hash", "scopes", "description"),
     "server": ("bind", "tls_certificate", "tls_key"),
     "storage": ("path", "attempts_kept", "attempts_mib"),
@@ -140,6 +143,7 @@ class Config(msgspec.Struct, frozen=True):
     log_level: LogLevel = LogLevel.INFO
     events: dict[str, EventType] = msgspec.field(default_factory=dict)
     webhooks: tuple[Endpoint, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     keys: tuple[ApiKey, ...] = ()
     server: Server = Server()
     storage: Storage = Storage()
@@ -192,6 +196,10 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
     path = storage.option("path", string(at_most=PATH_MAX), _DEFAULT.storage.path)
     environment_holds: ApiKey | None = environment.option("METERD_API_KEY", environment_key, None)
     dry_run = root.option("dry_run", flag, _DEFAULT.dry_run)
+    events = {
+        name: _event_type(name, section)
+        for name, section in root.named_tables("events", at_most=EVENT_TYPES_MAX).items()
+    }
     return Config(
         periods=_periods(root),
         grace_ms=root.option("grace", duration(at_most_ms=GRACE_MAX_MS), _DEFAULT.grace_ms),
@@ -202,11 +210,9 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
         idempotency_window_ms=_window(root, admission.past_ms),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
-        events={
-            name: _event_type(name, section)
-            for name, section in root.named_tables("events", at_most=EVENT_TYPES_MAX).items()
-        },
+        events=events,
         webhooks=webhooks,
+        alerts=configured_alerts(root, {name: kind.op for name, kind in events.items()}),
         keys=configured_keys(root) + ((environment_holds,) if environment_holds else ()),
         server=_with_tls(server, environment.option("METERD_BIND", bind_address, bind)),
         storage=Storage(
@@ -300,6 +306,7 @@ def public_config(config: Config) -> dict[str, Any]:
         "periods": [period.value for period in config.periods],
         "events": {name: _public_event_type(kind) for name, kind in config.events.items()},
         "webhooks": [public_endpoint(endpoint) for endpoint in config.webhooks],
+        "alerts": [public_alert(alert) for alert in config.alerts],
         "grace": format_duration(config.grace_ms),
         "accept_past": format_duration(config.admission.past_ms),
         "accept_future": format_duration(config.admission.future_ms),
@@ -357,6 +364,8 @@ def advice(config: Config) -> list[str]:
         found.append("no event types: every event is answered with 503")
     if not config.periods:
         found.append("no periods: nothing is aggregated and no webhook is sent")
+    if config.alerts and not any(endpoint.enabled for endpoint in config.webhooks):
+        found.append("alerts, and no enabled webhook: nobody is told")
     found += [
         f"webhook {endpoint.id}: {unreachable}"
         for endpoint in config.webhooks

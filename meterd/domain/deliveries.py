@@ -1,14 +1,15 @@
 """What becomes of a delivery: begun, delivered, tried again at, parked, asked for once more.
 
-A delivery is one closed aggregation on its way to one endpoint. Its id is made of the two, so it is
-the same after a restart, and a receiver can tell a repeat by it. Its sequence counts an endpoint's
-deliveries without a gap, from 1, and stands in its body, so a receiver can tell that one is
-missing. Its body never changes.
+A delivery is one closed aggregation on its way to one endpoint, or that a threshold was reached
+(``thresholds``). Its id is made of the two, so it is the same after a restart, and a receiver can
+tell a repeat by it. Its sequence counts an endpoint's deliveries without a gap, from 1, and stands
+in its body, so a receiver can tell that one is missing. Its body never changes.
 """
 
 from __future__ import annotations
 
 import hashlib
+from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
@@ -63,6 +64,13 @@ class Membership(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempts: int
 
 
+class Threshold(msgspec.Struct, frozen=True, array_like=True):
+    """Which of a customer's thresholds, of an event type, in a period."""
+
+    event_type: str
+    value: Decimal
+
+
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """One body on its way to one endpoint.
 
@@ -73,7 +81,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     ``failures`` those that count on the schedule since it last began. ``begun_ms`` is that of the
     attempt in the air. ``batches`` are the last that it was in, the earliest first; a batch has its
     attempts itself, and they count here when the delivery has left it. ``busy`` counts the answers
-    in a row that asked to wait although others had arrived. New fields go to the end.
+    in a row that asked to wait although others had arrived. ``threshold`` is what was reached,
+    where the body says that, and no aggregation. New fields go to the end.
     """
 
     id: str
@@ -97,6 +106,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     members: tuple[Member, ...] = ()
     batches: tuple[Membership, ...] = ()
     busy: int = 0
+    threshold: Threshold | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -137,9 +147,13 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
 
 def delivery_id(endpoint_id: str, aggregation_id: str, revision: int) -> str:
     """``msg_`` and 32 hexadecimal digits; the ``webhook-id`` of Standard Webhooks."""
+    return named_id(endpoint_id, aggregation_id, str(revision))
+
+
+def named_id(*parts: str) -> str:
+    """The id of what is known by these texts, and by no others."""
     # Length-prefixed, since customers choose their ids and could otherwise make two tuples look
     # alike.
-    parts = (endpoint_id, aggregation_id, str(revision))
     named = "".join(f"{len(part)}:{part}" for part in parts)
     return "msg_" + hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 

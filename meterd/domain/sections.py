@@ -11,6 +11,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -226,7 +227,7 @@ def kind_of(value: Any) -> str:
             return "null"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() | Decimal():
             return "a number"
         case str():
             return "a string"
@@ -245,7 +246,7 @@ def shown(value: Any) -> str:
             return "true" if value else "false"
         case int() if abs(value) < 10**18:  # Python refuses to write very long integers
             return str(value)
-        case float():
+        case float() | Decimal() if len(str(value)) <= _SHOWN_MAX:
             return str(value)
         case str():
             return quoted(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -58,7 +59,9 @@ def parse(text: bytes, form: Form) -> Document:
         raise ConfigError(f"is longer than {TEXT_MAX} bytes")
     source = _utf8(text)
     try:
-        values = tomllib.loads(source) if form == "toml" else json.loads(source)
+        # Numbers with a point keep every digit: a threshold may be one.
+        load = tomllib.loads if form == "toml" else json.loads
+        values = load(source, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_toml_fault(str(error), source)) from error
     except json.JSONDecodeError as error:

@@ -14,6 +14,7 @@ import msgspec
 from meterd.domain.config import public_endpoint
 from meterd.domain.deliveries import UNKNOWN
 from meterd.domain.instants import format_instant
+from meterd.domain.javascript import exact_text
 from meterd.edge.holds import held, next_attempt, state_of
 from meterd.ledger import COUNTED_MAX
 
@@ -61,6 +62,10 @@ def _delivery(delivery: Delivery, hold: Hold | None) -> dict[str, Any]:
         "lastError": delivery.last_error,
         "held": hold,
     }
+    if delivery.threshold is not None:
+        shown["eventType"] = delivery.threshold.event_type
+        shown["threshold"] = exact_text(delivery.threshold.value)
+        del shown["revision"]
     if delivery.is_batch:  # which is of many customers, in no place among deliveries
         shown["deliveries"] = len(delivery.members)
         for name in ("sequence", "customerId", "revision"):

@@ -21,6 +21,7 @@ from meterd.domain.counts import CommitCounts
 from meterd.domain.errors import DiskFullError
 from meterd.embedded import journal, log
 from meterd.embedded.mailbox import Bell, Reply, Round
+from meterd.embedded.posted import Posted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,6 +73,7 @@ class Committer:
         self._works: list[_Work] = []
         self._something = Bell()
         self.is_full = False
+        self.posted = Posted()
         self.counts = CommitCounts()
         self.recorded = 0  # events, since the start
         self._recorded_before = 0
@@ -138,6 +140,7 @@ class Committer:
             self.counts.seconds.observe(trio.current_time() - began_at)
             self.counts.events.observe(events)
         self.made_deliveries(sum(len(change.deliveries) for change in changes))
+        self.posted.note(changes)
         for decider, change in decided.handed_over:
             decider.committed(change)
         for reply in (*replies, *decided.replies):

@@ -1,14 +1,14 @@
 """Holds aggregations against totals, and deliveries against aggregations.
 
-Each is looked up from the one before. Where the sizes then differ, something stands there that
-nothing has asked for, and is looked for. What a delivery's state says is ``outbox_check``.
+Each is looked up from the one before; those of thresholds from what was reached
+(``reached_check``). Where the sizes then differ, something stands there that nothing has asked for,
+and is looked for. What a delivery's state says is ``outbox_check``.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from meterd.domain.aggregations import (
     FIRST_REVISION,
@@ -17,11 +17,13 @@ from meterd.domain.aggregations import (
     completed_body,
     revised_body,
 )
-from meterd.domain.deliveries import delivery_id, first_attempt, numbered
-from meterd.domain.instants import format_instant
+from meterd.domain.deliveries import delivery_id, first_attempt
 from meterd.domain.periods import PeriodType
+from meterd.domain.thresholds import threshold_delivery_id
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import MISTAKES, NOTHING, Difference, at_key, period_name
+from meterd.embedded.made_check import MadeCheck
+from meterd.embedded.reached_check import check_reached, is_of_reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +34,6 @@ if TYPE_CHECKING:
     from meterd.embedded.transaction import Transaction
 
 _PROGRESS_RECORDS: Final = 500
-# What never changes of a delivery; its sequence is whatever it was given, and its body has that.
-_FIXED: Final = (
-    "id",
-    "endpoint_id",
-    "customer_id",
-    "period_type",
-    "start_ms",
-    "revision",
-)
 
 
 class DeliveryCheck:
@@ -50,7 +43,8 @@ class DeliveryCheck:
         self._txn = txn
         self._parts = parts
         self._checking = checking
-        self._found = {"customer_periods": 0, "superseded": 0, "deliveries": 0, "delivery_ids": 0}
+        self._found = {"customer_periods": 0, "superseded": 0}
+        self._made = MadeCheck(txn)
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of aggregations."""
@@ -64,13 +58,15 @@ class DeliveryCheck:
         self._checking.counts["aggregations"] += count
         self._checking.counts["deliveries"] += self._txn.count("deliveries")
         self._checking.counts["deliveries pending"] += self._txn.count("outbox_by_customer")
+        yield from check_reached(self._txn, self._parts, self._made)
+        found = {**self._found, **self._made.found}
         for table, rest in (
             ("customer_periods", self._other_customer_periods),
             ("superseded", self._other_revisions),
             ("deliveries", self._other_deliveries),
             ("delivery_ids", self._other_names),
         ):
-            if self._txn.count(table) != self._found[table]:
+            if self._txn.count(table) != found[table]:
                 yield from rest()
 
     def _aggregation(self, key: bytes, aggregation: Aggregation) -> Iterator[Difference]:
@@ -117,45 +113,9 @@ class DeliveryCheck:
         if earlier is not None:
             bodies.append(revised_body(aggregation, earlier))
         for endpoint_id in aggregation.endpoints:
-            yield from self._delivery(aggregation, endpoint_id, bodies)
-
-    def _delivery(
-        self, aggregation: Aggregation, endpoint_id: str, bodies: list[bytes]
-    ) -> Iterator[Difference]:
-        name = delivery_id(endpoint_id, aggregation.id, aggregation.revision)
-        key = self._txn.get("delivery_ids", bytes.fromhex(name[4:]))
-        if key is None:
-            yield _of(aggregation, "delivery_ids", f"{name} to {endpoint_id}", NOTHING, "there")
-            return
-        self._found["delivery_ids"] += 1
-        prefix = keys.endpoint_prefix(endpoint_id)
-        if not key.startswith(prefix) or len(key) != len(keys.delivery_key(endpoint_id, 0)):
-            what, one = f"{name} to {endpoint_id}", f"a sequence of {endpoint_id}"
-            yield _of(aggregation, "delivery_ids", what, key.hex(), one)
-            return
-        payload = self._txn.get("deliveries", key)
-        if payload is None:
-            yield _of(aggregation, "deliveries", f"{name} to {endpoint_id}", NOTHING, "there")
-            return
-        self._found["deliveries"] += 1
-        stands = records.decode_delivery(payload)
-        should = first_attempt(aggregation, endpoint_id, bodies[-1], aggregation.computed_ms)
-        for field in _FIXED:
-            one, other = getattr(stands, field), getattr(should, field)
-            if one != other:
-                yield _of(aggregation, "deliveries", f"{field} of {name}", str(one), str(other))
-        if stands.created_ms < should.created_ms:  # a replay makes some long after
-            made, closed = format_instant(stands.created_ms), format_instant(should.created_ms)
-            should_be = f"not before {closed}"
-            yield _of(aggregation, "deliveries", f"creation of {name}", made, should_be)
-        # Before format 5 they were without their sequence.
-        its_bodies = [
-            numbered(msgspec.structs.replace(should, body=body), stands.sequence).body
-            for body in bodies
-        ]
-        if stands.body not in (*its_bodies, *bodies):
-            found, other = str(stands.body), str(its_bodies[-1])
-            yield _of(aggregation, "deliveries", f"body of {name}", found, other)
+            made_ms = aggregation.computed_ms
+            should = first_attempt(aggregation, endpoint_id, bodies[-1], made_ms)
+            yield from self._made.run(should, bodies, partial(_of, aggregation))
 
     def _other_customer_periods(self) -> Iterator[Difference]:
         for key in self._txn.keys_forward("customer_periods", b"", b""):
@@ -174,21 +134,22 @@ class DeliveryCheck:
             delivery = records.decode_delivery(payload)
             if delivery.is_batch:
                 continue
-            aggregation = self._revision_of(delivery)
-            names = (
-                []
-                if aggregation is None
-                else [
-                    delivery_id(endpoint_id, aggregation.id, aggregation.revision)
-                    for endpoint_id in aggregation.endpoints
-                ]
-            )
-            if delivery.id not in names or key != keys.delivery_key(
-                delivery.endpoint_id, delivery.sequence
-            ):
+            own_key = keys.delivery_key(delivery.endpoint_id, delivery.sequence)
+            if key != own_key or not self._is_of_something(delivery):
                 stands = f"there, of {delivery.customer_id} to {delivery.endpoint_id}"
                 should = "nothing: no aggregation has it"
+                if delivery.threshold is not None:
+                    should = "nothing: no threshold that was reached has it"
                 yield at_key("deliveries", key, "delivery", stands, should)
+
+    def _is_of_something(self, delivery: Delivery) -> bool:
+        if delivery.threshold is not None:
+            return is_of_reached(self._txn, self._parts, delivery)
+        aggregation = self._revision_of(delivery)
+        return aggregation is not None and delivery.id in [
+            delivery_id(endpoint_id, aggregation.id, aggregation.revision)
+            for endpoint_id in aggregation.endpoints
+        ]
 
     def _revision_of(self, delivery: Delivery) -> Aggregation | None:
         """The aggregation that it delivers."""
@@ -233,7 +194,13 @@ def whose(key: bytes, payload: bytes) -> tuple[str, str]:
         aggregation = aggregation_id(delivery.customer_id, period)
     except MISTAKES:
         return "", ""
-    if delivery.id != delivery_id(endpoint_id, aggregation, delivery.revision):
+    if delivery.threshold is not None:
+        own_id = threshold_delivery_id(
+            endpoint_id, delivery.customer_id, period, delivery.threshold
+        )
+    else:
+        own_id = delivery_id(endpoint_id, aggregation, delivery.revision)
+    if delivery.id != own_id:
         return "", ""
     return delivery.customer_id, period_name(period)
 

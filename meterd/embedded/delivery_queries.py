@@ -24,7 +24,8 @@ from meterd.domain.deliveries import (
 from meterd.domain.endpoints import ENDPOINT_ID_MAX
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.periods import PeriodType
-from meterd.embedded import attempt_log, batches, journal, keys, lines, outbox, records
+from meterd.domain.thresholds import reached_delivery_id
+from meterd.embedded import attempt_log, batches, journal, keys, lines, outbox, reached, records
 from meterd.ledger import (
     ATTEMPTS_AT_ONCE,
     COUNTED_MAX,
@@ -257,9 +258,10 @@ def _of_customer(
     found: dict[str, list[int]] = {endpoint_id: [] for endpoint_id in endpoints}
     if query.status is DeliveryStatus.PENDING:
         for endpoint_id, sequences in found.items():
-            prefix = keys.outbox_customer_prefix(endpoint_id, query.customer_id)
-            waiting = txn.forward("outbox_by_customer", prefix, prefix)
-            sequences.extend(keys.sequence_in(payload) for _, payload in waiting)
+            for prefix_of in (keys.outbox_customer_prefix, keys.outbox_thresholds_prefix):
+                prefix = prefix_of(endpoint_id, query.customer_id)
+                waiting = txn.forward("outbox_by_customer", prefix, prefix)
+                sequences.extend(keys.sequence_in(payload) for _, payload in waiting)
         return found
     kinds = tuple(PeriodType) if query.period_type is None else (query.period_type,)
     for key in _delivery_keys(
@@ -274,7 +276,12 @@ def _of_customer(
 def _delivery_keys(
     txn: Transaction, part: int, customer_id: str, kinds: tuple[PeriodType, ...]
 ) -> Iterator[bytes]:
-    """Those of every revision of every aggregation of the customer."""
+    """Those of every revision of every aggregation of the customer, and of what it reached."""
+    for one in reached.of_customer(txn, part, customer_id, kinds):
+        for endpoint_id in one.endpoints:
+            name = reached_delivery_id(one, endpoint_id)
+            if (found := txn.get("delivery_ids", bytes.fromhex(name[4:]))) is not None:
+                yield found
     for kind in kinds:
         prefix = keys.customer_periods_prefix(part, customer_id, kind)
         for key in txn.keys_forward("customer_periods", prefix, prefix):

@@ -132,7 +132,13 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
             return "", "", "", f"{one} to {endpoint_id.decode()}{due}"
         case "outbox_by_customer":
             endpoint_id, customer, rest = key.split(keys.END, 2)
-            return customer.decode(), "", "", f"to {endpoint_id.decode()}, {rest.hex()}"
+            whose = keys.outbox_customer(customer)
+            return whose, "", "", f"to {endpoint_id.decode()}, {rest.hex()}"
+        case "reached":
+            customer, rest = key[1:].split(keys.END, 1)
+            period = period_at(tuple(PeriodType)[rest[0]], keys.hour_in(rest[1:5]))
+            event_type, threshold = rest[5:].split(keys.END, 1)
+            return customer.decode(), period_name(period), event_type.decode(), threshold.decode()
         case "attempts" | "attempts_by_time" | "delivery_ids":
             return "", "", "", key.hex()
         case _:

@@ -16,12 +16,14 @@ its complement.
     superseded          part period-type(1) ~start-hour(4) customer 0 revision(4) -> Aggregation
     voids               event id(16)                                   -> Void
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
+    reached             part customer 0 period-type(1) start-hour(4) event-type 0 number -> Reached
     customers           part customer                                  -> when it was first seen
     idempotency_keys    part customer 0 key                            -> event id, fingerprint
     deliveries          endpoint 0 sequence(8)                         -> Delivery
     delivery_ids        delivery id(16)                                -> its key in deliveries
     outbox              endpoint 0 due-ms(8) sequence(8)               -> place(9) customer
     outbox_by_customer  endpoint 0 customer 0 place(9)                 -> sequence
+                        endpoint 0 1 customer 0 sequence(8)            -> sequence, of thresholds
     in_air              endpoint 0 sequence(8)                         -> nothing
     parked              endpoint 0 sequence(8)                         -> nothing
     batched             endpoint 0 sequence(8)                         -> sequence of its batch
@@ -169,6 +171,22 @@ def customer_periods_prefix(part: int, customer_id: str, kind: PeriodType) -> by
     return customer_prefix(part, customer_id) + bytes((RANK[kind],))
 
 
+def reached_prefix(part: int, customer_id: str, kind: PeriodType) -> bytes:
+    return customer_prefix(part, customer_id) + bytes((RANK[kind],))
+
+
+def reached_period_prefix(part: int, customer_id: str, period: Period) -> bytes:
+    return reached_prefix(part, customer_id, period.type) + hour(period.start_ms)
+
+
+def reached_key(
+    part: int, customer_id: str, period: Period, event_type: str, threshold: str
+) -> bytes:
+    """Of a threshold, as the text of its number."""
+    prefix = reached_period_prefix(part, customer_id, period)
+    return prefix + event_type.encode() + END + threshold.encode()
+
+
 def newest_first(start_ms: int) -> bytes:
     return (HOURS_MAX - start_ms // HOUR_MS).to_bytes(4, "big")
 
@@ -216,6 +234,20 @@ def outbox_customer_prefix(endpoint_id: str, customer_id: str) -> bytes:
     return endpoint_prefix(endpoint_id) + customer_id.encode() + END
 
 
+# Begins no customer's id: what stands behind it is in a line of its own.
+_THRESHOLDS: Final = b"\x01"
+
+
+def outbox_thresholds_prefix(endpoint_id: str, customer_id: str) -> bytes:
+    """Of deliveries of thresholds, which wait for no aggregation, nor keep one waiting."""
+    return endpoint_prefix(endpoint_id) + _THRESHOLDS + customer_id.encode() + END
+
+
+def outbox_customer(name: bytes) -> str:
+    """The customer in a key of ``outbox_by_customer``, of either line."""
+    return name.removeprefix(_THRESHOLDS).decode()
+
+
 def outbox_place(period: Period, revision: int) -> bytes:
     """In the order in which periods close, then of revisions."""
     return hour(period.end_ms) + bytes((RANK[period.type],)) + revision.to_bytes(4, "big")
@@ -241,3 +273,8 @@ def closed_key(kind: PeriodType) -> bytes:
 
 def hour(instant_ms: int) -> bytes:
     return (instant_ms // HOUR_MS).to_bytes(4, "big")
+
+
+def hour_in(text: bytes) -> int:
+    """Milliseconds, from what ``hour`` made."""
+    return int.from_bytes(text, "big") * HOUR_MS

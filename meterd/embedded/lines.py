@@ -1,4 +1,5 @@
 """The line in which each customer's deliveries to an endpoint wait, and who of it may be sent.
+What thresholds were reached waits in another, in the order of reaching: neither holds the other up.
 
 All that is pending stands in ``outbox_by_customer``, in the order of closing. Only the first of a
 customer's may be sent, and only while none of them is in the air; of a batch, only when it is the
@@ -84,7 +85,7 @@ def record_of(delivery: Delivery) -> tuple[bytes, bytes]:
     others of its period. What was begun goes on as it was, so that its id says that it is the same.
     """
     where = b""
-    if not delivery.is_batch and not delivery.attempts:
+    if not delivery.is_batch and not delivery.attempts and delivery.threshold is None:
         where = keys.place_in_outbox(delivery.period, delivery.revision, delivery.customer_id)
     return outbox_key(delivery), where
 
@@ -111,6 +112,8 @@ def _in_air(txn: Transaction, waiting: Delivery) -> int | None:
     customers = {one.customer_id for one in waiting.members}
     for key in txn.keys_forward("in_air", prefix, prefix):
         begun = _read(txn, key)
+        if begun.threshold is not None:
+            continue
         names = [one.customer_id for one in begun.members] or [begun.customer_id]
         for name, number in zip(names, begun.sequences, strict=True):
             if name in customers:
@@ -149,5 +152,14 @@ def _places(delivery: Delivery) -> list[tuple[bytes, bytes]]:
     prefix, end = keys.outbox_customer_prefix, delivery.endpoint_id
     if delivery.is_batch:
         return [(prefix(end, one.customer_id), one.place) for one in delivery.members]
+    return [place_in_line(delivery)]
+
+
+def place_in_line(delivery: Delivery) -> tuple[bytes, bytes]:
+    """Of one that is no batch: the prefix of its line, and its place behind that."""
+    end, customer_id = delivery.endpoint_id, delivery.customer_id
+    if delivery.threshold is not None:
+        line = keys.outbox_thresholds_prefix(end, customer_id)
+        return line, delivery.sequence.to_bytes(8, "big")
     place = keys.outbox_place(delivery.period, delivery.revision)
-    return [(prefix(end, delivery.customer_id), place)]
+    return keys.outbox_customer_prefix(end, customer_id), place

@@ -73,9 +73,8 @@ class OutboxCheck:
         if status is DeliveryStatus.PARKED:
             return where if delivery.is_batch else where | {"parked": (key, b"")}
         if not delivery.is_batch:
-            prefix = keys.outbox_customer_prefix(delivery.endpoint_id, delivery.customer_id)
-            place = keys.outbox_place(delivery.period, delivery.revision)
-            where["outbox_by_customer"] = prefix + place, delivery.sequence.to_bytes(8, "big")
+            line, place = lines.place_in_line(delivery)
+            where["outbox_by_customer"] = line + place, delivery.sequence.to_bytes(8, "big")
         if delivery.begun_ms is not None:
             where["in_air"] = key, b""
         elif not is_in_batch and self._may_be_sent(delivery):
@@ -88,17 +87,19 @@ class OutboxCheck:
         return None if found is None else records.decode_delivery(found)
 
     def _may_be_sent(self, delivery: Delivery) -> bool:
-        customers = [one.customer_id for one in delivery.members] or [delivery.customer_id]
+        end = delivery.endpoint_id
+        waiting_in = [
+            keys.outbox_customer_prefix(end, one.customer_id) for one in delivery.members
+        ] or [lines.place_in_line(delivery)[0]]
         return all(
-            self._goes_first(delivery.endpoint_id, customer, sequence)
-            for customer, sequence in zip(customers, delivery.sequences, strict=True)
+            self._goes_first(end, line, sequence)
+            for line, sequence in zip(waiting_in, delivery.sequences, strict=True)
         )
 
-    def _goes_first(self, endpoint_id: str, customer_id: str, sequence: int) -> bool:
-        """Whether it is its customer's first, and none of them is in the air."""
+    def _goes_first(self, endpoint_id: str, line: bytes, sequence: int) -> bool:
+        """Whether it is the first in its line, and none in there is in the air."""
         endpoint = keys.endpoint_prefix(endpoint_id)
-        prefix = keys.outbox_customer_prefix(endpoint_id, customer_id)
-        waiting = [found for _, found in self._txn.forward("outbox_by_customer", prefix, prefix)]
+        waiting = [found for _, found in self._txn.forward("outbox_by_customer", line, line)]
         return waiting[:1] == [sequence.to_bytes(8, "big")] and all(
             self._txn.get("in_air", endpoint + (self._txn.get("batched", endpoint + one) or one))
             is None

@@ -1,5 +1,5 @@
 """Has an endpoint sent again what it was sent, and sent what it never was: closed aggregations
-whose periods ended within two moments.
+whose periods ended within two moments, and what thresholds their customers reached in them.
 
 A page of it is one transaction, and begins where the last one ended. Periods come in the order of
 closing, and so do each customer's deliveries in the outbox; what is there already keeps its id.
@@ -15,12 +15,14 @@ import msgspec
 from meterd.domain.aggregations import Aggregation, completed_body
 from meterd.domain.deliveries import delivery_id, first_attempt
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.embedded import keys, outbox, records
+from meterd.domain.thresholds import reached_delivery_id
+from meterd.embedded import keys, outbox, reached, records
 from meterd.ledger import AggregationPlace, Replay, Replayed, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meterd.domain.thresholds import Reached
     from meterd.embedded.transaction import Transaction
 
 _BEHIND_CUSTOMERS = b"\xff"  # begins no UTF-8
@@ -38,13 +40,21 @@ def run(
     """One page; all of it comes due then."""
     done, page = _page(txn, parts, replay, after, limit, now_ms)
     for aggregation in page:
+        for one in _reached_in(txn, parts, aggregation):
+            delivery = outbox.find(txn, reached_delivery_id(one, replay.endpoint_id))
+            if delivery is None:
+                reached.tell_also(txn, parts, one, replay.endpoint_id, now_ms, due_ms)
+            else:
+                outbox.replay(txn, delivery, due_ms)
         name = delivery_id(replay.endpoint_id, aggregation.id, aggregation.revision)
         delivery = outbox.find(txn, name)
         if delivery is not None:
             outbox.replay(txn, delivery, due_ms)
             continue
         body = completed_body(aggregation)
-        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, now_ms, due_ms))
+        # Not before what it carries, though a clock stepped back.
+        made_ms = max(now_ms, aggregation.computed_ms)
+        outbox.add(txn, first_attempt(aggregation, replay.endpoint_id, body, made_ms, due_ms))
         _note_endpoint(txn, parts, aggregation, replay.endpoint_id)
     return done
 
@@ -74,9 +84,20 @@ def _page(
     found = list(islice(_ended(txn, parts, ended, after), limit + 1))
     page = [aggregation for aggregation in found[:limit] if aggregation.closed]
     names = [delivery_id(replay.endpoint_id, one.id, one.revision) for one in page]
+    names += [
+        reached_delivery_id(one, replay.endpoint_id)
+        for aggregation in page
+        for one in _reached_in(txn, parts, aggregation)
+    ]
     again = sum(txn.get("delivery_ids", bytes.fromhex(name[4:])) is not None for name in names)
     more = place_of(found[limit - 1]) if len(found) > limit else None
-    return Replayed(again, len(page) - again, more), page
+    return Replayed(again, len(names) - again, more), page
+
+
+def _reached_in(txn: Transaction, parts: int, aggregation: Aggregation) -> list[Reached]:
+    """The thresholds that its customer reached in its period."""
+    part = keys.part_of(aggregation.customer_id, parts)
+    return reached.of_period(txn, part, aggregation.customer_id, aggregation.period)
 
 
 def _note_endpoint(

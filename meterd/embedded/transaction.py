@@ -27,6 +27,7 @@ TABLES: Final = (
     "superseded",
     "voids",
     "customer_periods",
+    "reached",
     "deliveries",
     "delivery_ids",
     "outbox",

@@ -146,6 +146,7 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
                 "superseded",
                 "totals",
                 "customer_periods",
+                "reached",
                 "deliveries",
                 "delivery_ids",
             ),

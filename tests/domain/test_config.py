@@ -254,6 +254,7 @@ def test_the_public_configuration() -> None:
                 "batch": 1,
             },
         ],
+        "alerts": [],
         "grace": "1h30m",
         "accept_past": "90d",
         "accept_future": "1m",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tests.embedded.engine_bench import EngineBench
     from tests.embedded.trio_thread import TrioThread
     from tests.ledger_bench import SettableClock
-    from tests.model_ledger import ModelLedger
+    from tests.model_thresholds import ModelThresholds
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class DeliveryRules(RuleBasedStateMachine):
     """``bench`` holds the engine, ``claimed`` what is in the air; see ``test_engine_model``."""
 
     bench: EngineBench
-    model: ModelLedger
+    model: ModelThresholds
     loop: TrioThread
     clock: SettableClock
     claimed: dict[str, Delivery]

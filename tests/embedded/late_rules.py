@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
     from meterd.ledger import Ledger
     from tests.ledger_bench import SettableClock
-    from tests.model_ledger import ModelLedger
+    from tests.model_thresholds import ModelThresholds
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class LateRules(RuleBasedStateMachine):
     """Part of ``EngineAndModel``."""
 
     clock: SettableClock
-    model: ModelLedger
+    model: ModelThresholds
     sent: list[list[UsageEvent]]
     happened: Counter[str]
 

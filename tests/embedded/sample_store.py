@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import trio
 
+from meterd.domain.alerts import Alert
 from meterd.domain.deliveries import Attempt, settle_attempt
 from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.events import UsageEvent
 from meterd.domain.outcomes import Outcome
-from meterd.domain.periods import HOUR_MS
+from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.domain.thresholds import Watched
 from meterd.domain.voids import VoidOutcome
 from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import Checking
@@ -82,6 +84,7 @@ async def _make(folder: Path, hours: int) -> None:
         await _come_late(bench)
         await _take_back(bench)
         await _attempt(bench)
+        await _reach(bench)
         await bench.ledger.append(_events(50_000, 200))
         await bench.ledger._posting._used_keys.post_all()
         await bench.ledger._posting.post_all()
@@ -146,6 +149,17 @@ async def _take_back(bench: EngineBench) -> None:
         voided = await bench.ledger.void(one.id, f"case {number}")
         assert voided is not None
         assert voided.outcome is VoidOutcome.VOIDED
+
+
+async def _reach(bench: EngineBench) -> None:
+    """Thresholds, each to be told to an endpoint that has other deliveries before and behind."""
+    alert = Alert("some", "count", PeriodType.WEEKLY, (Decimal(1), Decimal(5)))
+    watched = Watched([alert], OPERATIONS)
+    since_ms, after, told = bench.ledger.watch(None), None, 0
+    while looks := await bench.ledger.users(watched, since_ms, limit=4, after=after):
+        after = looks[-1].customer_id
+        told += len(await bench.ledger.tell(watched, looks, ("billing",)))
+    assert told > len(CUSTOMERS)
 
 
 async def _post_one(bench: EngineBench) -> None:

@@ -46,6 +46,7 @@ from tests.embedded.model_choices import (
     run_until_cut,
     shown,
 )
+from tests.embedded.threshold_rules import ThresholdRules
 from tests.embedded.trio_thread import TrioThread
 from tests.embedded.void_rules import VoidRules
 from tests.ledger_bench import (
@@ -57,7 +58,7 @@ from tests.ledger_bench import (
     event,
     rules,
 )
-from tests.model_ledger import ModelLedger
+from tests.model_thresholds import ModelThresholds
 
 if TYPE_CHECKING:
     from meterd.domain.aggregations import ClosingRules
@@ -74,7 +75,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, LateRules, VoidRules):
+class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
@@ -83,7 +84,7 @@ class EngineAndModel(DeliveryRules, LateRules, VoidRules):
         in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="meterd-model-", dir=in_memory))
         self.clock = SettableClock(START_MS)
-        self.model = ModelLedger(self.clock)
+        self.model = ModelThresholds(self.clock)
         self.claimed: dict[str, Delivery] = {}
         self.sent: list[list[UsageEvent]] = []
         self.copies = self.steps = 0

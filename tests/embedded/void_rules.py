@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.embedded.engine_bench import EngineBench
     from tests.embedded.trio_thread import TrioThread
     from tests.ledger_bench import SettableClock
-    from tests.model_ledger import ModelLedger
+    from tests.model_thresholds import ModelThresholds
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class VoidRules(RuleBasedStateMachine):
     bench: EngineBench
     clock: SettableClock
     loop: TrioThread
-    model: ModelLedger
+    model: ModelThresholds
     sent: list[list[UsageEvent]]
     happened: Counter[str]
 

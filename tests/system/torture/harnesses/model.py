@@ -91,6 +91,8 @@ HARNESS = Harness(
         "void_keeps_the_minimum",
         "batch_is_formed_anew",
         "batch_keeps_who_left",
+        "thresholds_are_told_behind_their_record",
+        "thresholds_wait_for_aggregations",
     ),
     mutant_count=1_000,
 )

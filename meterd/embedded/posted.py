@@ -1,0 +1,81 @@
+"""Whose totals were posted since somebody looked last: of what is watched, and only if anything is.
+
+Noted by the committer, behind each transaction; taken by whoever watches. Bounded: where more is
+noted than may wait, all of it is forgotten, and the one who watches is told to look at everybody.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.thresholds import is_watched
+from meterd.embedded.mailbox import Bell
+from meterd.watching import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from meterd.domain.changes import Change
+    from meterd.domain.thresholds import Watched
+
+# As many customers may be awake at once; 100 bytes each.
+NOTED_MAX: Final = 200_000
+
+
+class Posted:
+    """See above."""
+
+    def __init__(self) -> None:
+        self._closed_until_ms: Callable[[], Mapping[PeriodType, int]]
+        self._watched: Watched | None = None
+        # In the order of noting; a dictionary is an ordered set.
+        self._noted: dict[tuple[str, Period], None] = {}
+        self._is_lost = False
+        self._something = Bell()
+
+    def watch(
+        self, watched: Watched | None, closed_until_ms: Callable[[], Mapping[PeriodType, int]]
+    ) -> None:
+        """Until when periods of each type are closed is asked each time anew."""
+        self._watched, self._closed_until_ms = watched, closed_until_ms
+        self._noted.clear()
+        self._is_lost = False
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """These are on disk."""
+        if self._watched is None:
+            return
+        closed_until_ms = self._closed_until_ms()
+        for change in changes:
+            if not change.blocks and not change.dated_blocks:
+                continue  # no event was counted
+            event_types = {*change.blocks, *(event_type for _, event_type in change.dated_blocks)}
+            kinds = self._watched.periods(change.customer_id, event_types)
+            for hour in change.totals if kinds else ():
+                if hour.type is PeriodType.HOURLY:
+                    for kind in kinds:
+                        period = period_at(kind, hour.start_ms)
+                        if is_watched(period, closed_until_ms):
+                            self._noted[change.customer_id, period] = None
+        if len(self._noted) > NOTED_MAX:
+            self._noted.clear()
+            self._is_lost = True
+        if self._noted or self._is_lost:
+            self._something.ring()
+
+    async def take(self, limit: int) -> list[Look]:
+        """See ``Watching.changed``."""
+        while not self._noted and not self._is_lost:
+            await self._something.wait()
+        if self._is_lost:
+            self._noted.clear()
+            self._is_lost = False
+            return []
+        by_customer: defaultdict[str, list[Period]] = defaultdict(list)
+        for customer_id, period in list(islice(self._noted, limit)):
+            del self._noted[customer_id, period]
+            by_customer[customer_id].append(period)
+        return [Look(customer_id, tuple(periods)) for customer_id, periods in by_customer.items()]
