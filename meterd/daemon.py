@@ -190,6 +190,7 @@ async def listening(
             ingest.counts,
             plain.requests,
             delivery,
+            thresholds,
             loop_lag,
             lambda: front_door.statistics(),  # noqa: PLW0108 - it is made below
         )
@@ -214,8 +215,7 @@ async def listening(
         )
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
-            scheme = "https" if config.server.has_tls else "http"
-            daemon.urls = [_url(scheme, listener) for listener in listeners]
+            daemon.urls = [_url(listener, has_tls=config.server.has_tls) for listener in listeners]
             await serving.start(daemon.front_door.serve, listeners)
             closing_periods = trio.CancelScope()
             work.start_soon(_work, daemon, work, closing_periods)
@@ -388,6 +388,7 @@ def _readiness(ledger: EmbeddedLedger, closer: Closer, clock: Clock) -> Readines
     )
 
 
-def _url(scheme: str, listener: trio.SocketListener) -> str:
+def _url(listener: trio.SocketListener, *, has_tls: bool) -> str:
+    scheme = "https" if has_tls else "http"
     host, port, *_ = listener.socket.getsockname()
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

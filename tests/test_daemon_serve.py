@@ -343,5 +343,5 @@ def test_urls_of_both_families() -> None:
     def listener(*name: object) -> Any:
         return SimpleNamespace(socket=SimpleNamespace(getsockname=lambda: name))
 
-    assert _url("http", listener("127.0.0.1", 8080)) == "http://127.0.0.1:8080"
-    assert _url("https", listener("::1", 8080, 0, 0)) == "https://[::1]:8080"
+    assert _url(listener("127.0.0.1", 8080), has_tls=False) == "http://127.0.0.1:8080"
+    assert _url(listener("::1", 8080, 0, 0), has_tls=True) == "https://[::1]:8080"

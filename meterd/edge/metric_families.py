@@ -55,6 +55,7 @@ class Reading(msgspec.Struct, frozen=True):
     requests: RequestCounts
     events: EventCounts
     attempts: AttemptCounts
+    thresholds: int
     loop_lag: Histogram
     connections: Statistics
     vital_signs: VitalSigns
@@ -117,6 +118,11 @@ def _closing(reading: Reading) -> Iterator[Metric]:
         "meterd_closing_lag_seconds",
         "How long the oldest period that is due, its grace over, has not been closed; 0 if none.",
         reading.closing_lag_s,
+    )
+    yield CounterMetricFamily(
+        "meterd_thresholds_reached",
+        "Thresholds of alerts that usage reached, told once each.",
+        reading.thresholds,
     )
     yield _gauge(
         "meterd_clock_ahead_seconds",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from meterd.work.clock import Clock
     from meterd.work.delivery import DeliveryActor
     from meterd.work.loop_lag import LoopLag
+    from meterd.work.threshold_watcher import ThresholdWatcher
 
 _BUILD: Final = {"version": __version__, "python": platform.python_version()}
 
@@ -60,6 +61,7 @@ class Sources(NamedTuple):
     events: EventCounts
     plain_requests: Callable[[], RequestCounts]
     delivery: DeliveryActor
+    thresholds: ThresholdWatcher
     loop_lag: LoopLag
     connections: Callable[[], Statistics]
 
@@ -102,6 +104,7 @@ class Metrics:
             requests=Counter({**sources.plain_requests(), **self._requests}),
             events=sources.events,
             attempts=sources.delivery.counts,
+            thresholds=sources.thresholds.reached,
             loop_lag=sources.loop_lag.seconds,
             connections=sources.connections(),
             vital_signs=signs,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meterd.domain.changes import Change
     from meterd.domain.thresholds import Watched
 
-# As many customers may be awake at once; 100 bytes each.
+# As many customers may be awake at once; 170 bytes each.
 NOTED_MAX: Final = 200_000
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from meterd.watching import Look, Watching
 
 _log = structlog.get_logger("thresholds")
-# Customers read in one snapshot, 0.1 ms each and period: what a thread keeps from the others.
+# Customers read in one snapshot, some 40 us each and period: what a thread keeps from the others.
 LOOKS_AT_ONCE: Final = 32
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from meterd.domain.counts import CommitCounts, EventCounts
 from meterd.edge.front_door import Statistics
@@ -11,6 +11,7 @@ from meterd.edge.metrics import Metrics, Sources
 from meterd.embedded.store import Space
 from meterd.embedded.vital_signs import Backlog, VitalSigns
 from meterd.work.loop_lag import LoopLag
+from meterd.work.threshold_watcher import ThresholdWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.domain.counts import RequestCounts
     from meterd.edge.readiness import Readiness
+    from meterd.watching import Watching
     from meterd.work.clock import Clock
     from meterd.work.delivery import DeliveryActor
 
@@ -66,6 +68,7 @@ def metrics_over(
             events or EventCounts(),
             plain_requests,
             delivery,
+            ThresholdWatcher(cast("Watching", None), config),
             LoopLag(),
             lambda: Statistics(9, 4, 20, 1, 2, 3, 5, 6),
         )
