@@ -6,7 +6,6 @@ nothing derived: every total is counted again from the events, in fractions.
 
 from __future__ import annotations
 
-import json
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
@@ -32,7 +31,7 @@ from meterd.ledger import (
     SnapshotCounts,
 )
 from tests.model_deliveries import ModelDeliveries, order_of_customers
-from tests.model_keys import ModelKeys
+from tests.model_keys import ModelKeys, outcome_by_key
 from tests.model_usage import ModelUsage
 from tests.model_voids import ModelVoids
 
@@ -83,7 +82,7 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         whole = list(self._log)
         outcomes = []
         for event in events:
-            outcome = _outcome(event, self._with_keys())
+            outcome = outcome_by_key(event, self._with_keys())
             if outcome is Recorded.RECORDED:
                 outcome = self._refusal(event, now_ms, admission) or outcome
             outcomes.append(outcome)
@@ -186,7 +185,8 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
         """See ``Ledger.page_end``."""
-        found = await self.events(query, limit=limit + 1, before=before)
+        await trio.lowlevel.checkpoint()
+        found = self._matching(query, before)
         return found[limit - 1].id if len(found) > limit else None
 
     async def aggregations(
@@ -351,20 +351,6 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
                 result = read([stored.event.value for stored in counted], operation)
                 figures[event_type] = Figure(operation, result, len(counted))
         return figures
-
-
-def _outcome(event: UsageEvent, log: list[StoredEvent]) -> Recorded:
-    for stored in log:
-        other = stored.event
-        same_key = other.idempotency_key and other.idempotency_key == event.idempotency_key
-        if same_key and other.customer_id == event.customer_id:
-            is_same = _content(other) == _content(event)
-            return Recorded.DUPLICATE if is_same else Recorded.CONFLICT
-    return Recorded.RECORDED
-
-
-def _content(event: UsageEvent) -> tuple[object, ...]:
-    return event.event_type, event.value, json.loads(event.metadata), event.timestamp_ms
 
 
 def read(values: list[Decimal], operation: Operation) -> Decimal:
