@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.periods import PeriodType
@@ -52,13 +53,17 @@ def test_they_are_read_by_customer_and_by_period(tmp_path: Path) -> None:
             assert list(reached.of_customer(txn, PART, "acme", PeriodType)) == [day, *monthly]
 
 
-def test_who_is_told_afterwards_is_named(tmp_path: Path) -> None:
-    """So that its delivery is found, and known by a check."""
+@pytest.mark.parametrize("after_ms", [5, 0, -5])
+def test_who_is_told_afterwards_is_named(tmp_path: Path, after_ms: int) -> None:
+    """So that its delivery is found, and known by a check; nothing is told before it was reached,
+    by a clock that was set back.
+    """
     first = one(endpoints=("billing",))
+    now_ms = first.reached_ms + after_ms
     with closing(Store(tmp_path)) as store:
         store.write(lambda txn: reached.write(txn, PARTS, [first], 0))
-        store.write(lambda txn: reached.tell_also(txn, PARTS, first, "new", 5, 6))
+        store.write(lambda txn: reached.tell_also(txn, PARTS, first, "new", now_ms, 6))
         with store.read() as txn:
             (noted,) = reached.of_period(txn, PART, "acme", MONTH)
             assert noted == msgspec.structs.replace(first, endpoints=("billing", "new"))
-            assert outbox.get(txn, "new", 1).created_ms == 5
+            assert outbox.get(txn, "new", 1).created_ms == max(now_ms, first.reached_ms)
