@@ -50,9 +50,11 @@ class Posted:
             return
         closed_until_ms = self._closed_until_ms()
         for change in changes:
-            if not change.blocks and not change.dated_blocks:
-                continue  # no event was counted
             event_types = {*change.blocks, *(event_type for _, event_type in change.dated_blocks)}
+            if change.voids:  # a sum goes up where a negative value is taken back
+                event_types.update(*(totals.by_type for totals in change.totals.values()))
+            if not event_types:
+                continue  # no event was counted, or taken back
             kinds = self._watched.periods(change.customer_id, event_types)
             for hour in change.totals if kinds else ():
                 if hour.type is PeriodType.HOURLY:

@@ -14,7 +14,8 @@ from meterd.domain.hierarchy import NOTHING_CLOSED
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.thresholds import Watched
-from meterd.domain.totals import NOTHING
+from meterd.domain.totals import NOTHING, PeriodTotals, totals_of
+from meterd.domain.voids import Void
 from meterd.embedded import posted
 from meterd.embedded.posted import Posted
 from meterd.watching import Look
@@ -53,6 +54,18 @@ async def test_what_nobody_watches_is_not_noted(noted: Posted) -> None:
     noted.note([change("a")])
     noted.watch(WATCHED, lambda: NOTHING_CLOSED)
     assert await waits(noted)
+
+
+async def test_who_had_an_event_taken_back_is_noted(noted: Posted) -> None:
+    """A sum goes up when a negative value is void; what is left of the hour says of which types."""
+    hour = period_at(PeriodType.HOURLY, START_MS)
+    value = Decimal(120)
+    for event_type in ("others", "calls"):
+        assert await waits(noted)
+        left = PeriodTotals(closed=False, by_type={event_type: totals_of([value], b"1", b"1")})
+        void = {b"id": Void("sent twice", START_MS)}
+        noted.note([Change("a", totals={hour: left}, voids=void)])
+    assert not await waits(noted)
 
 
 async def test_what_is_closed_for_long_is_not_noted(noted: Posted) -> None:
