@@ -225,6 +225,13 @@ async def test_closing_lags_from_when_a_period_is_due(later: str, lag: float) ->
         assert (await scrape(api))["meterd_closing_lag_seconds"] == lag
 
 
+async def test_thresholds_that_were_reached() -> None:
+    """As many as their watcher has told."""
+    async with measuring() as (api, _):
+        api.metrics._sources.thresholds.reached = 7
+        assert (await scrape(api))["meterd_thresholds_reached_total"] == 7
+
+
 # -- delivery -------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,8 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meterd.domain.event_ids import stamp_of
-from meterd.embedded import forgetting, journal
+from meterd.domain.event_ids import ID_BYTES, stamp_of
+from meterd.embedded import forgetting, journal, records
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.sample_store import checked, copied_sample
 
@@ -70,3 +70,18 @@ def test_long_stretches_without_keys_are_passed_over_in_portions(
     data = copied_sample(tmp_path)
     with closing(Store(data)) as store:
         assert max(forget_all(store, FAR_MS)) < 40 + 64
+
+
+def test_a_key_that_another_event_has_taken_stays(tmp_path: Path) -> None:
+    """What was found in a snapshot is asked again in the transaction that forgets."""
+    data = copied_sample(tmp_path)
+    with closing(Store(data)) as store:
+        with store.read() as txn:
+            found = forgetting.expired(txn, PARTS, FAR_MS)
+        taken, gone, *_ = sorted(found.used)
+        other = records.used_key(b"\xee" * ID_BYTES, b"12345678")
+        store.write(lambda txn: txn.put("idempotency_keys", taken, other))
+        store.write(partial(forgetting.forget, found=found))
+        with store.read() as txn:
+            assert txn.get("idempotency_keys", taken) == other
+            assert txn.get("idempotency_keys", gone) is None

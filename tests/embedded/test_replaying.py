@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
@@ -131,3 +132,17 @@ def test_a_forgotten_delivery_is_made_again(store: Store) -> None:
         made = outbox.find(txn, first.id)
         assert made is not None
         assert (made.sequence, made.period) == (7, first.period)
+
+
+@pytest.mark.parametrize("after_ms", [5, -5])
+def test_nothing_is_made_before_what_it_carries(tmp_path: Path, after_ms: int) -> None:
+    """Though the clock was set back since."""
+    computed_ms = MIDDLE_MS + 2 * HOUR_MS
+    closed = Aggregation("acme", PeriodType.HOURLY, MIDDLE_MS, 1, True, 0, computed_ms, {})
+    change = Change("acme", aggregations={closed.period: closed})
+    replay, now_ms = Replay("crm", 0, END_MS), computed_ms + after_ms
+    with closing(Store(tmp_path / "data")) as store:
+        store.write(lambda txn: journal.write_changes(txn, [change], PARTS))
+        store.write(lambda txn: replaying.run(txn, PARTS, replay, None, LIMIT, now_ms, now_ms))
+        with store.read() as txn:
+            assert outbox.get(txn, "crm", 1).created_ms == max(now_ms, computed_ms)
