@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
 
+# Connections over TCP are half closed, and nothing is waited for. Encrypted ones cannot be: each
+# waits until the other side gives up. That must not be before a machine that stalls for a moment
+# has delivered the end of a request, or a handshake among others is through: one lane would say
+# that it came too slowly, and the other what is wrong with it.
 LIMITS: Final = Limits(
     body_bytes_max=256 * KIB,
-    body_stall_s=0.3,
-    head_s=0.3,
-    keep_alive_s=0.3,
+    body_stall_s=2.0,
+    head_s=2.0,
+    keep_alive_s=2.0,
+    handshake_s=5.0,
     linger_s=0.1,
     wrong_keys_max=10**9,  # every mutation comes from one address
 )
 AT_ONCE: Final = 16
 # Mutations over the same doors, whose ledgers remember every event.
 PART: Final = 2000
-# Encrypted connections cannot be half closed: each waits until the other side gives up, which must
-# not be before a handshake among others is through.
-PATIENT: Final = msgspec.structs.replace(
-    LIMITS, body_stall_s=2.0, head_s=2.0, keep_alive_s=2.0, handshake_s=5.0
-)
 ENCRYPTED_SHARE: Final = 100
 ENCRYPTED_AT_ONCE: Final = 6
 BASE_BYTES_MAX: Final = 3000
@@ -154,11 +154,10 @@ class Doors:
 
 @asynccontextmanager
 async def open_doors(context: ssl.SSLContext | None) -> AsyncIterator[Doors]:
-    limits = PATIENT if context else LIMITS
-    lanes = Lane(fast=True, limits=limits), Lane(fast=False, limits=limits)
+    lanes = Lane(fast=True, limits=LIMITS), Lane(fast=False, limits=LIMITS)
     async with AsyncExitStack() as stack:
         for lane in lanes:
-            opened = open_door(lane.app, limits, lane.plain, lambda: context, patience_s=10**6)
+            opened = open_door(lane.app, LIMITS, lane.plain, lambda: context, patience_s=10**6)
             lane.door = await stack.enter_async_context(opened)
         yield Doors(lanes, encrypted=context is not None)
 
