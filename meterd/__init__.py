@@ -40,6 +40,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       stored_events    events as the log has them
       changes          what one customer's decisions change on disk
       counting         what is counted in an hour while it goes on
+      tally            one customer's events, counted and taken back
       account          what an event or a period's end changes for one customer
       usage            usage over windows, and in groups
       thresholds       when usage has reached a threshold, and what is told of it

@@ -1,4 +1,4 @@
-"""Steps of an account's life and the change they make; ``test_account.py`` explains them."""
+"""Steps of an account's life and the change they make; ``account_steps.py`` explains them."""
 
 from __future__ import annotations
 

@@ -1,15 +1,7 @@
-"""What an account decides, by the table of ``account_changes.py``: events, closings, snapshots.
-
-A step is a moment and what happens then. A change is told line by line: whether it may introduce
-the customer, the blocks its events are in, totals as ``type=sum/count``, aggregations as
-``type=result/count`` with when they were created and computed, deliveries. Days are told without
-their month.
-"""
+"""What an account decides, by the table of ``account_changes.py``: events, closings, snapshots."""
 
 from __future__ import annotations
 
-import datetime as dt
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,85 +9,14 @@ import pytest
 
 from meterd.domain.aggregations import completed_body, figures_digest
 from meterd.domain.deliveries import delivery_id
-from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.hierarchy import parts_of, takers
-from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from tests.domain.account_changes import CHANGES
+from tests.domain.account_steps import DAY, FIVE, HOUR, after, change_of, happen, lines_of, told
 from tests.domain.desk import Desk, ms
 
 if TYPE_CHECKING:
     from meterd.domain.account import Snapshot
-    from meterd.domain.changes import Change
-
-
-def clock(instant_ms: int) -> str:
-    return f"{dt.datetime.fromtimestamp(instant_ms // 1000, dt.UTC):%d %H:%M}"
-
-
-def happen(desk: Desk, step: str) -> None:
-    """One step: counts, closes the latest ended period of a type, snapshots the running one."""
-    moment, verb, *words = step.split()
-    now_ms = ms(moment)
-    match verb, words:
-        case "counts", events:
-            pairs = [event.split("=") for event in events]
-            desk.append(now_ms, [(name, Decimal(value)) for name, value in pairs])
-        case "close", kinds:
-            for kind in map(PeriodType, kinds):
-                desk.close(period_at(kind, period_at(kind, now_ms).start_ms - 1), now_ms)
-        case "snapshot", kinds:
-            for kind in map(PeriodType, kinds):
-                desk.snapshot(period_at(kind, now_ms), now_ms)
-        case "configure", pairs:
-            operations = dict(pair.split("=") for pair in pairs)
-            desk.rules = msgspec.structs.replace(
-                desk.rules,
-                operations={name: Operation(value) for name, value in operations.items()},
-            )
-        case "publish", kinds:
-            desk.rules = msgspec.structs.replace(
-                desk.rules, published=frozenset(map(PeriodType, kinds))
-            )
-        case "endpoints", ids:
-            desk.rules = msgspec.structs.replace(desk.rules, endpoints=tuple(ids))
-        case "commit", []:
-            desk.commit()
-        case _:
-            raise AssertionError(step)
-
-
-def told(change: Change | None) -> list[str]:
-    if change is None:
-        return []
-    lines = [] if change.first_received_ms is None else ["introduces"]
-    for event_type, ids in change.blocks.items():
-        blocks = [bytes(ids[at : at + ID_BYTES]) for at in range(0, len(ids), ID_BYTES)]
-        lines += [f"block {clock(stamp_of(block).received_ms)} {event_type}" for block in blocks]
-    for period, totals in sorted(change.totals.items()):
-        sums = " ".join(
-            f"{name}={found.sum}/{found.count}" for name, found in totals.by_type.items()
-        )
-        lines.append(f"{period.type} {period.key} {state(totals.closed)} {sums}")
-    for period, made in sorted(change.aggregations.items()):
-        results = " ".join(
-            f"{name}={found.value}/{found.count}" for name, found in made.figures.items()
-        )
-        times = f"created {clock(made.created_ms)} computed {clock(made.computed_ms)}"
-        assert made.period == period
-        lines.append(f"{made.id} {state(made.closed)} {results} {times}")
-    for sent in change.deliveries:
-        key = period_at(sent.period_type, sent.start_ms).key
-        lines.append(f"to {sent.endpoint_id}: {key} at {clock(sent.next_attempt_ms)}")
-    return lines
-
-
-def state(closed: bool) -> str:
-    return "closed" if closed else "open"
-
-
-def lines_of(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(("steps", "change"), CHANGES.values(), ids=CHANGES)
@@ -106,24 +27,6 @@ def test_steps_make_this_change(steps: str, change: str) -> None:
         happen(desk, step)
     assert told(desk.account.take_change()) == lines_of(change)
     assert desk.account.take_change() is None
-
-
-def after(*steps: str) -> Desk:
-    desk = Desk()
-    for step in steps:
-        happen(desk, step)
-    return desk
-
-
-def change_of(desk: Desk) -> Change:
-    change = desk.account.take_change()
-    assert change is not None
-    return change
-
-
-FIVE = "2026-01-14T15:10 counts api=5"
-DAY = period_at(PeriodType.DAILY, ms("2026-01-14T00:00"))
-HOUR = period_at(PeriodType.HOURLY, ms("2026-01-14T15:00"))
 
 
 def test_closing_says_what_it_published_and_only_the_first_time() -> None:
@@ -163,34 +66,6 @@ def test_a_delivery_carries_the_frozen_body_under_its_id() -> None:
     assert (delivery.created_ms, delivery.next_attempt_ms) == (HOUR.end_ms + 300_000,) * 2
 
 
-def test_a_batch_is_found_by_the_blocks_that_its_events_are_in() -> None:
-    """Each once, though many of the events are in it; in order."""
-    names = ["disk" if 64 <= number < 128 or number == 150 else "api" for number in range(200)]
-    counts = " ".join(f"{name}=1" for name in names)
-    change = change_of(after(f"2026-01-14T15:10 counts {counts}"))
-    stamp = Stamp(ms("2026-01-14T15:10"), 0, 7)
-    assert change.blocks == {
-        "api": stamp.id(0) + stamp.id(128) + stamp.id(192),
-        "disk": stamp.id(64) + stamp.id(128),
-    }
-
-
-def test_what_is_read_again_from_the_log_counts_once() -> None:
-    """Hour by hour: what its totals have counted is passed over, what they have not is counted."""
-    desk = after(FIVE, "2026-01-14T15:11 commit", "2026-01-14T15:12 counts api=7")
-    desk.restart()
-    desk.repeat()
-    assert [line for line in told(desk.account.take_change()) if "api" in line] == [
-        "block 14 15:12 api",
-        "hourly 2026011415 open api=12/2",
-    ]
-    happen(desk, "2026-01-14T16:05 close hourly")
-    desk.commit()
-    desk.restart()
-    desk.repeat()
-    assert desk.account.take_change() is None
-
-
 def test_a_snapshot_says_whether_it_is_the_first() -> None:
     """On disk or not yet: there is only one first, and none of what is closed or empty."""
     desk = after(FIVE)
@@ -208,33 +83,6 @@ def test_a_snapshot_says_whether_it_is_the_first() -> None:
     desk.close(HOUR, HOUR.end_ms)
     assert desk.snapshot(HOUR, HOUR.end_ms) is None
     assert desk.snapshot(period_at(PeriodType.HOURLY, HOUR.end_ms), HOUR.end_ms) is None
-
-
-def test_positions_follow_the_order_of_the_array() -> None:
-    """``first`` and ``last`` of a batch are those of the array, by the ids its events are given."""
-    desk = after("2026-01-14T15:10 counts api=5 disk=1 api=9 api=7")
-    at_ms = ms("2026-01-14T15:10")
-    found = change_of(desk).totals[HOUR].by_type["api"]
-    assert (found.first, found.last) == (Decimal(5), Decimal(7))
-    stamp = Stamp(at_ms, 0, 7)
-    assert found.first_at == position(at_ms, stamp.id(0))
-    assert found.last_at == position(at_ms, stamp.id(3))
-    assert found.read(Operation.MAX) == 9
-
-
-@pytest.mark.parametrize(
-    ("steps", "step"),
-    [
-        ([FIVE, "2026-01-14T16:05 close hourly"], "2026-01-14T15:59 counts api=1"),
-    ],
-    ids=["an event for a closed hour"],
-)
-def test_what_would_change_final_totals_is_our_own_mistake(steps: list[str], step: str) -> None:
-    """It fails at once, and the totals stay final."""
-    desk = after(*steps)
-    with pytest.raises(AssertionError, match="acme"):
-        for line in step.splitlines():
-            happen(desk, line)
 
 
 def test_only_open_hours_stay_in_hand() -> None:
