@@ -16,6 +16,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       idempotency      what makes an event the repeat of another, and what becomes of it then
       admission        which events' times are taken
       receipts         an append as it was received: its events, ids and blocks
+      digests          what totals are proved by
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks
       source_text      TOML and JSON text, and on which line a key stands
@@ -83,6 +84,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
+      stored           what an account asks the store for
       mailbox          what wakes an actor, reply, round
       posted           whose totals were posted, of what is watched
       committer        the only writer

@@ -10,7 +10,7 @@ import msgspec
 from tests.system.torture.mutants import mutant, patch
 
 if TYPE_CHECKING:
-    from meterd.domain.aggregations import Aggregation, ClosingRules
+    from meterd.domain.aggregations import Aggregation
     from meterd.domain.periods import Period
     from meterd.ledger import Closed
 
@@ -36,12 +36,10 @@ def closed_twice() -> None:
 
     close = Account.close
 
-    def close_again(
-        self: Account, period: Period, rules: ClosingRules, now_ms: int, stored: Any
-    ) -> Aggregation | None:
+    def close_again(self: Account, period: Period, *rest: Any) -> Aggregation | None:
         totals = self._totals[period]
         self._totals[period] = msgspec.structs.replace(totals, closed=False)
-        return close(self, period, rules, now_ms, stored)
+        return close(self, period, *rest)
 
     patch(Account, "close", close_again)
     patch(journal, "write_closed", lambda txn, period: None)
@@ -125,33 +123,33 @@ def late_events_are_never_published() -> None:
 @mutant
 def late_events_stay_in_their_hour() -> None:
     """What the hour was handed up to does not get them."""
-    from meterd.domain import account, hierarchy
+    from meterd.domain import hierarchy, tally
 
-    count_late = account.Account._count_late
+    count_late = tally.Tally._count_late
 
     def count_in_the_hour(self: Any, *arguments: Any) -> bool:
-        patch(account, "takers", lambda period: ())
+        patch(tally, "takers", lambda period: ())
         try:
             return count_late(self, *arguments)
         finally:
-            patch(account, "takers", hierarchy.takers)
+            patch(tally, "takers", hierarchy.takers)
 
-    patch(account.Account, "_count_late", count_in_the_hour)
+    patch(tally.Tally, "_count_late", count_in_the_hour)
 
 
 @mutant
 def void_keeps_the_minimum() -> None:
     """Count and sum are made right, as if that were all."""
-    from meterd.domain import account, voids
+    from meterd.domain import tally, voids
 
     make = voids.made_again
 
-    def subtract(hour: Any, by_type: Any, since_ms: int, stands: Any) -> Any:
-        before = stands(hour).by_type
+    def subtract(hour: Any, by_type: Any, *rest: Any) -> Any:
+        before = rest[-1](hour).by_type
         kept = {
             name: msgspec.structs.replace(one, min=min(one.min, before[name].min))
             for name, one in by_type.items()
         }
-        return make(hour, kept, since_ms, stands)
+        return make(hour, kept, *rest)
 
-    patch(account, "made_again", subtract)
+    patch(tally, "made_again", subtract)
