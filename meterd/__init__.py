@@ -28,6 +28,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       echoes           what a receiver repeats of its URL, masked
       reachable        which addresses a webhook may be sent to
       config           one immutable Config
+      advice           what of it was probably not meant
       aggregations     a period's totals as they are published
       outcomes         what came of an attempt to send
       deliveries       what becomes of an aggregation on its way to an endpoint

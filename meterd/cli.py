@@ -13,7 +13,7 @@ import click
 
 from meterd import __version__
 from meterd.delivery_commands import deliveries
-from meterd.domain.config import Config, advice
+from meterd.domain.advice import advice
 from meterd.domain.credentials import (
     ALL_SCOPES,
     ENVIRONMENT_KEY_ID,
@@ -38,6 +38,7 @@ from meterd.work.clock import WallClock
 
 if TYPE_CHECKING:
     from meterd.domain.addresses import Server
+    from meterd.domain.config import Config
 
 _RELOAD: Final = "A running meterd follows on: meterd reload"
 # For the list of commands, which cuts longer ones.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from meterd.domain.advice import advice
 from meterd.domain.alerts import ALERTS_MAX, THRESHOLDS_MAX, derived_id
-from meterd.domain.config import advice, decode, public_config
+from meterd.domain.config import decode, public_config
 from meterd.domain.errors import ConfigError
 from meterd.domain.periods import PeriodType
 
