@@ -10,10 +10,11 @@ import pytest
 
 from meterd.domain.addresses import Server
 from meterd.domain.alerts import Alert
-from meterd.domain.config import OPTIONS, Config, EventType, Storage, decode
+from meterd.domain.config import OPTIONS, Config, EventType, Retention, Storage, decode
 from meterd.domain.credentials import ApiKey
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.operations import Operation
+from meterd.domain.periods import DAY_MS
 
 SHIPPED = (Path(__file__).parent.parent / "systemconfig.toml").read_text()
 # An option, set or as an example in a comment.
@@ -29,6 +30,7 @@ OPTIONS_OF_FIELDS = {
     "admission": ["accept_past", "accept_future", "late"],
     "revise_after_ms": ["revise_after"],
     "idempotency_window_ms": ["idempotency_window"],
+    "events_ms": ["events"],
     "secrets": ["secret", "secret_env"],
     "host": ["bind"],
     "port": ["bind"],
@@ -42,6 +44,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "keys": ApiKey,
     "server": Server,
     "storage": Storage,
+    "retention": Retention,
 }
 
 
@@ -113,7 +116,7 @@ def test_the_defaults_it_shows_are_the_defaults() -> None:
     """What is written as a default and what an empty file means are the same."""
     config, empty = decode(SHIPPED.encode(), form="toml", environ={}), Config()
     times = ("grace_ms", "admission", "revise_after_ms", "idempotency_window_ms")
-    for field in (*times, "dry_run", "log_level", "server", "storage"):
+    for field in (*times, "dry_run", "log_level", "server", "storage", "retention"):
         assert getattr(config, field) == getattr(empty, field)
 
 
@@ -126,3 +129,4 @@ def test_the_examples_in_comments_are_valid() -> None:
     config = decode("\n".join(lines).encode(), form="toml", environ={})
     assert [key.id for key in config.keys] == ["dashboard"]
     assert config.events["api.calls"].unit == "calls"
+    assert config.retention == Retention(400 * DAY_MS)

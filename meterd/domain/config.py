@@ -57,6 +57,7 @@ FUTURE_MAX_MS: Final = DAY_MS  # what a clock may be off
 REVISE_AFTER_MAX_MS: Final = 35 * DAY_MS
 ATTEMPTS_KEPT_MAX_MS: Final = 3650 * DAY_MS
 ATTEMPTS_MIB_MAX: Final = 1 << 20
+EVENTS_KEPT_MAX_MS: Final = 36_500 * DAY_MS
 
 # The options of each kind of table; "" is the top level. An unknown one is refused.
 OPTIONS: Final = {
@@ -68,6 +69,7 @@ OPTIONS: Final = {
         "late",
         "revise_after",
         "idempotency_window",
+        "retention",
         "dry_run",
         "log_level",
         "events",
@@ -95,6 +97,7 @@ OPTIONS: Final = {
     "keys": ("id", "hash", "scopes", "description"),
     "server": ("bind", "tls_certificate", "tls_key"),
     "storage": ("path", "attempts_kept", "attempts_mib"),
+    "retention": ("events",),
 }
 # Variables that win over the text. An empty one counts as not set, as compose files leave them.
 ENVIRONMENT: Final = {"": ("METERD_BIND", "METERD_DATA_DIR", "METERD_API_KEY", "DRY_RUN")}
@@ -126,6 +129,12 @@ class Storage(msgspec.Struct, frozen=True):
     attempts_mib: int = 256
 
 
+class Retention(msgspec.Struct, frozen=True):
+    """For how long at least events are kept; None is for ever."""
+
+    events_ms: int | None = None
+
+
 class Config(msgspec.Struct, frozen=True):
     """Everything meterd is told. ``events`` keeps the order of the text."""
 
@@ -142,6 +151,7 @@ class Config(msgspec.Struct, frozen=True):
     keys: tuple[ApiKey, ...] = ()
     server: Server = Server()
     storage: Storage = Storage()
+    retention: Retention = Retention()
 
 
 _DEFAULT: Final = Config()
@@ -183,9 +193,9 @@ def _in_order(faults: list[Fault], lines: Mapping[KeyPath, int]) -> list[str]:
 
 def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...]) -> Config:
     root.refuse_unknown()
-    server, storage = root.table("server"), root.table("storage")
-    server.refuse_unknown()
-    storage.refuse_unknown()
+    server, storage, retention = map(root.table, ("server", "storage", "retention"))
+    for section in (server, storage, retention):
+        section.refuse_unknown()
     bind = server.option("bind", bind_address, _DEFAULT.server)
     path = storage.option("path", string(at_most=PATH_MAX), _DEFAULT.storage.path)
     environment_holds: ApiKey | None = environment.option("METERD_API_KEY", environment_key, None)
@@ -201,7 +211,7 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
         revise_after_ms=root.option(
             "revise_after", duration(at_most_ms=REVISE_AFTER_MAX_MS), _DEFAULT.revise_after_ms
         ),
-        idempotency_window_ms=_window(root, admission.past_ms),
+        idempotency_window_ms=(window_ms := _window(root, admission.past_ms)),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
         events=events,
@@ -222,6 +232,7 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
                 _DEFAULT.storage.attempts_mib,
             ),
         ),
+        retention=_retention(retention, admission.past_ms, window_ms),
     )
 
 
@@ -241,6 +252,19 @@ def _window(root: Section, past_ms: int) -> int:
     if window_ms < past_ms:
         root.fault(f"must be at least accept_past, which is {format_duration(past_ms)}", name)
     return window_ms
+
+
+def _retention(section: Section, past_ms: int, window_ms: int) -> Retention:
+    """An event is there for as long as others of its time come, and as its key is remembered."""
+    kept_ms = section.option("events", duration(at_most_ms=EVENTS_KEPT_MAX_MS), None)
+    if kept_ms is not None:
+        for name, least_ms in (("accept_past", past_ms), ("idempotency_window", window_ms)):
+            if kept_ms < least_ms:
+                section.fault(
+                    f"must be at least {name}, which is {format_duration(least_ms)}", "events"
+                )
+                break
+    return Retention(kept_ms)
 
 
 def _with_tls(section: Section, server: Server) -> Server:
@@ -307,9 +331,15 @@ def public_config(config: Config) -> dict[str, Any]:
         "late": config.admission.late.value,
         "revise_after": format_duration(config.revise_after_ms),
         "idempotency_window": format_duration(config.idempotency_window_ms),
+        "retention": _public_retention(config.retention),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
     }
+
+
+def _public_retention(retention: Retention) -> dict[str, str]:
+    kept_ms = retention.events_ms
+    return {} if kept_ms is None else {"events": format_duration(kept_ms)}
 
 
 def _public_event_type(event_type: EventType) -> dict[str, str]:

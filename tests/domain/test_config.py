@@ -14,6 +14,7 @@ from meterd.domain.config import (
     Config,
     EventType,
     LogLevel,
+    Retention,
     Storage,
     changes_needing_restart,
     decode,
@@ -70,6 +71,9 @@ bind = "[::1]:9000"
 
 [storage]
 path = "/var/lib/meterd"
+
+[retention]
+events = "400d"
 """
 SECRET_ENV = {"HOOK_SECRET": "from-the-environment"}
 
@@ -116,6 +120,7 @@ def test_every_option_is_read() -> None:
         keys=(ApiKey("dashboard", HASH, frozenset({Scope.READ, Scope.ADMIN}), "Hall"),),
         server=Server("::1", 9000),
         storage=Storage("/var/lib/meterd"),
+        retention=Retention(400 * DAY_MS),
     )
     assert second.id.startswith("localhost-3000-")
     assert first.id == "billing"
@@ -260,6 +265,7 @@ def test_the_public_configuration() -> None:
         "late": "reject",
         "revise_after": "10m",
         "idempotency_window": "100d",
+        "retention": {"events": "400d"},
         "dry_run": True,
         "log_level": "debug",
     }

@@ -20,7 +20,8 @@ HASH = "0123456789abcdef" * 4
 # What the longer messages say an option takes.
 KNOWN = (
     "known are periods, grace, accept_past, accept_future, late, revise_after,"
-    " idempotency_window, dry_run, log_level, events, webhooks, alerts, keys, server, storage"
+    " idempotency_window, retention, dry_run, log_level, events, webhooks, alerts, keys, server,"
+    " storage"
 )
 PERIODS = "must be one of hourly, daily, weekly, monthly, yearly"
 OPERATIONS = "must be one of sum, avg, min, max, count, first, last"
@@ -75,6 +76,31 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
         (
             'accept_past = "90d"\nidempotency_window = "36d"',
             ["line 2: idempotency_window: must be at least accept_past, which is 90d"],
+        ),
+        (
+            '[retention]\nevents = "34d"',
+            ["line 2: retention.events: must be at least accept_past, which is 35d"],
+        ),
+        (
+            'idempotency_window = "90d"\n[retention]\nevents = "89d"',
+            ["line 3: retention.events: must be at least idempotency_window, which is 90d"],
+        ),
+        (
+            '[retention]\nevents = "36501d"',
+            ['line 2: retention.events: must be at most 36500d, not "36501d"'],
+        ),
+        (
+            "[retention]\nevents = 90",
+            [
+                (
+                    'line 2: retention.events: must be a duration such as "30s", "5m", "1h30m" or'
+                    ' "2d", not 90'
+                ),
+            ],
+        ),
+        (
+            '[retention]\nevent = "400d"',
+            ["line 2: retention.event: unknown option; it is an option of alerts"],
         ),
         ('dry_run = "yes"', ['line 1: dry_run: must be true or false, not "yes"']),
         (
