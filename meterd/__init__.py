@@ -3,8 +3,8 @@
 The code map. A file imports only from files above it, tests/test_layout.py sees to it.
 
     domain/          pure rules: values in, values out
-      errors           names every failure an operator or caller may meet
       instants         instants as text
+      errors           names every failure an operator or caller may meet
       durations        durations as text
       periods          which half-open UTC period contains an instant, its key, when it ends
       operations       the seven operations
@@ -46,6 +46,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       account          what an event or a period's end changes for one customer
       usage            usage over windows, and in groups
       thresholds       when usage has reached a threshold, and what is told of it
+    forgetting       what an engine promises to whoever sees to it that what is over goes
     ledger           what an engine promises
     watching         what an engine promises to whoever watches usage
     embedded/        the engine over LMDB, and its actors
@@ -93,6 +94,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       registry         who is awake
       used_keys        idempotency keys until they are in the index
       forgetting       forgets idempotency keys whose time is over
+      pruning          deletes events whose time is over
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
@@ -100,12 +102,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       delivery_desk    the part of the engine that gives deliveries out and has them sent again
       usage_desk       the part of the engine that reads usage
       void_desk        the part of the engine that takes events back
+      pruning_desk     the part of the engine that deletes events
       threshold_desk   the part of the engine that tells of thresholds
       engine           the Ledger over all of these
     work/            what happens by itself
       clock            the only reader of the time of day
       closer           period ends
-      forgetter        has idempotency keys forgotten when their time is over
+      forgetter        has keys forgotten and events deleted when their time is over
       threshold_watcher  tells when usage has reached a threshold
       loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries

@@ -17,6 +17,7 @@ from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.deliveries import Attempt, Delivery, DeliveryStatus
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.periods import Period, PeriodType
+from meterd.forgetting import Forgetting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +185,7 @@ class Replayed(msgspec.Struct, frozen=True):
     next: AggregationPlace | None = None
 
 
-class Ledger(Protocol):
+class Ledger(Forgetting, Protocol):
     def require_room(self) -> None:
         """Raises OverloadedError or DiskFullError where ``append`` would for any event now.
 
@@ -225,6 +226,7 @@ class Ledger(Protocol):
         """Takes the event of that id back, None where there is none: it stays in the log and counts
         in no period any more. Those that are closed are to be revised, unless that is refused.
         All of that is durable on return, together. An event is void once, and keeps its key.
+        Raises PrunedError where it, or others of its hour, may have been deleted.
         """
 
     async def page_end(
@@ -268,12 +270,8 @@ class Ledger(Protocol):
         """What up to ``limit`` events of the query in that period come to.
 
         The portions of a period, each asked for with the last one's ``before``, have every event
-        that was appended before the first was asked for, and none twice.
-        """
-
-    async def forget_keys(self, *, before_ms: int) -> int:
-        """Forgets the next keys of events received before that moment; how many events it went on
-        by, 0 at the end. Who comes with such a key then is new.
+        that was appended before the first was asked for, and none twice. Raises PrunedError where
+        some of the period's may have been deleted.
         """
 
     async def next_to_close(self) -> Period | None:
@@ -386,11 +384,6 @@ class Ledger(Protocol):
 
         Each that has a delivery there is sent again under its id; for each that has none, one is
         made. A dry run only counts. All of it becomes durable together.
-        """
-
-    async def prune_attempts(self, *, before_ms: int, bytes_max: int) -> int:
-        """Forgets some attempts begun before then, and of a log that is too large the earliest; how
-        many. 0 when there is nothing more to forget.
         """
 
     def deliveries_made(self) -> int:

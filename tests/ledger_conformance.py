@@ -34,6 +34,7 @@ from tests.ledger_bench import (
     rules,
     stored,
 )
+from tests.pruning_conformance import PruningConformance
 from tests.redelivery_conformance import RedeliveryConformance
 from tests.snapshot_conformance import SnapshotConformance
 from tests.usage_conformance import UsageConformance
@@ -251,6 +252,7 @@ class LedgerConformance(
     ClosingConformance,
     SnapshotConformance,
     DeliveryConformance,
+    PruningConformance,
     RedeliveryConformance,
     UsageConformance,
     VoidsConformance,

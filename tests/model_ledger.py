@@ -279,7 +279,7 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         return sorted(
             (
                 stored
-                for stored in self._log
+                for stored in self._kept()
                 if query.customer_id in {None, stored.event.customer_id}
                 and query.event_type in {None, stored.event.event_type}
                 and (query.from_ms is None or query.from_ms <= stored.received_ms)

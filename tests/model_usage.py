@@ -15,6 +15,7 @@ from meterd.domain.event_ids import position
 from meterd.domain.periods import period_at
 from meterd.domain.totals import Totals
 from meterd.domain.usage import Customer, CustomerUsage, UsagePortion, WindowTotals
+from tests.model_pruning import ModelPruning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,11 +28,8 @@ K = TypeVar("K")
 _EXACT: Final = Context(prec=5000, traps=[Inexact])
 
 
-class ModelUsage(ABC):
+class ModelUsage(ModelPruning, ABC):
     """See ``ledger.Ledger``."""
-
-    _log: list[StoredEvent]
-    _closed: set[Period]
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -84,6 +82,7 @@ class ModelUsage(ABC):
     ) -> UsagePortion:
         """See ``Ledger.usage_groups``."""
         await trio.lowlevel.checkpoint()
+        self._require_events(period)
         asked = [
             one
             for one in self._asked(query)

@@ -9,9 +9,11 @@ import msgspec
 import trio
 
 from meterd.domain.admission import Late
+from meterd.domain.errors import PrunedError
 from meterd.domain.periods import PeriodType, period_at
 from meterd.domain.stored_events import Voided
 from meterd.domain.voids import Void, VoidOutcome
+from tests.model_pruning import ModelPruning
 from tests.model_usage import is_in
 
 if TYPE_CHECKING:
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
     from meterd.domain.stored_events import StoredEvent
 
 
-class ModelVoids(ABC):
+class ModelVoids(ModelPruning, ABC):
     """See ``ledger.Ledger``."""
-
-    _log: list[StoredEvent]
-    _late: dict[tuple[str, Period], int]
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -47,7 +46,11 @@ class ModelVoids(ABC):
             return None
         (place,) = places
         stored = self._log[place]
-        if stored.void is not None:
+        if place < self._pruned:
+            raise PrunedError(self._until_ms())
+        if stored.void is None:
+            self._require_events(period_at(PeriodType.HOURLY, stored.happened_ms))
+        else:
             return Voided(VoidOutcome.VOID_BEFORE, stored)
         if late is Late.REJECT and self.closed_around(stored.happened_ms):
             return Voided(VoidOutcome.TOO_LATE, stored)

@@ -6,6 +6,8 @@ own mistakes are assertions. What stands here is the rest, and each docstring sa
 
 from __future__ import annotations
 
+from meterd.domain.instants import format_instant
+
 
 class MeterdError(Exception):
     """A failure with a message for whoever runs meterd: what failed, and what to do about it."""
@@ -40,6 +42,16 @@ class OverloadedError(MeterdError):
 
 class UnavailableError(MeterdError):
     """The ledger stopped before it could answer: the outcome is unknown, repeat the same events."""
+
+
+class PrunedError(MeterdError):
+    """What is asked for needs events that are not there any more; those that were received, or
+    happened, from ``until_ms`` on are all there.
+    """
+
+    def __init__(self, until_ms: int) -> None:
+        self.until_ms = until_ms
+        super().__init__(f"events of before {format_instant(until_ms)} were pruned")
 
 
 class CorruptRecordError(StoreError):

@@ -27,11 +27,11 @@ from meterd.embedded.closing import Closing
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
 from meterd.embedded.posting import Posting
+from meterd.embedded.pruning_desk import PruningDesk
 from meterd.embedded.registry import Registry
 from meterd.embedded.threshold_desk import ThresholdDesk
 from meterd.embedded.used_keys import UsedKeys
 from meterd.embedded.vital_signs import Backlog, read_vital_signs
-from meterd.embedded.void_desk import VoidDesk
 from meterd.ledger import (
     AggregationPlace,
     AggregationQuery,
@@ -59,7 +59,7 @@ READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
 
 
-class EmbeddedLedger(VoidDesk, ThresholdDesk):
+class EmbeddedLedger(PruningDesk, ThresholdDesk):
     """See ``ledger.Ledger``. Usable while ``running``, or when it has ``started``."""
 
     def __init__(

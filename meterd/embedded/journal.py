@@ -12,10 +12,12 @@ from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from meterd.domain.aggregations import FIRST_REVISION
+from meterd.domain.errors import PrunedError
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.hierarchy import closed_with
 from meterd.domain.periods import Period, PeriodType
 from meterd.embedded import keys, outbox, records
+from meterd.embedded.records import Pruned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # In one index record: 128 blocks, half of what a page holds.
 _BLOCKS_BYTES_MAX: Final = 128 * ID_BYTES
+
+_NOTHING_PRUNED: Final = Pruned()
 
 
 def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> None:
@@ -148,6 +152,24 @@ def write_forgotten(txn: Transaction, through: bytes) -> None:
 def forgotten_through(txn: Transaction) -> bytes:
     """What was written last; empty while nothing was."""
     return txn.get("meta", keys.FORGOTTEN) or b""
+
+
+def read_pruned(txn: Transaction) -> Pruned:
+    """How far the log was pruned."""
+    found = txn.get("meta", keys.PRUNED)
+    return _NOTHING_PRUNED if found is None else records.decode_pruned(found)
+
+
+def require_events(txn: Transaction, period: Period) -> None:
+    """Raises PrunedError where the log may lack events that happened in the period."""
+    until_ms = read_pruned(txn).until_ms
+    if period.start_ms < until_ms:
+        raise PrunedError(until_ms)
+
+
+def write_pruned(txn: Transaction, pruned: Pruned) -> None:
+    """It never goes back."""
+    txn.put("meta", keys.PRUNED, records.encode(pruned))
 
 
 def read_totals(

@@ -50,6 +50,7 @@ EVENTS: Final = b"events"
 FLOOR: Final = b"floor"
 POSTED: Final = b"posted"
 FORGOTTEN: Final = b"forgotten"
+PRUNED: Final = b"pruned"
 # What an outbox place begins with, and all of it.
 PERIOD_BYTES: Final = 5
 PLACE_BYTES: Final = 9

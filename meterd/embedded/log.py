@@ -1,4 +1,5 @@
-"""The log: every event ever recorded, in the order of receipt, written before it is acknowledged.
+"""The log: every event ever recorded, but for a beginning that may have been pruned, in the order
+of receipt, written before it is acknowledged.
 
 A record holds whole blocks (see ``domain.receipts``) of one transaction, one after another, and is
 keyed by the id of its first event. So what is new is appended at one place, a few pages for a whole
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_ids import ID_BYTES, Stamp, stamp_of
 from meterd.domain.receipts import BLOCK_EVENTS, receive
-from meterd.embedded import keys, records
+from meterd.embedded import journal, keys, records
 from meterd.embedded.records import LoggedBlock
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def blocks(
 
 
 def last_stamp(txn: Transaction) -> Stamp | None:
-    """The stamp of the last event; None while there is none."""
+    """The stamp of the last event that was ever stored; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):
         block = records.decode_record(payload)[-1]
         return block.stamp(stamp_of(record_id)).later(len(block.events) - 1)
-    return None
+    pruned = journal.read_pruned(txn)
+    return stamp_of(pruned.through) if pruned.events else None
 
 
 def count_events(txn: Transaction) -> int:

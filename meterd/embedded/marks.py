@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from meterd.domain.errors import CorruptRecordError
-from meterd.domain.event_ids import ID_BYTES
+from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.instants import format_instant
-from meterd.domain.periods import Period, PeriodType, period_at
+from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import MISTAKES, NO_INSTANT, Difference, at_key, period_name
+from meterd.embedded.records import Pruned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ _NAMES: Final = {
     keys.FLOOR,
     keys.POSTED,
     keys.FORGOTTEN,
+    keys.PRUNED,
     *map(keys.closed_key, PeriodType),
 }
 
@@ -47,10 +49,15 @@ class Marks(msgspec.Struct, frozen=True):
     posted: bytes
     last_id: bytes
     forgotten: bytes = b""
+    pruned: Pruned = Pruned()
     faults: tuple[Difference, ...] = ()
 
     def must_be_closed(self, period: Period) -> bool:
         return period.end_ms <= self.closed_until_ms.get(period.type, 0)
+
+    def may_lack_events(self, hour: Period) -> bool:
+        """Whether some of those that were counted in the hour may be pruned."""
+        return hour.start_ms < self.pruned.until_ms
 
     def may_be_closed(self, period: Period) -> bool:
         if period.type not in self.closed_until_ms or self.must_be_closed(period):
@@ -84,8 +91,9 @@ def read_marks(txn: Transaction) -> Marks:
 
     posted = event_id(keys.POSTED, journal.posted_through(txn))
     forgotten = event_id(keys.FORGOTTEN, journal.forgotten_through(txn))
+    pruned = _pruned(txn, faults)
     last_id = _last_id(txn, faults)
-    return Marks(known, floor_ms, posted, last_id, forgotten, tuple(faults))
+    return Marks(known, floor_ms, posted, last_id, forgotten, pruned, tuple(faults))
 
 
 def _instant(payload: bytes) -> int:
@@ -96,6 +104,20 @@ def _instant(payload: bytes) -> int:
     for kind in PeriodType:
         period_at(kind, found)
     return found
+
+
+def _pruned(txn: Transaction, faults: list[Difference]) -> Pruned:
+    try:
+        pruned = journal.read_pruned(txn)
+        if pruned.events:
+            stamp_of(pruned.through), period_at(PeriodType.YEARLY, pruned.until_ms)
+    except MISTAKES:
+        stands = (txn.get("meta", keys.PRUNED) or b"").hex()
+        faults.append(
+            at_key("meta", keys.PRUNED, "record", stands, "an event, an instant, a count")
+        )
+        return Pruned()
+    return pruned
 
 
 def _last_id(txn: Transaction, faults: list[Difference]) -> bytes:
@@ -122,6 +144,7 @@ def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
     if marks.forgotten > posted:
         should = f"an id up to {posted.hex() or 'none'}, where posting is"
         yield Difference("meta", "forgotten", marks.forgotten.hex(), should)
+    yield from _check_pruned(marks)
     for kind, until_ms in marks.closed_until_ms.items():
         if until_ms and period_at(kind, until_ms).start_ms != until_ms:
             should = f"the end of a {kind} period"
@@ -129,6 +152,24 @@ def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
         if marks.floor_ms is not None and until_ms > marks.floor_ms:
             should = f"not before {format_instant(until_ms)}, when {kind} periods are closed"
             yield Difference("meta", "floor", format_instant(marks.floor_ms), should)
+
+
+def _check_pruned(marks: Marks) -> Iterator[Difference]:
+    """Events are gone only where they have no keys and all that they are in is closed."""
+    pruned = marks.pruned
+    if not pruned.events:
+        return
+    if pruned.through > marks.forgotten:
+        should = f"an id up to {marks.forgotten.hex() or 'none'}, where keys are forgotten"
+        yield Difference("meta", "pruned", pruned.through.hex(), should)
+    until, received_ms = format_instant(pruned.until_ms), stamp_of(pruned.through).received_ms
+    if pruned.until_ms % HOUR_MS or pruned.until_ms <= received_ms:
+        should = f"the end of an hour, after {format_instant(received_ms)}"
+        yield Difference("meta", "pruned", until, should)
+    for kind, closed_ms in marks.closed_until_ms.items():
+        if period_at(kind, pruned.until_ms - 1).end_ms > closed_ms:
+            should = f"in a {kind} period that is closed, before {format_instant(closed_ms)}"
+            yield Difference("meta", "pruned", until, should)
 
 
 def check_floor(txn: Transaction, parts: int, marks: Marks) -> Iterator[Difference]:

@@ -37,6 +37,16 @@ class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
         )
 
 
+class Pruned(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How far the log was pruned: through that event, so many in all. ``until_ms`` is the end of
+    the last hour that one of them was received in, or happened in.
+    """
+
+    through: bytes = b""
+    until_ms: int = 0
+    events: int = 0
+
+
 class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
     """A record of totals of which only the closing is of interest."""
 
@@ -68,6 +78,7 @@ decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
+decode_pruned: Final = msgspec.msgpack.Decoder(Pruned).decode
 decode_void: Final = msgspec.msgpack.Decoder(Void).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 decode_reached: Final = msgspec.msgpack.Decoder(Reached).decode

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from meterd.embedded.marks import Marks
     from meterd.embedded.transaction import Transaction
 
+# When somebody was first seen of whom no event is left.
+_GONE: Final = 0
 _BEHIND_ALL: Final = b"\xff" * ID_BYTES
 A = TypeVar("A")
 B = TypeVar("B")
@@ -152,6 +154,17 @@ def compare(
                 yield _difference(period, customer_id, name, _text(one), _text(other), event_type)
 
 
+def compare_counts(
+    period: Period, customer_id: str, stands: dict[str, Totals], least: dict[str, Totals]
+) -> Iterator[Difference]:
+    """Of an hour some of whose events are gone: there are no more than were counted."""
+    for event_type, left in sorted(least.items()):
+        count = stands[event_type].count if event_type in stands else 0
+        if count < left.count:
+            should = f"at least {left.count}"
+            yield _difference(period, customer_id, "count", str(count), should, event_type)
+
+
 def _text(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
@@ -184,10 +197,13 @@ def check_customers(
                 0 if kind is PeriodType.YEARLY else marks.closed_until_ms.get(kind, 0),
             )
         ]
-        seen = _first_seen(txn, merge(*ranges, key=itemgetter(0)))
+        pruned_ms = stamp_of(marks.pruned.through).received_ms if marks.pruned.events else None
+        seen = _first_seen(txn, merge(*ranges, key=itemgetter(0)), is_pruned=pruned_ms is not None)
         for customer, first_ms, payload in join(seen, txn.forward("customers", prefix, prefix)):
             checking.counts["customers"] += payload is not None
             stands_ms = None if payload is None else records.read_number(payload)
+            if pruned_ms is not None and _is_pruned(stands_ms, first_ms, pruned_ms):
+                continue
             if stands_ms != first_ms:
                 stands, should = (
                     NOTHING if each is None else format_instant(each)
@@ -199,8 +215,17 @@ def check_customers(
         yield at_key("customers", key, "record", "there", "nothing: there is no such part")
 
 
-def _first_seen(txn: Transaction, totals: Iterable[CustomerTotals]) -> Iterator[tuple[bytes, int]]:
-    """By the first of the blocks that the index names of each."""
+def _is_pruned(stands_ms: int | None, first_ms: int | None, pruned_ms: int) -> bool:
+    """Whether somebody who has totals was first seen by an event that is gone."""
+    if stands_ms is None or first_ms is None:
+        return False
+    return stands_ms <= pruned_ms and (first_ms == _GONE or stands_ms <= first_ms)
+
+
+def _first_seen(
+    txn: Transaction, totals: Iterable[CustomerTotals], *, is_pruned: bool
+) -> Iterator[tuple[bytes, int]]:
+    """By the first of the blocks that the index names of each; _GONE where none is left."""
     for customer, _found in groupby(totals, key=itemgetter(0)):
         firsts = []
         start = prefix = customer + keys.END
@@ -211,6 +236,8 @@ def _first_seen(txn: Transaction, totals: Iterable[CustomerTotals]) -> Iterator[
             start = key[:-ID_BYTES] + _BEHIND_ALL
         if firsts:  # else nothing came of it, or the index lacks all, which was said of them
             yield customer, min(firsts)
+        elif is_pruned:
+            yield customer, _GONE
 
 
 def is_known_key(key: bytes, parts: int) -> bool:

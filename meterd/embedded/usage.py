@@ -169,6 +169,7 @@ def read_groups(
     limit: int,
 ) -> UsagePortion:
     """See ``Ledger.usage_groups``."""
+    journal.require_events(txn, period)
     events = events_of_hours(
         txn, parts, query.customer_id, query.event_type, period.start_ms, period.end_ms, before
     )

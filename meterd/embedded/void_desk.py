@@ -57,7 +57,7 @@ class VoidDesk(UsageDesk):
         parts = self._store.parts
         async with self._voiding:
             self._require_disk()
-            stored = await self._read(lambda txn: voids.find_event(txn, parts, event_id))
+            stored = await self._read(lambda txn: voids.find_to_void(txn, parts, event_id))
             if stored is None or stored.void is not None:
                 return None if stored is None else Voided(VoidOutcome.VOID_BEFORE, stored)
             customer_id = stored.event.customer_id

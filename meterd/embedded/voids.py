@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from meterd.domain.errors import PrunedError
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.stored_events import StoredEvent
-from meterd.embedded import keys, log, records
+from meterd.embedded import journal, keys, log, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +34,18 @@ def find_event(txn: Transaction, parts: int, event_id: bytes) -> StoredEvent | N
     if event is None or stamp.id(0, keys.part_of(event.customer_id, parts)) != event_id:
         return None
     return StoredEvent(event_id, event, stamp.received_ms, read_void(txn, event_id))
+
+
+def find_to_void(txn: Transaction, parts: int, event_id: bytes) -> StoredEvent | None:
+    """The same, where it may be taken back, or was. Raises PrunedError where it, or others of its
+    hour, may have been deleted: without them its hour cannot be counted again.
+    """
+    stored, pruned = find_event(txn, parts, event_id), journal.read_pruned(txn)
+    if stored is None and stamp_of(event_id).id() <= pruned.through:
+        raise PrunedError(pruned.until_ms)
+    if stored is not None and stored.void is None:
+        journal.require_events(txn, stored.hour)
+    return stored
 
 
 def marked(txn: Transaction, events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:

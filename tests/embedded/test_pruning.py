@@ -1,0 +1,257 @@
+"""Which events are deleted, that a store without them is sound, and that one too many shows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from meterd.domain.event_ids import stamp_of
+from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded import journal, keys, log, pruning, records
+from meterd.embedded.pruning import Prunable
+from meterd.embedded.store import PARTS, Store
+from tests.embedded.engine_bench import running
+from tests.embedded.sample_store import checked, event_of, lines, spoil
+from tests.ledger_bench import ALL, EVERY_EVENT, START_MS, at, close_ended, event, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from meterd.domain.events import UsageEvent
+    from meterd.embedded.transaction import Transaction
+
+ALL_PERIODS = rules(*PeriodType)
+LATER = at("2027-06-01T00:00")
+HOURS = 20
+BEFORE = START_MS // HOUR_MS * HOUR_MS + 12 * HOUR_MS
+
+
+def events(first: int, count: int, happened_ms: int | None = None) -> list[UsageEvent]:
+    found = map(event_of, range(first, first + count))
+    return [msgspec.structs.replace(one, timestamp_ms=happened_ms) for one in found]
+
+
+@pytest.fixture
+async def data(tmp_path: Path) -> Path:
+    """A store whose events of January 2026 may all go: in batches and alone, late and early, void;
+    their keys are forgotten. A few of 2027 are behind them.
+    """
+    async with running(tmp_path) as bench:
+        for hour in range(HOURS):
+            await bench.ledger.append(events(hour * 100, 70))
+            await bench.ledger.append(events(hour * 100 + 80, 2, bench.clock.now_ms - 3 * HOUR_MS))
+            await bench.ledger.append(events(hour * 100 + 90, 1, bench.clock.now_ms + 290_000))
+            bench.clock.now_ms += HOUR_MS - 100_000
+            await close_ended(bench, ALL_PERIODS)
+            bench.clock.now_ms += 100_000
+        for one in (await bench.ledger.events(EVERY_EVENT, limit=ALL))[::77]:
+            await bench.ledger.void(one.id, "as agreed")
+        await bench.ledger.append([event("only", value=1)])
+        await close_ended(bench, ALL_PERIODS, clock_ms=LATER)
+        await bench.ledger.revise(ALL_PERIODS, until_ms=LATER)
+        while await bench.ledger.forget_keys(before_ms=LATER):
+            pass
+        await bench.ledger.append(events(50_000, 70))
+        await bench.ledger.append(events(51_000, 3))
+    return tmp_path / "data" if (tmp_path / "data").is_dir() else tmp_path
+
+
+def found_in(store: Store, before_ms: int = LATER) -> Prunable:
+    with store.read() as txn:
+        return pruning.prunable(txn, PARTS, before_ms=before_ms, ended_ms=LATER)
+
+
+def prune_all(data: Path, before_ms: int = LATER) -> list[int]:
+    """How many events each transaction deleted."""
+    portions = []
+    with closing(Store(data)) as store:
+        while (found := found_in(store, before_ms)).events:
+            store.write(partial(pruning.prune, found=found))
+            portions.append(found.events)
+    return portions
+
+
+def test_a_store_is_sound_with_each_portion_that_is_deleted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a crash leaves it; all that may go goes, and what points to it."""
+    before = checked(data)
+    assert before["pruned events"] == 0
+    monkeypatch.setattr(pruning, "TOUCHED_AT_ONCE", 100)
+    pruned = 0
+    while True:
+        with closing(Store(data)) as store:
+            found = found_in(store)
+            store.write(partial(pruning.prune, found=found))
+        if not found.events:
+            break
+        pruned += found.events
+        after = checked(data)
+        assert after["pruned events"] == pruned
+        assert after["events"] == before["events"] - pruned
+        assert found.events < 200
+    assert pruned == before["events"] - 73
+    with closing(Store(data)) as store, store.read() as txn:
+        assert txn.count("voids") == 0
+        assert txn.count("blocks_by_hour") == 0
+        assert journal.read_pruned(txn).until_ms == journal.closed_until_ms(txn, PeriodType.HOURLY)
+        assert log.count_events(txn) == before["events"]
+    assert checked(data)["totals"] == before["totals"]
+
+
+def test_a_beginning_goes_and_what_stands_in_one_index_record_is_split(data: Path) -> None:
+    """What came before an hour, with all that happened before it."""
+    before = checked(data)
+    pruned = sum(prune_all(data, BEFORE))
+    after = checked(data)
+    assert after["events"] == before["events"] - pruned
+    assert 0 < pruned < before["events"] / 2 + 100
+    with closing(Store(data)) as store, store.read() as txn:
+        first = txn.first_key("events", b"")
+        assert first is not None
+        assert stamp_of(first).received_ms >= BEFORE - 400_000
+        assert journal.read_pruned(txn).until_ms == BEFORE
+
+
+async def test_ids_go_on_where_the_whole_log_is_gone(tmp_path: Path) -> None:
+    """Received time and counter never go back, though no event is left to tell of them."""
+    async with running(tmp_path) as bench:
+        await bench.ledger.append([event(value=1)])
+        (stored,) = await bench.ledger.events(EVERY_EVENT, limit=1)
+        await close_ended(bench, ALL_PERIODS, clock_ms=LATER)
+        while await bench.ledger.forget_keys(before_ms=LATER):
+            pass
+        assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 1
+        with bench.store.read() as txn:
+            last = log.last_stamp(txn)
+        assert last is not None
+        assert last == stamp_of(stored.id)
+        await bench.restart()
+        assert bench.ledger._last == last
+
+
+def test_it_waits_where_very_much_is_to_be_revised(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than look through all of it each time."""
+    monkeypatch.setattr(pruning, "LATE_MAX", 1)
+    with closing(Store(data)) as store:
+        assert found_in(store).events
+        key = b"".join((b"\0" * 8, bytes(2), keys.hour(LATER), b"acme"))
+        store.write(lambda txn: txn.put("late", key, b""))
+        assert not found_in(store).events
+
+
+def mark(txn: Transaction, **changed: object) -> None:
+    journal.write_pruned(txn, msgspec.structs.replace(journal.read_pruned(txn), **changed))
+
+
+def an_event_too_many_is_gone(txn: Transaction) -> None:
+    """A record of the log behind the mark, with its indexes."""
+    before = journal.read_pruned(txn)
+    found = pruning.prunable(txn, PARTS, before_ms=LATER, ended_ms=LATER)
+    pruning.prune(txn, found)
+    journal.write_pruned(txn, before)
+
+
+def a_pruned_event_is_there(txn: Transaction) -> None:
+    first = txn.first_key("events", b"")
+    assert first is not None
+    payload = txn.get("events", first)
+    assert payload is not None
+    earlier = stamp_of(journal.read_pruned(txn).through)
+    txn.put("events", earlier.id(), payload)
+
+
+def an_index_names_what_is_gone(txn: Transaction) -> None:
+    prefix = keys.blocks_prefix(keys.part_of("acme", PARTS), "acme", "sum")
+    gone = stamp_of(journal.read_pruned(txn).through).id()
+    txn.put("blocks_by_customer", prefix + gone, gone)
+
+
+def a_void_of_what_is_gone(txn: Transaction) -> None:
+    found = txn.first_key("voids", b"")
+    assert found is not None
+    payload = txn.get("voids", found)
+    assert payload is not None
+    txn.put("voids", journal.read_pruned(txn).through, payload)
+
+
+def more_gone_than_said(txn: Transaction) -> None:
+    mark(txn, events=journal.read_pruned(txn).events - 1)
+
+
+def gone_from_an_open_year(txn: Transaction) -> None:
+    mark(txn, until_ms=LATER)
+
+
+def gone_within_an_hour(txn: Transaction) -> None:
+    mark(txn, until_ms=journal.read_pruned(txn).until_ms - 1)
+
+
+def gone_before_their_keys(txn: Transaction) -> None:
+    txn.put("meta", keys.FORGOTTEN, stamp_of(journal.read_pruned(txn).through).later(-1).id())
+
+
+def a_mark_that_cannot_be_read(txn: Transaction) -> None:
+    txn.put("meta", keys.PRUNED, records.encode(["short", -1]))
+
+
+def an_hour_counts_less_than_is_left(txn: Transaction) -> None:
+    """Of an hour of which some events are gone."""
+    hour_ms = journal.read_pruned(txn).until_ms - HOUR_MS
+    for key, payload in list(txn.forward("totals", b"", b"")):
+        totals = records.decode_totals(payload)
+        period = keys.totals_period(key)
+        if period.type is PeriodType.HOURLY and period.start_ms == hour_ms:
+            by_type = {
+                name: msgspec.structs.replace(one, count=0) for name, one in totals.by_type.items()
+            }
+            txn.put("totals", key, records.encode(msgspec.structs.replace(totals, by_type=by_type)))
+
+
+def a_customer_of_what_is_gone_is_missing(txn: Transaction) -> None:
+    txn.delete("customers", keys.customer_key(keys.part_of("only", PARTS), "only"))
+
+
+def a_customer_was_seen_later(txn: Transaction) -> None:
+    key = keys.customer_key(keys.part_of("only", PARTS), "only")
+    txn.put("customers", key, records.number(LATER))
+
+
+PARTLY = [
+    (an_event_too_many_is_gone, "meta: count of events: stands"),
+    (a_pruned_event_is_there, "events: record"),
+    (an_index_names_what_is_gone, "blocks_by_customer: "),
+    (a_void_of_what_is_gone, "voids: record"),
+    (more_gone_than_said, "meta: count of events: stands"),
+    (gone_from_an_open_year, "in a yearly period that is closed"),
+    (gone_within_an_hour, "the end of an hour, after"),
+    (gone_before_their_keys, "where keys are forgotten"),
+    (a_mark_that_cannot_be_read, "should be an id, an instant, a count"),
+    (an_hour_counts_less_than_is_left, "count: stands 0, should be at least"),
+]
+WHOLLY = [
+    (a_customer_of_what_is_gone_is_missing, "customers: customer only"),
+    (a_customer_was_seen_later, "customers: customer only"),
+]
+
+
+@pytest.mark.parametrize(
+    ("before_ms", "work", "line"),
+    [(BEFORE, *one) for one in PARTLY] + [(LATER, *one) for one in WHOLLY],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_wrong_shows(
+    data: Path, before_ms: int, work: Callable[[Transaction], None], line: str
+) -> None:
+    """Where events are gone as elsewhere."""
+    prune_all(data, before_ms)
+    assert lines(data) == []
+    spoil(data, work)
+    assert line in "\n".join(lines(data))
