@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import trio
 
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import journal, keys, log, pruning, records
-from meterd.embedded.pruning import Prunable
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import running
 from tests.embedded.sample_store import checked, event_of, lines, spoil
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd.domain.events import UsageEvent
+    from meterd.embedded.pruning import Prunable
     from meterd.embedded.transaction import Transaction
 
 ALL_PERIODS = rules(*PeriodType)
@@ -36,12 +38,25 @@ def events(first: int, count: int, happened_ms: int | None = None) -> list[Usage
     return [msgspec.structs.replace(one, timestamp_ms=happened_ms) for one in found]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See ``_fill``; made once."""
+    folder = tmp_path_factory.mktemp("whole")
+    trio.run(_fill, folder)
+    return folder / "data"
+
+
 @pytest.fixture
-async def data(tmp_path: Path) -> Path:
+def data(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "data")
+
+
+async def _fill(folder: Path) -> None:
     """A store whose events of January 2026 may all go: in batches and alone, late and early, void;
     their keys are forgotten. A few of 2027 are behind them.
     """
-    async with running(tmp_path) as bench:
+    async with running(folder) as bench:
         for hour in range(HOURS):
             await bench.ledger.append(events(hour * 100, 70))
             await bench.ledger.append(events(hour * 100 + 80, 2, bench.clock.now_ms - 3 * HOUR_MS))
@@ -58,7 +73,6 @@ async def data(tmp_path: Path) -> Path:
             pass
         await bench.ledger.append(events(50_000, 70))
         await bench.ledger.append(events(51_000, 3))
-    return tmp_path / "data" if (tmp_path / "data").is_dir() else tmp_path
 
 
 def found_in(store: Store, before_ms: int = LATER) -> Prunable:
