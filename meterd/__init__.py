@@ -72,6 +72,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
       marks            how far the store says it has come
+      dated            events of an hour that were received in another
+      hour_chains      an hour's digests, made again
       recount          an hour's events, counted again
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
@@ -81,6 +83,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       published_check  aggregations against what was published of totals
       made_check       a delivery, against what it must be made of
       reached_check    thresholds that were reached, and their deliveries
+      trail_check      what was published, against what was before
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
