@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meterd.domain.digests import START
 from meterd.domain.periods import RANK, PeriodType
-from meterd.embedded import journal, keys, records
+from meterd.embedded import journal, keys, trail
 from meterd.embedded.differences import NOTHING, Difference, at_key
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TrailCheck:
 
     def _follow_one(self, part: int, customer_id: str, kind: PeriodType) -> Iterator[Difference]:
         behind: defaultdict[bytes, list[Aggregation]] = defaultdict(list)
-        for one in self._published(part, customer_id, kind):
+        for one in trail.read_publications(self._txn, part, customer_id, kind):
             behind[one.previous].append(one)
         chain, last = START, "the first"
         while len(found := behind.pop(chain, [])) == 1:
@@ -80,18 +80,6 @@ class TrailCheck:
             yield Difference(
                 "published", "digest", stands.hex() or NOTHING, should, customer_id, str(kind)
             )
-
-    def _published(self, part: int, customer_id: str, kind: PeriodType) -> Iterator[Aggregation]:
-        prefix = keys.customer_periods_prefix(part, customer_id, kind)
-        for name in self._txn.keys_forward("customer_periods", prefix, prefix):
-            start_ms = keys.start_of(name[len(prefix) :])
-            key = keys.aggregation_key(part, kind, start_ms, customer_id)
-            found = self._txn.get("aggregations", key)
-            revisions = [] if found is None else [records.decode_aggregation(found)]
-            earlier = key + keys.END
-            for _, payload in self._txn.forward("superseded", earlier, earlier):
-                revisions.append(records.decode_aggregation(payload))
-            yield from (one for one in revisions if one.previous)
 
 
 def _of(aggregation: Aggregation, what: str, stands: str, should: str) -> Difference:
