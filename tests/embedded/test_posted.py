@@ -93,7 +93,7 @@ async def test_what_was_lost_is_looked_for_where_it_was_noted(
     """However much has closed since; when all of it was looked at, from what is closed by then."""
     monkeypatch.setattr(posted, "NOTED_MAX", 2)
     noted.note([change("a"), change("b"), change("c")])
-    later = {kind: DAY.end_ms * 2 for kind in PeriodType}
+    later = dict.fromkeys(PeriodType, DAY.end_ms * 2)
     assert await noted.take(9) == []
     assert noted.watch(WATCHED, lambda: later) == NOTHING_CLOSED
     assert noted.watch(WATCHED, lambda: later) == NOTHING_CLOSED
