@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # Events read in one transaction of a reader: a tenth of a second.
 READ_AT_ONCE: Final = 10_000
+# Portions read at the same time: half of the readers, so that others find one.
+VOIDS_READING: Final = 2
 
 
 class VoidDesk(UsageDesk):
@@ -43,8 +46,10 @@ class VoidDesk(UsageDesk):
         self, store: Store, committer: Committer, clock_ms: Callable[[], int], read_hop: Hop
     ) -> None:
         super().__init__(store, committer, clock_ms, read_hop)
-        # One after another: two of one hour would each count the other's event again.
-        self._voiding = trio.Lock()
+        # A customer's go one after another: two of one hour would each count the other's event
+        # again. Each lock lives as long as somebody has it or waits for it.
+        self._voiding: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._reading = trio.CapacityLimiter(VOIDS_READING)
 
     @abstractmethod
     def _note_past(self) -> None:
@@ -54,13 +59,17 @@ class VoidDesk(UsageDesk):
         self, event_id: bytes, reason: str, *, late: Late = Late.REVISE
     ) -> Voided | None:
         """See ``Ledger.void``."""
-        parts = self._store.parts
-        async with self._voiding:
+        self._require_disk()
+        stored = await self._find(event_id)
+        if stored is None:
+            return None
+        customer_id = stored.event.customer_id
+        async with self._voiding.setdefault(customer_id, trio.Lock()):
             self._require_disk()
-            stored = await self._read(lambda txn: voids.find_event(txn, parts, event_id))
-            if stored is None or stored.void is not None:
-                return None if stored is None else Voided(VoidOutcome.VOID_BEFORE, stored)
-            customer_id = stored.event.customer_id
+            stored = await self._find(event_id)  # it may be void by now
+            assert stored is not None, "an event is not in the log any more"
+            if stored.void is not None:
+                return Voided(VoidOutcome.VOID_BEFORE, stored)
             try:
                 through = await self._begin(stored)
                 recounted = await self._recount(stored, through)
@@ -71,6 +80,10 @@ class VoidDesk(UsageDesk):
             voided = await self._decide(stored, reason, late, recounted)
             self._registry.retire([customer_id])
             return voided
+
+    async def _find(self, event_id: bytes) -> StoredEvent | None:
+        parts = self._store.parts
+        return await self._read(lambda txn: voids.find_event(txn, parts, event_id))
 
     async def _begin(self, stored: StoredEvent) -> bytes:
         """What comes from now on is noted; returns through which event all is on disk."""
@@ -96,7 +109,8 @@ class VoidDesk(UsageDesk):
                 before=before,
                 limit=READ_AT_ONCE,
             )
-            portion, before = await self._read(read)
+            async with self._reading:
+                portion, before = await self._read(read)
             counted = both(counted, portion)
         return counted
 
