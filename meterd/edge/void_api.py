@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from meterd.edge.readiness import Readiness
     from meterd.ledger import Ledger
 
-_REASON: Final = f"reason must be a string of 1 to {REASON_MAX} characters"
+_REASON: Final = f"reason must be a string of 1 to {REASON_MAX} characters, not all of them blank"
+_EXAMPLE: Final = '{"reason": "sent twice"}'
 _STATUS: Final = {
     VoidOutcome.VOIDED: HTTPStatus.CREATED,
     VoidOutcome.VOID_BEFORE: HTTPStatus.OK,
@@ -64,10 +65,10 @@ def add_void_routes(
 
 def decode_reason(body: bytes) -> str:
     """Raises UnfitParameterError, naming what is wrong and what it takes."""
-    given = json_object(body)
+    given = json_object(body, _EXAMPLE)
     for name in given:
         if name != "reason":
-            raise UnfitParameterError(f"{name[:60]} is no field; there is reason")
+            raise UnfitParameterError(f"{quoted(name[:60])} is no field; there is reason")
     reason = given.get("reason")
     if reason is None:
         raise UnfitParameterError(f"reason is required: {_REASON}")

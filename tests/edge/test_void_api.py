@@ -89,16 +89,18 @@ async def test_what_is_no_event_is_not_found(event_id: str) -> None:
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"", "Malformed JSON"),
-        (b'{"reason": "\xff"}', "Malformed JSON"),
-        (["a"], "must be a JSON object"),
+        (b"", 'Request body is required: {"reason": "sent twice"}'),
+        (b" \n", 'Request body is required: {"reason": "sent twice"}'),
+        (b'{"reason": "\xff"}', "Malformed JSON: byte 13 is not UTF-8"),
+        (b'{"reason": NaN}', "Malformed JSON: invalid character (byte 11); as it should be: {"),
+        (["a"], 'must be a JSON object: {"reason": "sent twice"}'),
         ({}, "reason is required: reason must be a string of 1 to 500 characters"),
         ({"reason": None}, "reason is required"),
         ({"reason": ""}, "reason must be a string of 1 to 500"),
-        ({"reason": " \n"}, "reason must be a string of 1 to 500"),
+        ({"reason": " \n"}, "1 to 500 characters, not all of them blank"),
         ({"reason": "x" * 501}, "reason must be a string of 1 to 500"),
         ({"reason": 1}, "reason must be a string of 1 to 500"),
-        ({"reason": "a", "reasons": []}, "reasons is no field"),
+        ({"reason": "a", "reasons": []}, '"reasons" is no field'),
     ],
 )
 async def test_what_is_wrong_is_named(body: object, error: str) -> None:
