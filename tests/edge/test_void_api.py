@@ -55,6 +55,21 @@ async def test_an_event_is_void_and_said_to_be() -> None:
         assert (await ok(api, "GET", "/customers/c/usage"))["usage"] == {}
 
 
+async def test_one_event_is_shown_as_among_others() -> None:
+    """By its _id, whosoever it is, void or not."""
+    async with serving() as api:
+        await api.store("c", "d", "c")
+        await void(api, (await ids(api))[1])
+        shown = await ok(api, "GET", "/events")
+        assert ["void" in one for one in shown] == [False, True, False]
+        for one in shown:
+            assert await ok(api, "GET", f"/events/{one['_id']}") == one
+            assert await ok(api, "GET", f"/events/{one['_id'].upper()}") == one
+        refused = await api.ask("GET", f"/events/{shown[0]['_id']}?customerId=c")
+        assert refused.status_code == 400
+        assert refused.json()["error"] == "There are no parameters: the _id is in the path"
+
+
 async def test_a_closed_period_is_revised() -> None:
     """Or the void refused, where late events are."""
     async with serving() as api:
@@ -81,9 +96,9 @@ async def test_what_is_no_event_is_not_found(event_id: str) -> None:
     """Whatever stands in its place; the answer says where ids are."""
     async with serving() as api:
         await api.store("c")
-        answer = await void(api, event_id)
-        assert answer.status_code == 404
-        assert "GET /events" in answer.json()["error"]
+        for answer in (await void(api, event_id), await api.ask("GET", f"/events/{event_id}")):
+            assert answer.status_code == 404
+            assert "GET /events" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
