@@ -61,6 +61,7 @@ async def test_a_delivery_as_it_is_listed() -> None:
         assert waiting == {
             "id": waiting["id"],
             "endpoint": "billing",
+            "type": "aggregation.completed",
             "sequence": 1,
             "customerId": "c",
             "period": "hourly",
@@ -85,7 +86,7 @@ async def test_a_delivery_as_it_is_listed() -> None:
 
 
 async def test_filters_of_deliveries() -> None:
-    """By endpoint, customer, period and status; empty is none."""
+    """By endpoint, customer, period and status."""
     async with serving() as api:
         await closed(api, "a", "b")
         async with delivering(api):

@@ -46,8 +46,9 @@ def test_the_answers_that_are_the_same_everywhere() -> None:
         (
             problems.UNKNOWN_KEY,
             (
-                'Bearer realm="meterd", error="invalid_token", error_description="the key in x-apikey,'
-                ' or else Authorization, is not known: meterd keys list shows those that are"'
+                'Bearer realm="meterd", error="invalid_token", error_description="the key in'
+                " x-apikey, or else Authorization, is not known: meterd keys list shows"
+                ' those that are"'
             ),
         ),
     ],
