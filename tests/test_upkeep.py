@@ -114,8 +114,9 @@ def test_a_damaged_delivery(data: Path) -> None:
         line,
     )
     assert re.fullmatch(
-        r"data: 1 difference in [\d,]+ events, 6 customers; not in totals yet: \d+ events of the last"
-        r" seconds; because of it aggregations, deliveries and attempts could not be counted \(\d+\.\d s\)",
+        r"data: 1 difference in [\d,]+ events, 6 customers; not in totals yet: \d+ events of the"
+        r" last seconds; because of it aggregations, deliveries and attempts could not be"
+        r" counted \(\d+\.\d s\)",
         last,
     )
     *_, summary = objects(run("verify", "--json"))
