@@ -266,8 +266,8 @@ def json_object(body: bytes, example: str) -> dict[str, Any]:
         body.decode()
         given = msgspec.json.decode(body)
     except UnicodeDecodeError as fault:
-        place = fault.start + 1
-        raise UnfitParameterError(f"Malformed JSON: byte {place} is not UTF-8") from None
+        # Counted from 0, as msgspec counts.
+        raise UnfitParameterError(f"Malformed JSON: byte {fault.start} is not UTF-8") from None
     except msgspec.DecodeError as fault:
         why = str(fault).removeprefix("JSON is malformed: ")
         raise UnfitParameterError(f"Malformed JSON: {why}; as it should be: {example}") from None

@@ -48,7 +48,7 @@ def test_all_that_may_be_said() -> None:
     [
         (b"", f"Request body is required: {EXAMPLE}"),
         (b"{", f"Malformed JSON: Input data was truncated; as it should be: {EXAMPLE}"),
-        (b'{"endpoint": "crm\xff"}', "Malformed JSON: byte 18 is not UTF-8"),
+        (b'{"endpoint": "crm\xff"}', "Malformed JSON: byte 17 is not UTF-8"),
         (b'{"endpoint":' + b"[" * 100_000, "Malformed JSON: nested too deep"),
         (b"[]", f"Request body must be a JSON object: {EXAMPLE}"),
         (b"null", f"Request body must be a JSON object: {EXAMPLE}"),

@@ -106,7 +106,7 @@ async def test_what_is_no_event_is_not_found(event_id: str) -> None:
     [
         (b"", 'Request body is required: {"reason": "sent twice"}'),
         (b" \n", 'Request body is required: {"reason": "sent twice"}'),
-        (b'{"reason": "\xff"}', "Malformed JSON: byte 13 is not UTF-8"),
+        (b'{"reason": "\xff"}', "Malformed JSON: byte 12 is not UTF-8"),
         (b'{"reason": NaN}', "Malformed JSON: invalid character (byte 11); as it should be: {"),
         (["a"], 'must be a JSON object: {"reason": "sent twice"}'),
         ({}, "reason is required: reason must be a string of 1 to 500 characters"),
