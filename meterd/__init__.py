@@ -148,7 +148,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       usage_documents  customers and usage as the API shows them
       usage_api        the routes of customers and their usage
       delivery_api     the routes of deliveries and webhooks
-      void_api         the route that takes an event back
+      void_api         the routes of one event
       api              Quart routes
       failures         what ended an attempt to deliver
       dialling         connects to judged addresses only

@@ -19,7 +19,7 @@ from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.dated import dated_events
-from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
+from meterd.embedded.differences import NOTHING, UNPOSTED, Difference, at_key, period_name
 from meterd.embedded.hour_chains import HourChains
 from meterd.embedded.index_check import BlockIndex, TypeIndex
 from meterd.embedded.marks import check_closed
@@ -210,7 +210,7 @@ class LogCheck:
                     yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
                 continue
             self._unposted.add(event.customer_id)
-            self._checking.counts["events not yet in totals"] += 1
+            self._checking.counts[UNPOSTED] += 1
             # What came late is posted as late as anything.
             if its_hour is hour and (closed or self._marks.must_be_closed(hour)):
                 should = "counted: its hour is closed"
