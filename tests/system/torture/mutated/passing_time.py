@@ -125,24 +125,24 @@ def late_events_are_never_published() -> None:
 @mutant
 def late_events_stay_in_their_hour() -> None:
     """What the hour was handed up to does not get them."""
-    from meterd.domain import account, hierarchy
+    from meterd.domain import hierarchy, tally
 
-    count_late = account.Account._count_late
+    count_late = tally.Tally._count_late
 
     def count_in_the_hour(self: Any, *arguments: Any) -> bool:
-        patch(account, "takers", lambda period: ())
+        patch(tally, "takers", lambda period: ())
         try:
             return count_late(self, *arguments)
         finally:
-            patch(account, "takers", hierarchy.takers)
+            patch(tally, "takers", hierarchy.takers)
 
-    patch(account.Account, "_count_late", count_in_the_hour)
+    patch(tally.Tally, "_count_late", count_in_the_hour)
 
 
 @mutant
 def void_keeps_the_minimum() -> None:
     """Count and sum are made right, as if that were all."""
-    from meterd.domain import account, voids
+    from meterd.domain import tally, voids
 
     make = voids.made_again
 
@@ -154,4 +154,4 @@ def void_keeps_the_minimum() -> None:
         }
         return make(hour, kept, since_ms, stands)
 
-    patch(account, "made_again", subtract)
+    patch(tally, "made_again", subtract)
