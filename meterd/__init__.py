@@ -16,6 +16,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       idempotency      what makes an event the repeat of another, and what becomes of it then
       admission        which events' times are taken
       receipts         an append as it was received: its events, ids and blocks
+      digests          what totals are proved by
       javascript       JSON text as JavaScript writes it
       signatures       the two signature families of webhooks
       source_text      TOML and JSON text, and on which line a key stands
@@ -38,6 +39,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       endpoint_states  what is known of an endpoint beside its configuration
       voids            what is left when an event is taken back
       stored_events    events as the log has them
+      proofs           the proof of an aggregation, checked alone
       changes          what one customer's decisions change on disk
       counting         what is counted in an hour while it goes on
       tally            one customer's events, counted and taken back
@@ -64,6 +66,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       log              every event, in the order of receipt
       recovery         posts what a crash left unposted
       voids            which events of the log are void
+      trail            what was published, one behind another
       queries          what the contract reads
       usage            reads totals over windows, and events in groups
       reached          looks for thresholds that were reached, and writes them with what is told
@@ -71,6 +74,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
       marks            how far the store says it has come
+      dated            events of an hour that were received in another
+      hour_chains      an hour's digests, made again
       recount          an hour's events, counted again
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
@@ -80,9 +85,12 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       published_check  aggregations against what was published of totals
       made_check       a delivery, against what it must be made of
       reached_check    thresholds that were reached, and their deliveries
+      trail_check      what was published, against what was before
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
+      proving          writes what proves an aggregation
+      stored           what an account asks the store for
       mailbox          what wakes an actor, reply, round
       posted           whose totals were posted, of what is watched
       committer        the only writer
@@ -161,6 +169,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
+    proof_commands   prove an aggregation, and check a proof
     upkeep           the commands verify, backup, restore, compact
     cli              the command meterd
 """

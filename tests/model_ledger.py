@@ -154,7 +154,7 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
                 closed_by |= {name: figure.operation for name, figure in earlier.figures.items()}
                 by = rules.operations | closed_by
             figures = self._figures(customer_id, period, by)
-            if figures == (earlier.figures if earlier and was_closed else {}):
+            if not (figures or was_closed):
                 continue
             revised = Aggregation(
                 customer_id,

@@ -15,7 +15,7 @@ from meterd.domain.idempotency import Recorded
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.domain.usage import UsageQuery
-from meterd.domain.voids import Void, VoidOutcome
+from meterd.domain.voids import VoidOutcome
 from meterd.ledger import DeliveryQuery, EventQuery
 from tests.lateness_conformance import DAY, closed_two_hours, happened, results, revise
 from tests.ledger_bench import (
@@ -87,7 +87,9 @@ class VoidsConformance:
         bench.clock.now_ms += 5_000
         voided = await void(bench, 1, "ticket 4711")
         assert voided.outcome is VoidOutcome.VOIDED
-        assert voided.event.void == Void("ticket 4711", START_MS + 5_000)
+        why = voided.event.void
+        assert why is not None
+        assert (why.reason, why.voided_ms) == ("ticket 4711", START_MS + 5_000)
         for _ in range(2):
             for query in (EventQuery(), EventQuery("acme"), EventQuery(event_type="sum")):
                 found = await stored(bench, query)

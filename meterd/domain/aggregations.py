@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meterd.domain import javascript
+from meterd.domain.digests import digest_of
 from meterd.domain.instants import format_instant
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
@@ -48,7 +49,9 @@ class Aggregation(msgspec.Struct, frozen=True, array_like=True):
     """One customer, one period. ``endpoints`` are the ids of those that get it delivered.
 
     ``former`` are operations of event types that an earlier revision had and this one has not,
-    since all of their events are void.
+    since all of their events are void. Of a closed one ``contents`` is the digest of what it was
+    made of, and ``previous`` that of what was published of its customer and period type before (see
+    ``digests``); both are empty where a meterd made it that had none.
     """
 
     customer_id: str
@@ -61,6 +64,13 @@ class Aggregation(msgspec.Struct, frozen=True, array_like=True):
     figures: dict[str, Figure]
     endpoints: tuple[str, ...] = ()
     former: dict[str, Operation] = {}
+    contents: bytes = b""
+    previous: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that is published with it, and of all before; empty where it has none."""
+        return digest_of(publication_line(self)) if self.previous else b""
 
     @property
     def period(self) -> Period:
@@ -114,10 +124,12 @@ def revise(
     totals: PeriodTotals,
     rules: ClosingRules,
     *,
+    contents: bytes,
     now_ms: int,
     earlier: Aggregation | None,
 ) -> Aggregation | None:
-    """What is published of a closed period whose totals have changed; None where that is the same.
+    """What is published of a closed period whose totals, and ``contents``, have changed; None where
+    both are the same.
 
     Event types that were published before are read by the operation that they were closed with,
     others by the rules as they are now. Where nothing was published it is as if the period closed
@@ -130,7 +142,7 @@ def revise(
     by_figure = {name: figure.operation for name, figure in earlier.figures.items()}
     operations = earlier.former | by_figure
     figures = _figures(totals, {**rules.operations, **operations})
-    if figures == earlier.figures:
+    if figures == earlier.figures and contents == earlier.contents:
         return None
     return msgspec.structs.replace(
         earlier,
@@ -152,6 +164,26 @@ def _figures(totals: PeriodTotals, operations: Mapping[str, Operation]) -> dict[
 
 def aggregation_id(customer_id: str, period: Period) -> str:
     return f"{customer_id}_{period.type}_{period.key}"
+
+
+def publication_line(aggregation: Aggregation) -> bytes:
+    """What is digested of a closed aggregation."""
+    figures = {
+        name: (figure.operation, str(figure.value), figure.count)
+        for name, figure in aggregation.figures.items()
+    }
+    line = (
+        "aggregation",
+        aggregation.customer_id,
+        aggregation.period_type,
+        aggregation.period.key,
+        aggregation.revision,
+        aggregation.computed_ms,
+        figures,
+        aggregation.contents.hex() or None,
+        aggregation.previous.hex(),
+    )
+    return msgspec.json.encode(line)
 
 
 def figures_digest(aggregation: Aggregation) -> bytes:
@@ -206,6 +238,7 @@ def revised_body(aggregation: Aggregation, earlier: Aggregation) -> bytes:
 
 def _payload(kind: str, aggregation: Aggregation) -> dict[str, Any]:
     period = aggregation.period
+    digest = {"digest": aggregation.digest.hex()} if aggregation.previous else {}
     return {
         "type": kind,
         "customerId": aggregation.customer_id,
@@ -219,6 +252,7 @@ def _payload(kind: str, aggregation: Aggregation) -> dict[str, Any]:
             "id": aggregation.id,
             "revision": aggregation.revision,
             "exact": exact_figures(aggregation),
+            **digest,
         },
         "created": aggregation.computed_ms // 1000,
     }

@@ -9,7 +9,7 @@ import msgspec
 
 from meterd.domain.aggregations import Aggregation
 from meterd.domain.deliveries import Delivery
-from meterd.domain.periods import Period
+from meterd.domain.periods import Period, PeriodType
 from meterd.domain.totals import PeriodTotals
 from meterd.domain.voids import Void
 
@@ -29,8 +29,8 @@ class Change(msgspec.Struct, gc=False):
     ``first_received_ms`` is when the first of them came, where the customer may be new: these are
     its first events in an hour. ``late`` are periods that are to be revised, by when the first
     event came that their aggregations lack, ``revised`` those that are, by when that was.
-    ``superseded`` are the aggregations that revisions take the place of, ``voids`` the events that
-    are taken back, by id.
+    ``superseded`` are the aggregations that revisions take the place of, ``published`` the digest
+    of what was published last of a type of period, ``voids`` the events that are taken back, by id.
     """
 
     customer_id: str
@@ -44,6 +44,7 @@ class Change(msgspec.Struct, gc=False):
     superseded: tuple[Aggregation, ...] = ()
     # Whose snapshot is all there was to publish, and is not any more.
     withdrawn: tuple[Period, ...] = ()
+    published: dict[PeriodType, bytes] = {}
     voids: dict[bytes, Void] = {}
     deliveries: tuple[Delivery, ...] = ()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from meterd.domain.digests import START, UNKNOWN, chained
 from meterd.domain.periods import Period
 from meterd.domain.totals import PeriodTotals, Totals, counted, merge
 
@@ -24,26 +25,38 @@ class Counting(msgspec.Struct, eq=False, gc=False):
     by_type: dict[str, Totals]
     through: bytes
     closed: bool
+    chain: bytes
     has_counted: bool = False
 
-    def count(self, receipt: Receipt, by_type: Mapping[str, Sequence[int]]) -> None:
-        """Counts the receipt's events at these offsets."""
+    def count(
+        self, receipt: Receipt, offsets: Sequence[int], by_type: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Counts the receipt's events at these offsets, which are given by type, too."""
         self.through = receipt.last_id
+        self.chain = chained(self.chain, receipt, offsets)
         self.has_counted = True
-        for event_type, offsets in by_type.items():
+        for event_type, places in by_type.items():
             found = self.by_type.get(event_type)
-            if found is not None and len(offsets) == 1:
-                offset = offsets[0]
+            if found is not None and len(places) == 1:
+                (offset,) = places
                 value, at = receipt.events[offset].value, receipt.position(offset)
                 totals = counted(found, value, at)
             else:
-                added = receipt.totals(offsets)
+                added = receipt.totals(places)
                 totals = added if found is None else merge(found, added)
             self.by_type[event_type] = totals
 
     def totals(self) -> PeriodTotals:
         """As counted; nothing may be counted here any more."""
-        return PeriodTotals(closed=False, by_type=self.by_type, through=self.through)
+        return PeriodTotals(
+            closed=False, by_type=self.by_type, through=self.through, chain=self.chain
+        )
+
+
+def chain_of(hour: PeriodTotals) -> bytes:
+    """The chain that what is counted in the hour next comes to."""
+    is_new = not (hour.through or hour.by_type)
+    return hour.chain or (START if is_new else UNKNOWN)
 
 
 class Recounting(msgspec.Struct, eq=False, gc=False):

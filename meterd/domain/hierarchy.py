@@ -19,6 +19,14 @@ HANDS_UP_TO: Final[dict[PeriodType, tuple[PeriodType, ...]]] = {
     PeriodType.YEARLY: (),
 }
 
+# Whose digests a period's is made of (``digests``). A year has fewer months than days, and they are
+# closed before it.
+PROVED_BY: Final[dict[PeriodType, PeriodType]] = {
+    PeriodType.DAILY: PeriodType.HOURLY,
+    PeriodType.WEEKLY: PeriodType.DAILY,
+    PeriodType.MONTHLY: PeriodType.DAILY,
+    PeriodType.YEARLY: PeriodType.MONTHLY,
+}
 
 NOTHING_CLOSED: Final = dict.fromkeys(PeriodType, 0)
 

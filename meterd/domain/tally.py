@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meterd.domain.changes import Change
-from meterd.domain.counting import Counting, Recounting, both
+from meterd.domain.counting import Counting, Recounting, both, chain_of
+from meterd.domain.digests import STALE, chained, linked, stale, void_line
 from meterd.domain.hierarchy import NOTHING_CLOSED, takers
 from meterd.domain.periods import Period, PeriodType
 from meterd.domain.totals import NOTHING, PeriodTotals, merge_types
@@ -67,16 +68,16 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         """
         if not receipt.is_dated:
             by_type = receipt.by_type(offsets)
-            if self._count_in(receipt.hour, receipt, by_type):
+            if self._count_in(receipt.hour, receipt, offsets, by_type):
                 self._changing().note_blocks(receipt, by_type)
             return
         has_counted = False
         for hour, places in receipt.by_hour(offsets).items():
             by_type = receipt.by_type(places)
             if self.is_closed(hour, closed_until_ms):
-                is_new = self._count_late(hour, receipt, by_type, closed_until_ms)
+                is_new = self._count_late(hour, receipt, places, by_type, closed_until_ms)
             else:
-                is_new = self._count_in(hour, receipt, by_type)
+                is_new = self._count_in(hour, receipt, places, by_type)
             if is_new and hour != receipt.hour:
                 self._changing().note_dated_blocks(hour, receipt, by_type)
             has_counted |= is_new
@@ -117,9 +118,9 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         void: Void,
         recounted: Totals | None,
         stored: Mapping[Period, PeriodTotals],
-    ) -> None:
+    ) -> Void:
         """Takes an event back from the hour that is being counted again, and from all periods that
-        it came to: what is left without it is ``recounted``.
+        it came to: what is left without it is ``recounted``. Returns the void as it is written.
 
         The hour and all that it belongs to must be in hand; ``stored`` has, of the other parts of
         these, those that are not, as they are on disk.
@@ -134,16 +135,19 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         else:
             by_type[recounting.event_type] = left
         change = self._changing()
-        change.voids[event_id] = void
+        before = chain_of(self._totals[recounting.hour])
+        void = change.voids[event_id] = msgspec.structs.replace(void, behind=before)
+        chain = linked(before, void_line(event_id, void.reason, void.voided_ms))
 
         def stands(period: Period) -> PeriodTotals:
             return self._totals.get(period) or stored.get(period, NOTHING)
 
-        made = made_again(recounting.hour, by_type, void.voided_ms, stands)
+        made = made_again(recounting.hour, by_type, chain, void.voided_ms, stands)
         for period, totals in made.items():
             if totals.late_since_ms and not self._totals[period].late_since_ms:
                 change.late[period] = totals.late_since_ms
             self._put(period, totals)
+        return void
 
     def take_change(self) -> Change | None:
         """What is to be written since the last call, if anything."""
@@ -152,21 +156,27 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         return change
 
     def _count_in(
-        self, hour: Period, receipt: Receipt, by_type: Mapping[str, Sequence[int]]
+        self,
+        hour: Period,
+        receipt: Receipt,
+        offsets: Sequence[int],
+        by_type: Mapping[str, Sequence[int]],
     ) -> bool:
         """Counts these events in the hour, which is open, unless they are counted in it."""
         counting = self._counting
         if counting is None or counting.hour is not hour:
             self._put_counted()
             before = self._totals[hour]
-            counting = Counting(hour, dict(before.by_type), before.through, before.closed)
+            counting = Counting(
+                hour, dict(before.by_type), before.through, before.closed, chain_of(before)
+            )
             self._counting = counting
         if receipt.last_id <= counting.through:
             return False
         assert not counting.closed, f"{self.customer_id}: an event came for the closed {hour.key}"
         if not counting.by_type:
             self._note_first(receipt)
-        counting.count(receipt, by_type)
+        counting.count(receipt, offsets, by_type)
         if self._recounting is not None:
             self._recounting.count(hour, receipt, by_type)
         return True
@@ -175,6 +185,7 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         self,
         hour: Period,
         receipt: Receipt,
+        offsets: Sequence[int],
         by_type: Mapping[str, Sequence[int]],
         closed_until_ms: Mapping[PeriodType, int],
     ) -> bool:
@@ -190,7 +201,8 @@ class Tally(msgspec.Struct, eq=False, gc=False):
             self._recounting.count(hour, receipt, by_type)
         self._hand_in(hour, added, receipt.received_ms, closed_until_ms)
         counted_in = self._totals[hour]
-        self._put(hour, msgspec.structs.replace(counted_in, through=receipt.last_id))
+        chain = chained(chain_of(before), receipt, offsets)
+        self._put(hour, msgspec.structs.replace(counted_in, through=receipt.last_id, chain=chain))
         return True
 
     def _hand_in(
@@ -206,6 +218,9 @@ class Tally(msgspec.Struct, eq=False, gc=False):
         late_since_ms = before.late_since_ms
         if is_closed and not late_since_ms:
             late_since_ms = self._changing().late[period] = since_ms
+        chain = before.chain
+        if is_closed and period.type is not PeriodType.HOURLY:
+            chain = STALE if before is NOTHING else stale(chain)
         self._put(
             period,
             msgspec.structs.replace(
@@ -213,6 +228,7 @@ class Tally(msgspec.Struct, eq=False, gc=False):
                 closed=is_closed,
                 by_type=merge_types(before.by_type, by_type),
                 late_since_ms=late_since_ms,
+                chain=chain,
             ),
         )
         if is_closed:

@@ -134,7 +134,9 @@ class PeriodTotals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     period's aggregation is made, and never taken back. ``published`` is then a digest of its
     figures (see ``aggregations``), and empty where nothing was published, or by a meterd that
     wrote none. ``late_since_ms`` is when the first event came that it holds and its
-    aggregation does not, which was published before; 0 where there is none.
+    aggregation does not, which was published before; 0 where there is none. ``chain`` is the digest
+    of an hour's events so far, and of what a longer period was made of when it was last published
+    (see ``digests``).
     """
 
     closed: bool
@@ -142,6 +144,7 @@ class PeriodTotals(msgspec.Struct, frozen=True, array_like=True, gc=False):
     through: bytes = b""
     published: bytes = b""
     late_since_ms: int = 0
+    chain: bytes = b""
 
 
 NOTHING: Final = PeriodTotals(closed=False, by_type={})

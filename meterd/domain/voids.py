@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from meterd.domain.digests import stale
 from meterd.domain.hierarchy import givers, takers
 from meterd.domain.totals import merge_types
 
@@ -26,10 +27,15 @@ REASON_MAX: Final = 500  # characters: a sentence or two, and the number of a ca
 
 
 class Void(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Why and when an event was taken back."""
+    """Why and when an event was taken back.
+
+    ``behind`` is the digest that the chain of its hour had come to before (see ``digests``): where
+    in that chain it stands.
+    """
 
     reason: str
     voided_ms: int
+    behind: bytes = b""
 
 
 class VoidOutcome(Enum):
@@ -43,24 +49,30 @@ class VoidOutcome(Enum):
 def made_again(
     hour: Period,
     by_type: dict[str, Totals],
+    chain: bytes,
     since_ms: int,
     stands: Callable[[Period], PeriodTotals],
 ) -> dict[Period, PeriodTotals]:
-    """The totals of the hour, which are to be those by type, and of every period that it was handed
-    up to, made of what its closed parts come to then; ``stands`` gives all others as they are.
+    """The totals of the hour, which are to be those by type with that chain, and of every period
+    that it was handed up to, made of what its closed parts come to then; ``stands`` gives all
+    others as they are.
 
     Each that is closed is to be revised since that moment, or since it was before.
     """
     made: dict[Period, PeriodTotals] = {}
 
-    def make(period: Period, by_type: dict[str, Totals]) -> None:
+    def make(period: Period, by_type: dict[str, Totals], chain: bytes | None = None) -> None:
         before = stands(period)
-        late_since_ms = (before.late_since_ms or since_ms) if before.closed else 0
-        made[period] = msgspec.structs.replace(before, by_type=by_type, late_since_ms=late_since_ms)
+        made[period] = msgspec.structs.replace(
+            before,
+            by_type=by_type,
+            late_since_ms=(before.late_since_ms or since_ms) if before.closed else 0,
+            chain=stale(before.chain) if chain is None else chain,
+        )
         if before.closed:
             for taker in takers(period):
                 parts = (made[part] if part in made else stands(part) for part in givers(taker))
                 make(taker, reduce(merge_types, [one.by_type for one in parts if one.closed], {}))
 
-    make(hour, by_type)
+    make(hour, by_type, chain)
     return made

@@ -30,6 +30,7 @@ from meterd.embedded import journal, voids
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
+from meterd.embedded.stored import Stored
 
 if TYPE_CHECKING:
     from meterd.domain.changes import Change
@@ -197,23 +198,27 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
                 for taker in takers(period):
                     if self._account.is_closed(taker):
                         self._take_in_hand(*takers(taker))
-                stored = self._stored(period)
-                closed = self._account.close(period, rules, now_ms, stored, due_ms)
+                with self._store.read() as txn:
+                    closed = self._account.close(period, rules, now_ms, self._stored(txn), due_ms)
                 if closed is not None:
                     made.append(closed)
             case Revise(periods, rules, now_ms, made, due_ms=due_ms):
                 for period in periods:
                     self._take_in_hand(period)
-                    stored = self._stored(period)
-                    revised = self._account.revise(period, rules, now_ms, stored, due_ms)
+                    with self._store.read() as txn:
+                        revised = self._account.revise(
+                            period, rules, now_ms, self._stored(txn), due_ms
+                        )
                     if revised is not None:
                         made.append(revised)
             case TakeSnapshot(periods, open_periods, rules, now_ms, made):
                 for period in periods:
                     parts = parts_of(period, open_periods)
                     self._take_in_hand(period, *parts)
-                    stored = self._stored(period)
-                    snapshot = self._account.snapshot(period, parts, rules, now_ms, stored)
+                    with self._store.read() as txn:
+                        snapshot = self._account.snapshot(
+                            period, parts, rules, now_ms, self._stored(txn)
+                        )
                     if snapshot is not None:
                         made.append(snapshot.is_first)
             case BeginRecount(hour, event_type, through):
@@ -242,8 +247,8 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
             if is_late and message.late is Late.REJECT:
                 return VoidOutcome.TOO_LATE, None
             parts = self._parts(txn, longer) if is_late else {}
-        self._account.void(message.stored.id, message.void, message.recounted, parts)
-        return VoidOutcome.VOIDED, message.void
+        void = self._account.void(message.stored.id, message.void, message.recounted, parts)
+        return VoidOutcome.VOIDED, void
 
     def _parts(self, txn: Transaction, longer: Sequence[Period]) -> dict[Period, PeriodTotals]:
         """What these periods are made of, but for what is in hand."""
@@ -271,7 +276,6 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
                     found = journal.read_totals(txn, self.part, period, account.customer_id)
                     account.restore(period, found)
 
-    def _stored(self, period: Period) -> Aggregation | None:
-        """The period's aggregation on disk."""
-        with self._store.read() as txn:
-            return journal.read_aggregation(txn, self.part, period, self._account.customer_id)
+    def _stored(self, txn: Transaction) -> Stored:
+        """What is on disk of the customer's."""
+        return Stored(txn, self.part, self._account.customer_id)

@@ -115,6 +115,9 @@ def _named(table: str, key: bytes) -> tuple[str, str, str, str]:
             period = period_at(tuple(PeriodType)[key[1]], keys.start_of(key[2:6]))
             revision = f"revision {int.from_bytes(key[-4:], 'big')}"
             return key[6:-5].decode(), period_name(period), "", revision
+        case "published":
+            customer, rest = key[1:].split(keys.END, 1)
+            return customer.decode(), tuple(PeriodType)[rest[0]], "", ""
         case "customer_periods":
             customer, rest = key[1:].split(keys.END, 1)
             period = period_at(tuple(PeriodType)[rest[0]], keys.start_of(rest[1:5]))

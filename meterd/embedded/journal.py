@@ -59,6 +59,8 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             _withdraw_aggregation(txn, part, period, change.customer_id)
         for aggregation in change.aggregations.values():
             _write_aggregation(txn, part, aggregation)
+        for kind, digest in change.published.items():
+            txn.put("published", keys.published_key(part, change.customer_id, kind), digest)
         for event_id, void in change.voids.items():
             txn.put("voids", event_id, records.encode(void))
         for delivery in change.deliveries:
@@ -161,6 +163,18 @@ def read_aggregation(
     key = keys.aggregation_key(part, period.type, period.start_ms, customer_id)
     found = txn.get("aggregations", key)
     return None if found is None else records.decode_aggregation(found)
+
+
+def read_chain(txn: Transaction, part: int, period: Period, customer_id: str) -> bytes | None:
+    """The digest of a closed period (see ``digests``); None where nothing is in it."""
+    found = txn.get("totals", keys.totals_key(part, period, customer_id))
+    totals = None if found is None else records.decode_closed(found)
+    return totals.chain if totals is not None and totals.closed else None
+
+
+def read_published(txn: Transaction, part: int, kind: PeriodType, customer_id: str) -> bytes:
+    """The digest of what was published last of that type; empty where nothing was."""
+    return txn.get("published", keys.published_key(part, customer_id, kind)) or b""
 
 
 def read_revisions(txn: Transaction, key: bytes) -> Iterator[Aggregation]:

@@ -16,6 +16,7 @@ its complement.
     superseded          part period-type(1) ~start-hour(4) customer 0 revision(4) -> Aggregation
     voids               event id(16)                                   -> Void
     customer_periods    part customer 0 period-type(1) ~start-hour(4)  -> nothing
+    published           part customer 0 period-type(1)                 -> digest of the last one
     reached             part customer 0 period-type(1) start-hour(4) event-type 0 number -> Reached
     customers           part customer                                  -> when it was first seen
     idempotency_keys    part customer 0 key                            -> event id, fingerprint
@@ -168,6 +169,10 @@ def aggregation_key_of(totals_key: bytes) -> bytes:
 
 
 def customer_periods_prefix(part: int, customer_id: str, kind: PeriodType) -> bytes:
+    return customer_prefix(part, customer_id) + bytes((RANK[kind],))
+
+
+def published_key(part: int, customer_id: str, kind: PeriodType) -> bytes:
     return customer_prefix(part, customer_id) + bytes((RANK[kind],))
 
 

@@ -45,6 +45,7 @@ class ClosedTotals(msgspec.Struct, array_like=True, gc=False):
     through: bytes = b""
     published: bytes = b""
     late_since_ms: int = 0
+    chain: bytes = b""
 
 
 class DeliveryBody(msgspec.Struct, array_like=True, gc=False):

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 # Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
 # 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it;
-# 6: no times of events, each type of period closed for itself.
-UPGRADED: Final = (3, 4, 5, 6)
+# 6: no times of events, each type of period closed for itself; 7: no digests.
+UPGRADED: Final = (3, 4, 5, 6, 7)
 _NUMBERED: Final = 5
 _IN_ORDER: Final = 6
 _CLOSED_TOGETHER: Final = 7

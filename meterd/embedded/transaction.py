@@ -27,6 +27,7 @@ TABLES: Final = (
     "superseded",
     "voids",
     "customer_periods",
+    "published",
     "reached",
     "deliveries",
     "delivery_ids",

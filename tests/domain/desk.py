@@ -37,6 +37,7 @@ class Desk:
         self.account = Account("acme")
         self.totals: dict[Period, PeriodTotals] = {}
         self.aggregations: dict[Period, Aggregation] = {}
+        self.digests: dict[PeriodType, bytes] = {}
         self.deliveries: list[Delivery] = []
         self.rules = RULES
         self._log: list[Receipt] = []
@@ -60,19 +61,32 @@ class Desk:
 
     def close(self, period: Period, now_ms: int) -> Aggregation | None:
         self._take_in_hand(period, *takers(period))
-        return self.account.close(period, self.rules, now_ms, self.aggregations.get(period))
+        return self.account.close(period, self.rules, now_ms, self)
 
     def snapshot(self, period: Period, now_ms: int) -> Snapshot | None:
         now = [period_at(kind, now_ms) for kind in (PeriodType.HOURLY, PeriodType.DAILY)]
         parts = parts_of(period, now)
         self._take_in_hand(period, *parts)
-        stored = self.aggregations.get(period)
-        return self.account.snapshot(period, parts, self.rules, now_ms, stored)
+        return self.account.snapshot(period, parts, self.rules, now_ms, self)
+
+    def aggregation(self, period: Period) -> Aggregation | None:
+        """See ``OnDisk``."""
+        return self.aggregations.get(period)
+
+    def chain(self, period: Period) -> bytes | None:
+        """See ``OnDisk``."""
+        totals = self.totals.get(period)
+        return totals.chain if totals is not None and totals.closed else None
+
+    def published(self, kind: PeriodType) -> bytes:
+        """See ``OnDisk``."""
+        return self.digests.get(kind, b"")
 
     def write(self, change: Change) -> None:
         """The change reaches the disk, and the account is told."""
         self.totals |= change.totals
         self.aggregations |= change.aggregations
+        self.digests |= change.published
         self.deliveries += change.deliveries
         self.account.committed(change)
 

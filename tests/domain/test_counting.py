@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meterd.domain.counting import Counting, Recounting, both
+from meterd.domain.digests import START
 from meterd.domain.event_ids import Stamp
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.receipts import receive
@@ -30,8 +31,8 @@ def test_only_what_is_of_the_hour_and_the_type_is_noted() -> None:
 
 def test_what_is_noted_and_the_rest_are_the_hour() -> None:
     """In whatever order they are brought together, also where one has nothing."""
-    counting = Counting(HOUR, {}, b"", closed=False)
-    counting.count(RECEIPT, BY_TYPE)
+    counting = Counting(HOUR, {}, b"", closed=False, chain=START)
+    counting.count(RECEIPT, [0, 2, 3], BY_TYPE)
     whole = counting.totals()
     assert (counting.has_counted, whole.through) == (True, RECEIPT.last_id)
     early, late = RECEIPT.totals([0]), RECEIPT.totals([2, 3])

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 
+from meterd.domain.digests import DIGEST_BYTES, STALE, UNKNOWN
 from meterd.domain.hierarchy import givers, takers
 from meterd.domain.periods import PeriodType, period_at
 from meterd.domain.totals import NOTHING, PeriodTotals, Totals, totals_of
@@ -17,6 +18,7 @@ TEN, ELEVEN = (period_at(PeriodType.HOURLY, at(f"2026-01-14T{hour}:00")) for hou
 DAY = period_at(PeriodType.DAILY, TEN.start_ms)
 OTHER_DAY = period_at(PeriodType.DAILY, at("2026-01-15T00:00"))
 WEEK, MONTH, YEAR = takers(DAY)
+CHAIN = b"c" * DIGEST_BYTES
 
 
 def totals(*values: int, first_ms: int = TEN.start_ms) -> Totals:
@@ -25,8 +27,10 @@ def totals(*values: int, first_ms: int = TEN.start_ms) -> Totals:
     return totals_of([Decimal(value) for value in values], positions[0], positions[-1])
 
 
-def closed(by_type: dict[str, Totals], late_since_ms: int = 0) -> PeriodTotals:
-    return PeriodTotals(closed=True, by_type=by_type, late_since_ms=late_since_ms)
+def closed(
+    by_type: dict[str, Totals], late_since_ms: int = 0, chain: bytes = CHAIN
+) -> PeriodTotals:
+    return PeriodTotals(True, by_type, late_since_ms=late_since_ms, chain=chain)
 
 
 def shown(made: PeriodTotals) -> str:
@@ -46,8 +50,8 @@ BOTH = totals(9, 1, 2, 6)
 def test_an_open_hour_is_itself_only() -> None:
     """Nothing was handed up, and nothing is late."""
     stands = {TEN: PeriodTotals(closed=False, by_type={"api": totals(9)}, through=b"id")}
-    made = made_again(TEN, {"api": totals(1)}, NOW_MS, lambda one: stands.get(one, NOTHING))
-    assert made == {TEN: PeriodTotals(closed=False, by_type={"api": totals(1)}, through=b"id")}
+    made = made_again(TEN, {"api": totals(1)}, CHAIN, NOW_MS, lambda one: stands.get(one, NOTHING))
+    assert made == {TEN: PeriodTotals(False, {"api": totals(1)}, b"id", chain=CHAIN)}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_a_closed_hour_is_late_and_its_open_day_is_made_of_what_is_closed(
         ),
         DAY: PeriodTotals(closed=False, by_type={"api": BOTH}),
     }
-    made = made_again(TEN, left, NOW_MS, lambda one: stands.get(one, NOTHING))
+    made = made_again(TEN, left, CHAIN, NOW_MS, lambda one: stands.get(one, NOTHING))
     assert set(made) == {TEN, DAY}
     assert shown(made[TEN]) == f"{NOW_MS} {hour}".strip()
     assert shown(made[DAY]) == f"0 {day}"
@@ -89,11 +93,11 @@ def test_a_closed_day_is_handed_up_to_all_that_it_belongs_to() -> None:
         ELEVEN: closed({"api": ELEVENS}),
         DAY: closed({"api": BOTH}),
         OTHER_DAY: closed({"api": OTHERS}),
-        WEEK: closed({"api": BOTH}),
+        WEEK: closed({"api": BOTH}, chain=UNKNOWN),
         MONTH: PeriodTotals(closed=False, by_type={"api": BOTH}),
         YEAR: PeriodTotals(closed=False, by_type={"api": BOTH}),
     }
-    made = made_again(TEN, {}, NOW_MS, lambda one: stands.get(one, NOTHING))
+    made = made_again(TEN, {}, CHAIN, NOW_MS, lambda one: stands.get(one, NOTHING))
     assert {period.type: shown(one) for period, one in made.items()} == {
         PeriodType.HOURLY: "5",
         PeriodType.DAILY: f"{NOW_MS} api=2/8/6/6 of 2",
@@ -101,6 +105,8 @@ def test_a_closed_day_is_handed_up_to_all_that_it_belongs_to() -> None:
         PeriodType.MONTHLY: "0 api=2/12/6/4 of 3",
         PeriodType.YEARLY: "0 api=2/12/6/4 of 3",
     }
+    # What was made of it is made again, but where it was never known, or is not made yet.
+    assert [made[one].chain for one in (TEN, DAY, WEEK, MONTH)] == [CHAIN, STALE, UNKNOWN, UNKNOWN]
 
 
 @pytest.mark.parametrize(

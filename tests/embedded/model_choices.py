@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import hypothesis.strategies as st
 import msgspec
 import trio
 
 from meterd.domain.admission import USUAL, Admission, Late
-from meterd.domain.aggregations import ClosingRules
+from meterd.domain.aggregations import Aggregation, ClosingRules
 from meterd.domain.deliveries import Attempt, batch_id
 from meterd.domain.endpoints import SCHEDULE_MS
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
+from meterd.domain.voids import Void
 from meterd.ledger import DeliveryQuery
 from tests.ledger_bench import ALL
 
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from tests.embedded.engine_bench import EngineBench
     from tests.ledger_bench import SettableClock
     from tests.model_ledger import ModelLedger
+
+T = TypeVar("T")
+
+_DIGEST = re.compile(rb',"digest":"[0-9a-f]{64}"')
 
 CUSTOMERS = st.sampled_from(["acme", "acme2", "b", "Ærø", "c1", "c2", "c3"])
 TYPES = ("api.calls", "api", "Größe", "x")
@@ -162,6 +168,25 @@ async def names_at(ledger: Ledger, place: int, *, with_others: bool) -> list[str
 def attempt_of(begun: Delivery, outcome: Outcome, now_ms: int) -> Attempt:
     began_ms = begun.begun_ms or 0
     return Attempt(begun.endpoint_id, begun.sequence, begun.attempts, began_ms, now_ms, outcome)
+
+
+def undigested(answer: T) -> T:
+    """Without digests, which are of ids too: the model has none, and the check of the store holds
+    them against the log.
+    """
+    found: Any = answer
+    if isinstance(found, bytes):
+        found = _DIGEST.sub(b"", found)
+    elif isinstance(found, Aggregation):
+        found = msgspec.structs.replace(found, contents=b"", previous=b"")
+    elif isinstance(found, Void):
+        found = msgspec.structs.replace(found, behind=b"")
+    elif isinstance(found, msgspec.Struct):
+        fields = {name: undigested(getattr(found, name)) for name in found.__struct_fields__}
+        found = type(found)(**fields)
+    elif isinstance(found, list | tuple):
+        found = type(found)(map(undigested, found))
+    return cast("T", found)
 
 
 def shown(found: list[StoredEvent]) -> list[object]:

@@ -20,6 +20,7 @@ from meterd.embedded import committer as committers
 from meterd.embedded.committer import TURN_SECONDS_MAX, Committer
 from meterd.embedded.mailbox import Reply
 from meterd.embedded.store import Store
+from tests.domain.desk import Desk
 from tests.embedded.engine_bench import WriterHop
 from tests.embedded.test_journal import HOUR, change_of
 from tests.ledger_bench import START_MS, event, rules
@@ -312,7 +313,7 @@ async def test_deliveries_are_told_of_when_they_are_on_disk(store: Store) -> Non
     for period in (HOUR, *takers(HOUR)):
         account.restore(period, None)
     account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0], NOTHING_CLOSED)
-    account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
+    account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, Desk())
     hop = WriterHop()
     hop.may_pass = trio.Event()
     committer = Committer(store, hop)

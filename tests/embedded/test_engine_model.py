@@ -47,6 +47,7 @@ from tests.embedded.model_choices import (
     run_until_cut,
     shown,
 )
+from tests.embedded.proved import prove_in
 from tests.embedded.threshold_rules import ThresholdRules
 from tests.embedded.trio_thread import TrioThread
 from tests.embedded.void_rules import VoidRules
@@ -103,6 +104,7 @@ class EngineAndModel(DeliveryRules, ConfigurationRules, LateRules, ThresholdRule
         self.loop.call(self.bench.stop)
         self.loop.close()
         assert [str(found) for found in verify(self.bench.folder)] == []
+        self.happened["proved"] += len(prove_in(self.bench.folder))
         shutil.rmtree(self.folder)
 
     # What callers do, beside what they do with deliveries

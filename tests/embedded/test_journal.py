@@ -16,6 +16,7 @@ from meterd.domain.receipts import receive
 from meterd.embedded import journal, records
 from meterd.embedded.keys import blocks_prefix, customer_key, part_of
 from meterd.embedded.store import PARTS, Store
+from tests.domain.desk import Desk
 from tests.ledger_bench import START_MS, event, rules
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def test_a_closed_change_writes_aggregation_and_deliveries(store: Store) -> None
     for period in (HOUR, DAY):
         account.restore(period, None)
     account.append(receive(Stamp(START_MS, 0, 0), [event()]), [0], NOTHING_CLOSED)
-    closed = account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, None)
+    closed = account.close(HOUR, rules(endpoints=("billing", "crm")), HOUR.end_ms, Desk())
     change = account.take_change()
     assert change is not None
     write(store, change)

@@ -21,6 +21,7 @@ from meterd.domain.receipts import BLOCK_EVENTS, Receipt, group_by_customer, rec
 from meterd.embedded import journal, keys, log, records, recovery
 from meterd.embedded.store import PARTS, Store
 from meterd.embedded.transaction import TABLES
+from tests.domain.desk import Desk
 from tests.embedded.engine_bench import post_rest
 from tests.embedded.test_log import fresh_store
 from tests.ledger_bench import START_MS, event, rules
@@ -112,7 +113,7 @@ class Engine:
         self.post(*self._accounts)
         for account in self._accounts.values():
             self._take_in_hand(account, hour, *takers(hour))
-            account.close(hour, rules(), hour.end_ms, None)
+            account.close(hour, rules(), hour.end_ms, Desk())
         self.post(*self._accounts)
 
     def _take_in_hand(self, account: Account, *periods: Period) -> None:

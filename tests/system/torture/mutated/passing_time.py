@@ -10,7 +10,7 @@ import msgspec
 from tests.system.torture.mutants import mutant, patch
 
 if TYPE_CHECKING:
-    from meterd.domain.aggregations import Aggregation, ClosingRules
+    from meterd.domain.aggregations import Aggregation
     from meterd.domain.periods import Period
     from meterd.ledger import Closed
 
@@ -36,12 +36,10 @@ def closed_twice() -> None:
 
     close = Account.close
 
-    def close_again(
-        self: Account, period: Period, rules: ClosingRules, now_ms: int, stored: Any
-    ) -> Aggregation | None:
+    def close_again(self: Account, period: Period, *rest: Any) -> Aggregation | None:
         totals = self._totals[period]
         self._totals[period] = msgspec.structs.replace(totals, closed=False)
-        return close(self, period, rules, now_ms, stored)
+        return close(self, period, *rest)
 
     patch(Account, "close", close_again)
     patch(journal, "write_closed", lambda txn, period: None)
@@ -146,12 +144,12 @@ def void_keeps_the_minimum() -> None:
 
     make = voids.made_again
 
-    def subtract(hour: Any, by_type: Any, since_ms: int, stands: Any) -> Any:
-        before = stands(hour).by_type
+    def subtract(hour: Any, by_type: Any, *rest: Any) -> Any:
+        before = rest[-1](hour).by_type
         kept = {
             name: msgspec.structs.replace(one, min=min(one.min, before[name].min))
             for name, one in by_type.items()
         }
-        return make(hour, kept, since_ms, stands)
+        return make(hour, kept, *rest)
 
     patch(tally, "made_again", subtract)
