@@ -65,7 +65,8 @@ HARNESS = Harness(
     name="simulation",
     unit="simulated years",
     promise="Whatever happens, and whenever: nothing is lost, nothing counts twice, all that ends "
-    "is closed in order, revised and delivered, each threshold told once, and the same seed is the same world.",
+    "is closed in order, revised and delivered, each threshold told once, and the same seed is the "
+    "same world.",
     short=2,
     long=100,
     mutant_count=25,
