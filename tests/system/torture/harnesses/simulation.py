@@ -87,7 +87,6 @@ HARNESS = Harness(
         "batch_is_formed_anew",
         "late_events_are_never_published",
         "late_events_stay_in_their_hour",
-        "void_keeps_the_minimum",
         "thresholds_are_told_behind_their_record",
         "thresholds_of_before_the_start_are_forgotten",
     ),
