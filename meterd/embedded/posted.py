@@ -64,7 +64,9 @@ class Posted:
             kinds = self._watched.periods(change.customer_id, event_types)
             for hour in change.totals if kinds else ():
                 if hour.type is PeriodType.HOURLY:
-                    for kind in kinds:
+                    for kind in self._watched.kinds:  # in their order: so is what is told
+                        if kind not in kinds:
+                            continue
                         period = period_at(kind, hour.start_ms)
                         if is_watched(period, closed_until_ms):
                             self._noted[change.customer_id, period] = None

@@ -31,6 +31,7 @@ from meterd.ledger import (
     DeliveryQuery,
     EventQuery,
 )
+from tests.embedded.configuration_rules import ConfigurationRules
 from tests.embedded.delivery_rules import DeliveryRules
 from tests.embedded.engine_bench import EngineBench
 from tests.embedded.late_rules import LateRules
@@ -76,7 +77,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
+class EngineAndModel(DeliveryRules, ConfigurationRules, LateRules, ThresholdRules, VoidRules):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
@@ -93,6 +94,7 @@ class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
         self.loop = TrioThread()
         self.bench = EngineBench(self.folder / "0", self.loop.nursery, self.clock)
         self.loop.call(self.bench.start)
+        self.begin_configured()
         for _ in range(hours):
             self.append([event(customer) for customer in ("acme", "b", "c1")], partial=False)
             self.clock.now_ms += HOUR_MS
