@@ -207,7 +207,10 @@ class _Check:
             happened_ms = stamp.received_ms if event.timestamp_ms is None else event.timestamp_ms
             is_in_hour = hour.start_ms <= happened_ms < hour.end_ms
             if event.customer_id != self._customer_id or not is_in_hour:
-                raise line.fault(f"has an event that is not of {self._customer_id} or the hour")
+                raise line.fault(
+                    f"has an event that is not of {self._customer_id} in hourly {hour.key}, whose"
+                    " lines have not come to its digest yet"
+                )
             if stamp in self._voids:
                 continue
             proved.events += 1
