@@ -285,6 +285,21 @@ class ThresholdsConformance:
         await bench.ledger.append([dated("2026-01-14T10:51", 2)])
         assert await watcher.at_changed() == ["acme 2026011410 sum 3"]
 
+    async def test_what_came_just_before_the_next_one_closes_is_looked_at(
+        self, bench: ThresholdBench
+    ) -> None:
+        """Late, and not in the stored totals yet when that close begins."""
+        await append_at(bench, "2026-01-14T09:50", value=1)
+        await append_at(bench, "2026-01-14T10:50", "b")
+        await close_ended(bench, rules(*DAY))
+        watcher = Watcher(bench, alert(3, period=PeriodType.HOURLY))
+        bench.clock.now_ms = at("2026-01-14T11:00")
+        following = await bench.ledger.next_to_close()
+        assert following is not None
+        await bench.ledger.append([dated("2026-01-14T09:51", 2)])
+        await bench.ledger.close(following, rules(*DAY))
+        assert await watcher.at_changed() == ["acme 2026011409 sum 3"]
+
     @pytest.mark.parametrize("is_closed", [False, True])
     async def test_the_last_hour_before_a_crash_is_looked_at(
         self, bench: ThresholdBench, *, is_closed: bool
