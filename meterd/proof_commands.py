@@ -60,10 +60,7 @@ def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> No
     _report(proved, as_json)
 
 
-@click.command(
-    "check-proof",
-    epilog="Example: meterd check-proof acme-january.jsonl, and compare the digest it prints",
-)
+@click.command("check-proof", epilog="Example: meterd check-proof acme-january.jsonl")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def check_proof(file: Path, as_json: bool) -> None:
