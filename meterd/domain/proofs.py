@@ -21,6 +21,7 @@ from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_of_key
+from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.domain.totals import Totals, counted, totals_of
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class _Check:
         self._lines = _lines(texts)
         self._totals: dict[str, Totals] = {}
         self._customer_id = ""
+        self._last = b""
+        self._taken_back = 0
 
     def run(self) -> Proved:
         first = next(self._lines)
@@ -134,6 +137,10 @@ class _Check:
             proved.unknown.append(f"{period.type} {period.key}")
         else:
             self._period(period, contents, proved)
+        if self._taken_back != len(self._voids):
+            raise ProofError(
+                f"{len(self._voids)} events are void, of which {self._taken_back} are there"
+            )
         if not proved.unknown:
             self._compare(figures)
         for line in self._rest():
@@ -184,7 +191,7 @@ class _Check:
                 self._period(part, chain, proved)
 
     def _hour(self, hour: Period, should: str, proved: Proved) -> None:
-        chain = START
+        chain, self._last = START, b""
         while chain.hex() != should:
             line = next(self._lines)
             if line.text.startswith(b'["events"'):
@@ -202,6 +209,12 @@ class _Check:
         block = _stamp(line, block_id)
         if len(offsets) != len(events) or sorted(set(offsets)) != offsets:
             raise line.fault("does not have an offset for each event, going up")
+        if offsets and not 0 <= offsets[0] <= offsets[-1] < BLOCK_EVENTS:
+            raise line.fault(f"has an offset that is none of 0 to {BLOCK_EVENTS - 1}")
+        # None twice: an hour's events stand in the order of their ids.
+        if block.id() <= self._last:
+            raise line.fault("is not behind the events before it")
+        self._last = block.id()
         for offset, event in zip(offsets, events, strict=True):
             stamp = block.later(offset)
             happened_ms = stamp.received_ms if event.timestamp_ms is None else event.timestamp_ms
@@ -212,13 +225,17 @@ class _Check:
                     " lines have not come to its digest yet"
                 )
             if stamp in self._voids:
+                self._taken_back += 1
                 continue
             proved.events += 1
             at, value = position(happened_ms, stamp.id()), event.value
             before = self._totals.get(event.event_type)
-            self._totals[event.event_type] = (
-                totals_of([value], at, at) if before is None else counted(before, value, at)
-            )
+            try:
+                self._totals[event.event_type] = (
+                    totals_of([value], at, at) if before is None else counted(before, value, at)
+                )
+            except ArithmeticError as fault:
+                raise line.fault(f"has a value that no event has: {value}") from fault
 
     def _compare(self, figures: _Figures) -> None:
         for event_type, (operation, value, count) in figures.items():

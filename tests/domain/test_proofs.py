@@ -143,3 +143,40 @@ def test_of_what_began_before_digests_nothing_is_shown() -> None:
     lines[3] = lines[3].replace(b'"3"', b'"4"')
     with pytest.raises(ProofError, match="ends behind line 4"):
         check(lambda: lines)
+
+
+def of_hour(*lines: bytes) -> list[bytes]:
+    """Made by somebody who can make digests: each is right."""
+    hour = Aggregation(
+        *("acme", PeriodType.HOURLY, TEN.start_ms, 1, True, 0, 17),
+        {"sum": Figure(Operation.SUM, Decimal(3), 1)},
+        contents=chain_of(list(lines)),
+        previous=START,
+    )
+    return [proof_line(hour), publication_line(hour), *lines]
+
+
+ONE = events_line(STAMP.id(), [0], [event(value=3)])
+NEXT_ONE = events_line(STAMP.id(1), [0], [event(value=3)])
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([ONE, ONE], "line 4 is not behind the events before it"),
+        ([ONE, void_line(STAMP.id(1), "why", 5)], "1 events are void, of which 0 are there"),
+        ([ONE, void_line(STAMP.id(0), "why", 5)], "sum: .* come to nothing"),
+        ([ONE.replace(b'"3"', b'"NaN"')], "come to NaN of 1"),
+        ([ONE.replace(b'"3"', b'"NaN"'), NEXT_ONE], "line 4 has a value that no event has"),
+        ([ONE.replace(b'"3"', b'"1E+999999"')], "sum: sum was published"),
+        ([ONE.replace(b"[0]", b"[64]")], "has an offset that is none of 0 to 63"),
+        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that is none of 0 to 63"),
+        ([ONE.replace(b"[0]", b"[1e99]")], "is not what a block has"),
+        ([ONE, NEXT_ONE.replace(b'"3"', b'"1E+9999"')], "a value that no event has: 1E.9999"),
+    ],
+)
+def test_digests_alone_prove_nothing(lines: list[bytes], said: str) -> None:
+    """What they are of must be what meterd writes."""
+    assert check(lambda: of_hour(ONE)).events == 1
+    with pytest.raises(ProofError, match=said):
+        check(lambda: of_hour(*lines))
