@@ -7,7 +7,11 @@ meterd's configuration. It needs the standard library only, to be copied into ot
 
 A webhook is believed once its signature is verified: nothing of it is parsed or shown before.
 Deliveries arrive at least once. An aggregation is known again by its id and revision, which an item
-of a batch has too, whose webhook-id is the batch's; one without them, by its webhook-id.
+of a batch has too, whose webhook-id is the batch's; a threshold by what reached it; one without
+either, by its webhook-id.
+
+A late event, or one that was taken back, makes a revision of what was sent before: it has all
+totals anew, and those of before beside them, of which the difference is to be billed or credited.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from email.message import Message
     from types import FrameType
 
+    Numbers = dict[str, int | Decimal]
+
 PATH: Final = "/webhooks/metering"
 TOLERANCE_S: Final = 300  # older is a replay: meterd signs every attempt anew
 BODY_MAX: Final = 8 * 1024 * 1024  # bytes; a batch of aggregations, a hundred for each event type
@@ -48,7 +54,8 @@ RULE: Final = "─" * 41
 DOUBLE_RULE: Final = "═" * 40
 VERIFIED: Final = "✅ Signature verified"
 BATCH: Final = "aggregation.batch"
-AGGREGATIONS: Final = ("aggregation.completed", "aggregation.revised")
+THRESHOLD: Final = "usage.threshold.reached"
+KNOWN: Final = (BATCH, THRESHOLD, "aggregation.completed", "aggregation.revised")
 
 
 class Refusal(NamedTuple):
@@ -85,8 +92,12 @@ def refusal(headers: Message, body: bytes, secret: str, now_s: int) -> Refusal |
 
 
 def name_of(webhook: dict[str, Any], headers: Message) -> str:
-    """What an aggregation is known again by. The signature covers its id, and no header."""
+    """What a webhook is known again by. The signature covers its body, and no header."""
     data = webhook["data"]
+    if webhook["type"] == THRESHOLD:
+        period = f"{webhook['period']} {data['periodKey']}"
+        reached = f"{data['eventType']} {data['exact']['threshold']}"
+        return f"{webhook['customerId']} {period} {reached}"
     if "id" in data and "revision" in data:
         return f"{data['id']} revision {data['revision']}"
     return headers.get("webhook-id", "")
@@ -94,30 +105,71 @@ def name_of(webhook: dict[str, Any], headers: Message) -> str:
 
 def described(webhook: dict[str, Any]) -> Iterator[str]:
     data = webhook["data"]
+    before = data.get("previous", {})
     yield ""
     yield f"Webhook Type: {webhook['type']}"
     yield f"Customer ID: {webhook['customerId']}"
     yield f"Period: {webhook['period']}"
+    if before:
+        yield f"Revision: {data['revision']}, in place of {before['revision']}"
     yield ""
     yield "Period Range:"
     yield f"  Start: {data['periodStart']}"
     yield f"  End:   {data['periodEnd']}"
     yield f"  Timestamp: {data['timestamp']}"
     yield ""
+    if webhook["type"] == THRESHOLD:
+        yield from reached(webhook)
+        return
     yield "Aggregated Events:"
-    yield from (f"  {event_type}: {value}" for event_type, value in data["events"].items())
+    yield from totals(data["events"], before.get("events"))
     yield ""
     yield f"Total Events Processed: {data['eventCount']}"
     yield RULE
     yield ""
     yield f"💡 Processing {webhook['period']} aggregation for {webhook['customerId']}"
-    yield from processed(data["events"])
+    yield from processed(data["events"], before.get("events", {}))
 
 
-def processed(events: dict[str, int | Decimal]) -> Iterator[str]:
-    """Where your own billing, alerting and analytics would begin."""
-    if "api.calls" in events:
-        calls = events["api.calls"]
+def totals(events: Numbers, before: Numbers | None) -> Iterator[str]:
+    """Of a revision with what they were. A type whose events were all taken back is not there any
+    more.
+    """
+    if before is None:
+        yield from (f"  {event_type}: {value}" for event_type, value in events.items())
+        return
+    for event_type in {**before, **events}:
+        now, was = (found.get(event_type, "none") for found in (events, before))
+        yield f"  {event_type}: {now} (was {was})"
+
+
+def reached(webhook: dict[str, Any]) -> Iterator[str]:
+    """Where your own mails to customers, or to those who look after them, would begin."""
+    data, customer_id = webhook["data"], webhook["customerId"]
+    exact = data["exact"]
+    yield f"Threshold: {exact['threshold']} of {data['eventType']} ({data['operation']})"
+    yield f"  Value: {exact['value']}, of {data['eventCount']} events"
+    yield f"  Alert: {data['alert']}"
+    yield RULE
+    yield ""
+    yield f"🔔 {customer_id} has reached {exact['threshold']} of {data['eventType']}"
+
+
+def processed(events: Numbers, before: Numbers) -> Iterator[str]:
+    """Where your own billing, alerting and analytics would begin.
+
+    What was billed ``before`` is the revision's word for it: your own books know it for sure, by
+    the aggregation's id.
+    """
+    calls = events.get("api.calls", 0)
+    if "api.calls" in before:
+        billed = before["api.calls"]
+        dollars = (calls - billed) * PRICE_PER_API_CALL
+        what = "credit" if dollars < 0 else "charge"
+        yield (
+            f"   💰 Billing: {calls} API calls, {billed} billed before: {what} ${abs(dollars):.2f}"
+        )
+    elif "api.calls" in events:
         yield f"   💰 Billing: {calls} API calls = ${calls * PRICE_PER_API_CALL:.2f}"
     storage_mb = Decimal(events.get("storage.bytes", 0)) / BYTES_PER_MB
     if storage_mb > STORAGE_ALERT_MB:
@@ -160,10 +212,7 @@ class Receiver(ThreadingHTTPServer):
             # Decimal keeps the digits as they were written; a float would not.
             webhook = json.loads(body, parse_float=Decimal)
             kind = webhook["type"] + ""
-            if kind not in (
-                BATCH,
-                *AGGREGATIONS,
-            ):  # a sender may learn others, and repeats refusals
+            if kind not in KNOWN:  # a sender may learn others, and repeats refusals
                 return None, [VERIFIED, f"⏭️  Ignored: {kind}"]
             items = webhook["data"]["items"] if kind == BATCH else [webhook]
             # All of them before the first is processed.

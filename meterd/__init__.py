@@ -40,6 +40,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       endpoint_states  what is known of an endpoint beside its configuration
       voids            what is left when an event is taken back
       stored_events    events as the log has them
+      proofs           the proof of an aggregation, checked alone
       changes          what one customer's decisions change on disk
       counting         what is counted in an hour while it goes on
       tally            one customer's events, counted and taken back
@@ -67,6 +68,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       log              every event, in the order of receipt
       recovery         posts what a crash left unposted
       voids            which events of the log are void
+      trail            what was published, one behind another
       queries          what the contract reads
       usage            reads totals over windows, and events in groups
       reached          looks for thresholds that were reached, and writes them with what is told
@@ -74,6 +76,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       replaying        has an endpoint sent what it was sent before, or never
       differences      what a check reports
       marks            how far the store says it has come
+      dated            events of an hour that were received in another
+      hour_chains      an hour's digests, made again
       recount          an hour's events, counted again
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
@@ -83,9 +87,11 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       published_check  aggregations against what was published of totals
       made_check       a delivery, against what it must be made of
       reached_check    thresholds that were reached, and their deliveries
+      trail_check      what was published, against what was before
       delivery_check   aggregations and deliveries, each against what it is made of
       outbox_check     where deliveries stand, against their states
       verification     checks a whole store
+      proving          writes what proves an aggregation
       stored           what an account asks the store for
       mailbox          what wakes an actor, reply, round
       posted           whose totals were posted, of what is watched
@@ -146,7 +152,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       usage_documents  customers and usage as the API shows them
       usage_api        the routes of customers and their usage
       delivery_api     the routes of deliveries and webhooks
-      void_api         the route that takes an event back
+      void_api         the routes of one event
       api              Quart routes
       failures         what ended an attempt to deliver
       dialling         connects to judged addresses only
@@ -167,6 +173,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
+    proof_commands   prove an aggregation, and check a proof
     upkeep           the commands verify, backup, restore, compact
     cli              the command meterd
 """

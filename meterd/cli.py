@@ -32,6 +32,7 @@ from meterd.embedded.data_folder import holder
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.listening import other_address
 from meterd.options import OneLineErrors, config_option, config_source
+from meterd.proof_commands import check_proof, prove
 from meterd.upkeep import backup, compact, restore, verify
 from meterd.webhook_commands import webhooks
 from meterd.work.clock import WallClock
@@ -47,6 +48,8 @@ _SHORT_HELP: Final = {
     "backup": "Copy store and API keys, and check the copy.",
     "restore": "Put a backup into an empty data folder.",
     "compact": "Give the disk back what the store does not use.",
+    "prove": "Write what proves a closed aggregation, and check it.",
+    "check-proof": "Check what meterd prove wrote, without a store.",
     "deliveries": "List, show and repeat what is sent to webhooks.",
     "webhooks": "List, test and enable webhooks, or see what they get.",
 }
@@ -247,6 +250,6 @@ def revoke(given: Path | None, key_id: str) -> None:
         raise MeterdError(f"no key has the id {key_id}; meterd keys list shows them")
 
 
-for command in (verify, backup, restore, compact, deliveries, webhooks):
+for command in (verify, prove, check_proof, backup, restore, compact, deliveries, webhooks):
     command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -38,10 +38,14 @@ _LISTED: Final = 50
 _COLUMNS: Final = {
     "id": "id",
     "endpoint": "endpoint",
+    "type": "type",
     "sequence": "sequence",
     "customerId": "customer",
     "period": "period",
     "periodKey": "key",
+    "revision": "revision",
+    "eventType": "event type",
+    "threshold": "threshold",
     "status": "status",
     "attempts": "attempts",
     "nextAttemptAt": "next attempt",
@@ -257,7 +261,8 @@ def replay(
     """Send every aggregation whose period ended in between, in the order of closing.
 
     What was sent before is sent again under its id, so a receiver that keeps ids knows it; for what
-    never was, as to a webhook that is new, or was off, deliveries are made. All is counted first.
+    never was, as to a webhook that is new, or was off, deliveries are made. Of each aggregation it
+    is the newest revision, and none before it. All is counted first.
     Interrupted, it says how to go on. To a webhook with batch it goes in new batches: what tells a
     repeat is the data.id and revision of each item.
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from meterd import copies
 from meterd.domain.errors import MeterdError
 from meterd.embedded import verification
-from meterd.embedded.differences import Checking, Difference
+from meterd.embedded.differences import UNPOSTED, Checking, Difference
 from meterd.embedded.store import FORMAT
 from meterd.keyfile import KEY_FILE, read_keys
 from meterd.options import config_option, data_folder, json_option
@@ -57,8 +57,8 @@ def verify(ctx: click.Context, given: Path | None, folder: Path | None, as_json:
     Of the data folder, also while a daemon runs on it, or of FOLDER: a backup, say. Checked are all
     checksums, totals and indexes against the events, aggregations against totals, deliveries
     against aggregations. Events of the last seconds that are in the log and not yet in totals are
-    no difference. Beside a busy daemon the store's file grows meanwhile: of a large one, make a
-    backup, which is checked as well.
+    no difference; it is said how many there are. Beside a busy daemon the store's file grows
+    meanwhile: of a large one, make a backup, which is checked as well.
 
     Exit codes: 0 no difference; 1 differences, each on a line of stdout, or the store cannot be
     read; 2 wrong arguments.
@@ -195,6 +195,8 @@ def _outcome(differences: int, checking: Checking) -> str:
         is_counted = "aggregations" in checking.counts and not checking.left_out
         return f"{found}: the store is empty" if is_counted else f"{found}; {_NOT_COUNTED}"
     said = f"{found} in {counts}"
+    if waiting := checking.counts[UNPOSTED]:
+        said += f"; not in totals yet: {_number(waiting, 'events')} of the last seconds"
     if left_out := checking.left_out:
         *others, last = left_out
         names = f"{', '.join(others)} and {last}" if others else last

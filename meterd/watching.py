@@ -31,7 +31,9 @@ class Watching(Protocol):
         """From now on what is watched is remembered when it changes; what was remembered before is
         forgotten. None: nothing is.
 
-        Returns until when periods of each type are closed, which is where ``users`` begins.
+        Returns where ``users`` begins: until when periods of each type are closed. Where not
+        everything was looked at before, until when they were then: a look is over when ``changed``
+        is asked next, and much may have closed since it began.
         """
 
     async def changed(self, *, limit: int) -> list[Look]:

@@ -54,6 +54,8 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         super().__init__(clock_ms)
         self._log: list[StoredEvent] = []
         self._closed: set[Period] = set()
+        # By which rules customers' periods close that a crash came amid; all others as asked.
+        self.closed_by: dict[tuple[str, Period], ClosingRules] = {}
         # Since when each customer's closed periods are to be revised.
         self._late: dict[tuple[str, Period], int] = {}
         self._superseded: list[Aggregation] = []
@@ -311,11 +313,12 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
 
     def _publish(self, period: Period, rules: ClosingRules, now_ms: int) -> Closed:
         """Writes every customer's aggregation of the period as it is now."""
-        if period.type not in rules.published:
-            return Closed()
         created = updated = 0
         for customer_id in {stored.event.customer_id for stored in self._log}:
-            figures = self._figures(customer_id, period, rules.operations)
+            by = self.closed_by.get((customer_id, period), rules)
+            if period.type not in by.published:
+                continue
+            figures = self._figures(customer_id, period, by.operations)
             if not self._counts_in(customer_id, period):
                 self._aggregations.pop((customer_id, period), None)
             if not figures:
@@ -333,7 +336,7 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
                 now_ms if earlier is None else earlier.created_ms,
                 now_ms,
                 figures,
-                rules.endpoints if is_closed else (),
+                by.endpoints if is_closed else (),
             )
         return Closed(created, updated)
 

@@ -147,17 +147,17 @@ class ModelOutbox:
             return parcels[:limit]
         as_they_are: list[Delivery] = []
         full: list[list[Delivery]] = []
-        others: dict[tuple[Period, int], list[Delivery]] = {}
+        others: dict[Period, list[Delivery]] = {}
         for parcel in parcels:
             if len(as_they_are) + len(full) == limit:
                 break
             if parcel.is_batch or parcel.attempts or parcel.threshold is not None:
                 as_they_are.append(parcel)
                 continue
-            group = others.setdefault(closing_order(parcel), [])
+            group = others.setdefault(parcel.period, [])
             group.append(parcel)
             if len(group) == size:
-                full.append(others.pop(closing_order(parcel)))
+                full.append(others.pop(parcel.period))
         groups = [*full, *others.values()][: limit - len(as_they_are)]
         return [*as_they_are, *(self._pack(group, now_ms) for group in groups)]
 

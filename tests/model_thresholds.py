@@ -27,6 +27,7 @@ class ModelThresholds(ModelLedger):
         super().__init__(clock_ms)
         self._watched: Watched | None = None
         self._noted: list[Look] = []
+        self._unseen_since_ms: Mapping[PeriodType, int] | None = None
         self._more_noted = trio.Event()
 
     async def append(
@@ -47,6 +48,7 @@ class ModelThresholds(ModelLedger):
             periods = [period_at(kind, stored.happened_ms) for kind in kinds]
             if watched := tuple(one for one in periods if self._is_watched(one)):
                 self._noted.append(Look(customer_id, watched))
+                self._unseen_since_ms = self._unseen_since_ms or self._all_closed_until_ms()
         self._more_noted.set()
         self._more_noted = trio.Event()
         return outcomes
@@ -58,8 +60,13 @@ class ModelThresholds(ModelLedger):
 
     def watch(self, watched: Watched | None) -> Mapping[PeriodType, int]:
         """See ``Watching.watch``."""
+        since_ms = self._unseen_since_ms or self._all_closed_until_ms()
         self._watched = watched
+        self._unseen_since_ms = since_ms if watched else None
         self._noted.clear()
+        return since_ms
+
+    def _all_closed_until_ms(self) -> Mapping[PeriodType, int]:
         return {kind: self._closed_until_ms(kind) for kind in PeriodType}
 
     def _closed_until_ms(self, kind: PeriodType) -> int:
@@ -71,6 +78,8 @@ class ModelThresholds(ModelLedger):
 
     async def changed(self, *, limit: int) -> list[Look]:
         """See ``Watching.changed``."""
+        if not self._noted:
+            self._unseen_since_ms = None
         while not self._noted:
             await self._more_noted.wait()
         found = self._noted[:limit]

@@ -224,6 +224,16 @@ class PruningConformance:
         with pytest.raises(PrunedError):
             await bench.ledger.void(left.id, "not any more")
 
+    async def test_what_came_late_just_now_keeps_its_periods(self, bench: Bench) -> None:
+        """Whether or not its totals are on disk yet."""
+        await bench.ledger.append([event(value=1)])
+        await close_all(bench)
+        await prune(bench, before_ms=HOUR)  # which forgets the keys
+        await bench.ledger.append([happened("2026-01-14T11:20", 2)], admission=_ANY)
+        assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 0
+        await revise(bench)
+        assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 1
+
     async def test_much_goes_a_portion_at_a_time(self, bench: Bench) -> None:
         """And what is left is whole behind each: the newest, in their order."""
         many = [event(f"c{number % 300}", value=number) for number in range(2000)]

@@ -43,10 +43,13 @@ def test_deliveries_are_listed(bench: Commands) -> None:
     result = bench.run("deliveries", "list", "--endpoint", "billing")
     assert (result.exit_code, result.stderr) == (0, "")
     head, *lines = result.stdout.splitlines()
-    assert head.split()[:4] == ["ID", "ENDPOINT", "SEQUENCE", "CUSTOMER"]
+    assert head.split()[:5] == ["ID", "ENDPOINT", "TYPE", "SEQUENCE", "CUSTOMER"]
+    assert "REVISION" in head.split()
+    assert "THRESHOLD" not in head.split()  # which none of them has
     assert len(lines) == len(CUSTOMERS)
     assert all("delivered" in line for line in lines)
-    assert {line.split()[3] for line in lines} == {"acme", "b", "kunde"}
+    assert {line.split()[2] for line in lines} == {"aggregation.completed"}
+    assert {line.split()[4] for line in lines} == {"acme", "b", "kunde"}
 
 
 def test_they_are_filtered(bench: Commands) -> None:

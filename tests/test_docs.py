@@ -40,6 +40,10 @@ BILLING = """
 id = "billing"
 url = "http://127.0.0.1:9/"
 secret = "whsec_of_some_length"
+[[webhooks]]
+id = "example-receiver"
+url = "http://127.0.0.1:9/example"
+secret = "whsec_of_some_length"
 """
 # Where the documents say that meterd listens.
 BASE_URL = "http://127.0.0.1:8080"
@@ -277,14 +281,21 @@ class Curl(NamedTuple):
 
 
 def curl_commands() -> list[Curl]:
-    """Every curl command of the documents, and the JSON block that follows its own, if one does."""
+    """Every curl command of the documents, behind the moments that its block names, and the JSON
+    block that follows its own, if one does.
+    """
     found = []
     for document in DOCUMENTS:
         known = blocks(document)
         for place, block in enumerate(known):
             if block.language != "bash":
                 continue
-            curls = [command for command in commands(block) if command.startswith("curl ")]
+            moments = [one for one in commands(block) if re.match(r"export \w+=\$\(date ", one)]
+            curls = [
+                "; ".join([*moments, command])
+                for command in commands(block)
+                if command.startswith("curl ")
+            ]
             follows = known[place + 1 : place + 2]
             shown = (
                 json.loads(follows[0].text) if follows and follows[0].language == "json" else None
@@ -301,6 +312,7 @@ def test_curl_commands_do_what_is_shown(daemon: DaemonProcess) -> None:
     daemon.wait_for("configuration reloaded")
     environ = {**os.environ, "BASE_URL": daemon.url, "API_KEY": daemon.key}
     shown = 0
+    answers = []
     for curl in curl_commands():
         command = curl.command.replace(BASE_URL, daemon.url)
         assert "://" not in command.replace(daemon.url, ""), f"{command} leaves this machine"
@@ -316,9 +328,13 @@ def test_curl_commands_do_what_is_shown(daemon: DaemonProcess) -> None:
             assert len(done.stdout.splitlines()) > 1, done.stdout
             continue
         answer = json.loads(done.stdout)
+        answers.append(answer)
         assert answer or "/usage?" not in command, f"{curl.command}: nothing"
         if curl.answer is not None:
             assert answer == curl.answer
             shown += 1
     assert shown >= 1
+    revised = [one for one in answers if isinstance(one, list) and len(one) == 2]
+    assert [2, 1] in [[one.get("revision") for one in found] for found in revised]
+    assert any("previous" in found[1].get("payload", {}).get("data", {}) for found in revised)
     assert daemon.request("GET", "/aggregations?customerId=customer_1").json()

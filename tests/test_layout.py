@@ -28,7 +28,7 @@ HOMES = {
     "httpx": {"edge.egress", "edge.keep_alive", "client"},
     "h11": {"edge.answers"},
     "click": {
-        *("cli", "options", "upkeep", "tables"),
+        *("cli", "options", "upkeep", "tables", "proof_commands"),
         *("delivery_history", "delivery_commands", "webhook_commands"),
     },
     "rich": {"upkeep", "tables", "delivery_commands"},

@@ -61,9 +61,17 @@ def test_a_sound_store() -> None:
     assert line.startswith("data: no differences in ")
     assert re.fullmatch(
         r"data: no differences in [\d,]+ events, 6 customers, \d+ aggregations, \d+ deliveries"
+        r"; not in totals yet: \d+ events of the last seconds"
         r" \(\d+\.\d s\)",
         line,
     )
+
+
+def test_events_that_are_in_no_total_yet_are_counted() -> None:
+    """They are no difference, and whoever looks at totals must know of them."""
+    (said,) = objects(run("verify", "--json"))
+    waiting = said["checked"]["events not yet in totals"]
+    assert f"; not in totals yet: {waiting} events of the last" in run("verify").stdout
 
 
 def test_a_store_of_one(tmp_path: Path) -> None:
@@ -106,8 +114,9 @@ def test_a_damaged_delivery(data: Path) -> None:
         line,
     )
     assert re.fullmatch(
-        r"data: 1 difference in [\d,]+ events, 6 customers; because of it"
-        r" aggregations, deliveries and attempts could not be counted \(\d+\.\d s\)",
+        r"data: 1 difference in [\d,]+ events, 6 customers; not in totals yet: \d+ events of the"
+        r" last seconds; because of it aggregations, deliveries and attempts could not be"
+        r" counted \(\d+\.\d s\)",
         last,
     )
     *_, summary = objects(run("verify", "--json"))

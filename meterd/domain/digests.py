@@ -12,7 +12,6 @@ late. A longer period has one line, which names its parts and their digests.
 from __future__ import annotations
 
 import hashlib
-from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -35,16 +34,17 @@ UNKNOWN: Final = b""
 STALE: Final = b"\x00"
 
 _encode: Final = msgspec.json.Encoder().encode
+_sha256: Final = hashlib.sha256
 
 
 def digest_of(line: bytes) -> bytes:
     """Of a line that stands for itself."""
-    return hashlib.sha256(line).digest()
+    return _sha256(line).digest()
 
 
 def linked(chain: bytes, line: bytes) -> bytes:
     """The chain with one more line; what is not known stays so."""
-    return hashlib.sha256(chain + line).digest() if chain else UNKNOWN
+    return _sha256(chain + line).digest() if chain else UNKNOWN
 
 
 def chained(chain: bytes, receipt: Receipt, offsets: Sequence[int]) -> bytes:
@@ -53,16 +53,23 @@ def chained(chain: bytes, receipt: Receipt, offsets: Sequence[int]) -> bytes:
     """
     if not chain:
         return UNKNOWN
-    events = receipt.events
+    events, blocks = receipt.events, receipt.blocks
     if len(offsets) == 1:
         number, offset = divmod(offsets[0], BLOCK_EVENTS)
-        return linked(chain, events_line(receipt.blocks[number], (offset,), (events[offsets[0]],)))
-    for number, group in groupby(offsets, lambda offset: offset // BLOCK_EVENTS):
-        places = list(group)
-        within = [place % BLOCK_EVENTS for place in places]
-        line = events_line(receipt.blocks[number], within, [events[place] for place in places])
-        chain = linked(chain, line)
-    return chain
+        return _sha256(
+            chain + events_line(blocks[number], (offset,), (events[offsets[0]],))
+        ).digest()
+    within: list[int] = []
+    found: list[UsageEvent] = []
+    number = offsets[0] // BLOCK_EVENTS
+    for place in offsets:
+        block, offset = divmod(place, BLOCK_EVENTS)
+        if block != number:
+            chain = _sha256(chain + events_line(blocks[number], within, found)).digest()
+            number, within, found = block, [], []
+        within.append(offset)
+        found.append(events[place])
+    return _sha256(chain + events_line(blocks[number], within, found)).digest()
 
 
 def events_line(block_id: bytes, offsets: Sequence[int], events: Sequence[UsageEvent]) -> bytes:

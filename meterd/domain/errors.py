@@ -56,3 +56,7 @@ class PrunedError(MeterdError):
 
 class CorruptRecordError(StoreError):
     """A stored record does not match its checksum; restore the folder from a backup."""
+
+
+class ProofError(MeterdError):
+    """What a proof holds does not lead to what it is to prove; the message names its line."""

@@ -71,6 +71,12 @@ def stamp_of(event_id: bytes) -> Stamp:
     return Stamp(number >> 80, counter, number >> 8 & NONCE_LIMIT - 1)
 
 
+def next_id(event_id: bytes) -> bytes:
+    """Less than no id that is greater, but the greatest, which no event has, is itself."""
+    number = min(int.from_bytes(event_id, "big") + 1, (1 << 8 * ID_BYTES) - 1)
+    return number.to_bytes(ID_BYTES, "big")
+
+
 def position(time_ms: int, event_id: bytes) -> bytes:
     """Where an event stands among its customer's: by its own time, then in the order of storing."""
     return time_ms.to_bytes(8, "big") + event_id

@@ -262,7 +262,12 @@ def _decode_event_slowly(
         judged = ["idempotencyKey must be that of the header Idempotency-Key, or left out"]
     if isinstance(judged, UsageEvent):
         return judged
-    return Refusal(Reason.INVALID, {"error": "Validation failed", "details": judged})
+    return invalid(judged)
+
+
+def invalid(details: list[str]) -> Refusal:
+    """An event of which nothing is stored: this is wrong with it."""
+    return Refusal(Reason.INVALID, {"error": "Validation failed", "details": details})
 
 
 def _decode_batch_slowly(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from meterd.domain.event_fields import DIGITS_MAX, METADATA_MAX_BYTES, idempotency_key_fault
-from meterd.domain.events import Reason, Refusal, UsageEvent
+from meterd.domain.events import Refusal, UsageEvent, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,4 +171,5 @@ def read_header(values: Sequence[str]) -> str | Refusal:
 
 
 def _refused(fault: str) -> Refusal:
-    return Refusal(Reason.BODY_UNFIT, {"error": f"Idempotency-Key {fault}"})
+    """As in a body, where the same is wrong with ``idempotencyKey``."""
+    return invalid([f"Idempotency-Key {fault}"])

@@ -82,3 +82,23 @@ def week_key(moment: dt.datetime) -> str:
 
 def _ms(moment: dt.datetime) -> int:
     return int(moment.timestamp()) * 1000
+
+
+_FORMATS: Final = {
+    PeriodType.HOURLY: "%Y%m%d%H",
+    PeriodType.DAILY: "%Y%m%d",
+    PeriodType.WEEKLY: "%G%V%u",
+    PeriodType.MONTHLY: "%Y%m",
+    PeriodType.YEARLY: "%Y",
+}
+
+
+def period_of_key(kind: PeriodType, key: str) -> Period | None:
+    """The period of that type and key; None where there is none."""
+    text = key + "1" if kind is PeriodType.WEEKLY else key  # its Monday
+    try:
+        moment = dt.datetime.strptime(text, _FORMATS[kind]).replace(tzinfo=dt.UTC)
+        found = period_at(kind, _ms(moment))
+    except (ValueError, OverflowError):
+        return None
+    return found if found.key == key else None

@@ -45,10 +45,13 @@ class Access:
 
         A wrong key, or none, is held against the address ``host`` that the request came from.
         """
-        key = self._keyring().authenticate(_presented(apikey, authorization))
+        presented = _presented(apikey, authorization)
+        key = self._keyring().authenticate(presented)
         if key is None:
             wait_s = self._wrong_keys.wait_s(peer_of(host), self._now_s())
-            return problems.too_many_wrong_keys(wait_s) if wait_s else problems.UNAUTHORIZED
+            if wait_s:
+                return problems.too_many_wrong_keys(wait_s)
+            return problems.UNKNOWN_KEY if presented else problems.NO_KEY
         if scope not in key.scopes:
             return problems.forbidden(scope)
         return None

@@ -329,6 +329,7 @@ def _about() -> dict[str, Any]:
             "config": "GET /config",
             "management": {
                 "events": "GET /events",
+                "event": "GET /events/{id}",
                 "void": "POST /events/{id}/void",
                 "aggregations": "GET /aggregations",
                 "trigger": "POST /aggregations/trigger",

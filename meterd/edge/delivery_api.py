@@ -196,8 +196,9 @@ def add_delivery_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
     @needs(Scope.READ, access)
     @unless(desk.readiness.refusal_to_read)
     async def delivery(delivery_id: str) -> Response:
-        skip = Parameters(request.args).skip()
-        history = await desk.ledger.delivery(delivery_id, skip=skip)
+        asked = Parameters(request.args)
+        asked.refuse_others(("skip",))
+        history = await desk.ledger.delivery(delivery_id, skip=asked.skip())
         if history is None:
             return respond(_no_delivery(delivery_id))
         hold = await desk.hold(history.delivery.endpoint_id)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from meterd.ledger import DeliveryHistory, EndpointSummary, LoggedAttempt
     from meterd.work.endpoint_worker import EndpointWorker
 
+_TYPE: Final = re.compile(rb'\{"type":"([a-z.]+)"')
 # Linux takes no argument of 128 KiB.
 _CURL_BODY_MAX: Final = 64 * 1024
 
@@ -44,6 +46,7 @@ def _delivery(delivery: Delivery, hold: Hold | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "id": delivery.id,
         "endpoint": delivery.endpoint_id,
+        "type": _type(delivery),
         "sequence": delivery.sequence,
         "customerId": delivery.customer_id,
         "period": delivery.period_type,
@@ -71,6 +74,16 @@ def _delivery(delivery: Delivery, hold: Hold | None) -> dict[str, Any]:
         for name in ("sequence", "customerId", "revision"):
             del shown[name]
     return _given(shown)
+
+
+def _type(delivery: Delivery) -> str | None:
+    """As its body says, first of all: by its revision it is not known, since a replay completes
+    what it revised for others.
+    """
+    if delivery.is_batch:
+        return "aggregation.batch"
+    said = _TYPE.match(delivery.body)
+    return None if said is None else said[1].decode()
 
 
 def history_document(history: DeliveryHistory, endpoint: Hold | None) -> bytes:

@@ -64,7 +64,7 @@ def aggregation_document(found: DeliveredAggregation) -> bytes:
     aggregation = found.aggregation
     period = aggregation.period
     figures = aggregation.figures
-    document = {
+    document: dict[str, Any] = {
         "_id": aggregation.id,
         "customerId": aggregation.customer_id,
         "period": aggregation.period_type,
@@ -81,6 +81,8 @@ def aggregation_document(found: DeliveredAggregation) -> bytes:
         "revision": aggregation.revision,
         "exact": exact_figures(aggregation),
     }
+    if aggregation.previous:
+        document["digest"] = aggregation.digest.hex()
     return msgspec.json.encode(document)
 
 

@@ -21,7 +21,14 @@ from meterd.domain.errors import (
     OverloadedError,
     UnavailableError,
 )
-from meterd.domain.events import Batch, Refusal, decode_batch, decode_event, some_invalid
+from meterd.domain.events import (
+    Batch,
+    Refusal,
+    decode_batch,
+    decode_event,
+    invalid,
+    some_invalid,
+)
 from meterd.domain.idempotency import Recorded, read_header
 from meterd.edge import problems
 from meterd.edge.problems import Answer, answer
@@ -84,8 +91,7 @@ class Ingest:
                 return problems.CONFLICT
             case Recorded.TOO_OLD | Recorded.TOO_NEW | Recorded.TOO_LATE as why:
                 self.counts.refused += 1
-                fault = self._config().admission.fault(why)
-                return problems.problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(fault))
+                return problems.refused(invalid([str(self._config().admission.fault(why))]))
         self.counts.stored += 1
         return Answer(
             _CREATED, _encode(_EventCaptured("Event captured", event_type, decoded.customer_id))

@@ -1,7 +1,7 @@
 """Query parameters of the reads: filters, limit and cursor; what is wrong with one, named.
 
-An empty parameter is no filter (contract, section 4). Cursors are opaque to clients: where a page
-ended, as URL-safe text.
+An empty parameter is no filter on the routes of old (contract, section 4), and refused on all
+others. Cursors are opaque to clients: where a page ended, as URL-safe text.
 """
 
 from __future__ import annotations
@@ -53,12 +53,9 @@ class Parameters:
         return self._given.get(name) or None
 
     def refuse_others(self, names: Sequence[str]) -> None:
-        """A misspelled filter would find everything."""
-        for name in self._given:
-            if name not in names:
-                raise UnfitParameterError(
-                    f"{quoted(name)} is no parameter; there are {', '.join(names)}"
-                )
+        """A filter that is misspelled, or left empty, would find everything."""
+        for name, value in self._given.items():
+            refuse_other(name, value, names)
 
     def limit(self, limit_max: int = LIMIT_MAX) -> int:
         return self.limit_given(limit_max) or LIMIT_DEFAULT
@@ -210,6 +207,19 @@ def _unfit_cursor() -> UnfitParameterError:
     return UnfitParameterError("cursor must be taken from the Link header of an earlier answer")
 
 
+def refuse_other(name: str, value: str, names: Sequence[str]) -> None:
+    """Raises UnfitParameterError unless the parameter is one of these, and has a value."""
+    if name not in names:
+        raise UnfitParameterError(f"{quoted(name)} is no parameter; there are {', '.join(names)}")
+    refuse_empty(name, value)
+
+
+def refuse_empty(name: str, value: str) -> None:
+    """Most often a variable that was not set: what was meant is not known."""
+    if not value:
+        raise UnfitParameterError(f"{name} must not be empty: give it a value, or leave it out")
+
+
 def events_asked(asked: Parameters) -> EventQuery:
     return EventQuery(
         asked.text("customerId"),
@@ -246,14 +256,25 @@ def deliveries_asked(asked: Parameters) -> DeliveryQuery:
     )
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """What a body asks for. Raises UnfitParameterError where it is no JSON object."""
+def json_object(body: bytes, example: str) -> dict[str, Any]:
+    """What a body asks for. Raises UnfitParameterError where it is no JSON object, with what is
+    wrong, and the ``example``.
+    """
+    if not body.strip():
+        raise UnfitParameterError(f"Request body is required: {example}")
     try:
+        body.decode()
         given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise UnfitParameterError("Malformed JSON") from None
+    except UnicodeDecodeError as fault:
+        # Counted from 0, as msgspec counts.
+        raise UnfitParameterError(f"Malformed JSON: byte {fault.start} is not UTF-8") from None
+    except msgspec.DecodeError as fault:
+        why = str(fault).removeprefix("JSON is malformed: ")
+        raise UnfitParameterError(f"Malformed JSON: {why}; as it should be: {example}") from None
+    except RecursionError:
+        raise UnfitParameterError("Malformed JSON: nested too deep") from None
     if not isinstance(given, dict):
-        raise UnfitParameterError("Request body must be a JSON object")
+        raise UnfitParameterError(f"Request body must be a JSON object: {example}")
     return given
 
 

@@ -86,8 +86,14 @@ def wrong_clock(why: str) -> Answer:
     )
 
 
+def unauthorized(challenge: str) -> Answer:
+    """The body is the contract's; what is asked for stands where RFC 6750 has it."""
+    named = f'Bearer realm="meterd"{challenge}'
+    return problem(HTTPStatus.UNAUTHORIZED, "Unauthorized", ("WWW-Authenticate", named))
+
+
 def forbidden(scope: Scope) -> Answer:
-    """The body is the contract's; which scope is lacking stands where RFC 6750 has it."""
+    """As ``unauthorized``, with the scope that is lacking."""
     named = f'Bearer error="insufficient_scope", scope="{scope}"'
     return problem(HTTPStatus.FORBIDDEN, "Forbidden", ("WWW-Authenticate", named))
 
@@ -108,7 +114,11 @@ DISK_FULL: Final = problem(
 CONFLICT: Final = problem(
     HTTPStatus.CONFLICT, "idempotencyKey was used before for an event with other content"
 )
-UNAUTHORIZED: Final = problem(HTTPStatus.UNAUTHORIZED, "Unauthorized")
+NO_KEY: Final = unauthorized("")
+UNKNOWN_KEY: Final = unauthorized(
+    ', error="invalid_token", error_description="the key in x-apikey, or else Authorization, is'
+    ' not known: meterd keys list shows those that are"'
+)
 BROKEN: Final = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error")
 DAMAGED: Final = problem(
     HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error: a stored record is damaged"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.sections import quoted
 from meterd.edge.parameters import UnfitParameterError, json_object, replay_cursor
 from meterd.ledger import AggregationPlace, Replay
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FIELDS: Final = ("endpoint", "from", "to", "dryRun", "cursor")
+_EXAMPLE: Final = '{"endpoint": "crm", "from": "2026-01-01", "dryRun": true}'
 
 
 class ReplayRequest(msgspec.Struct, frozen=True):
@@ -29,10 +31,12 @@ class ReplayRequest(msgspec.Struct, frozen=True):
 
 def decode_replay(body: bytes, endpoints: Sequence[str], now_ms: int) -> ReplayRequest:
     """Raises UnfitParameterError, naming what is wrong and what it takes."""
-    given = json_object(body)
+    given = json_object(body, _EXAMPLE)
     for name in given:
         if name not in FIELDS:
-            raise UnfitParameterError(f"{name[:60]} is no field; there are {', '.join(FIELDS)}")
+            raise UnfitParameterError(
+                f"{quoted(name[:60])} is no field; there are {', '.join(FIELDS)}"
+            )
     endpoint = given.get("endpoint")
     if not isinstance(endpoint, str) or endpoint not in endpoints:
         names = ", ".join(endpoints) or "none is configured"

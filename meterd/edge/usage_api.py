@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from quart import Response, request
 
 from meterd.domain.credentials import Scope
+from meterd.domain.sections import quoted
 from meterd.domain.usage import Groups, stored_rows
 from meterd.edge import problems
 from meterd.edge.parameters import UnfitParameterError, customer_cursor, window_cursor
@@ -26,6 +27,7 @@ from meterd.edge.usage_documents import (
     row_document,
 )
 from meterd.edge.usage_request import LIMIT_MAX, customers_asked, live_usage_asked, usage_asked
+from meterd.ledger import EventQuery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -73,6 +75,20 @@ class Usage(NamedTuple):
             if len(some) < asked:
                 return found, None
             after = found[-1].id
+
+    async def require_known(self, event_type: str | None) -> None:
+        """Raises UnfitParameterError for one that is neither configured nor stored.
+
+        A misspelled one would look like no usage; one that is configured no more has had some.
+        """
+        known = self.config().events
+        if event_type is None or event_type in known:
+            return
+        if not await self.ledger.events(EventQuery(event_type=event_type), limit=1):
+            raise UnfitParameterError(
+                f"eventType must be one of: {', '.join(known) or 'none is configured'}; of"
+                f" {quoted(event_type)} nothing is stored either"
+            )
 
     async def rows(self, asked: UsageRequest) -> tuple[list[UsageRow], int | None]:
         """Those of up to ``limit`` windows, of all without one; and where the last of these
@@ -171,6 +187,7 @@ def add_usage_routes(app: QuartTrio, access: Access, usage: Usage) -> None:
     @unless(usage.readiness.refusal_to_read)
     async def usage_in_windows() -> Response:
         asked = usage_asked(request.args.items(multi=True))
+        await usage.require_known(asked.query.event_type)
         is_csv = request.accept_mimetypes.best_match((JSON, CSV), JSON) == CSV
         rows, end_ms = await usage.rows(asked)
         write = usage.csv if is_csv else usage.json

@@ -1,7 +1,7 @@
 """What a request for usage asks for: windows, groups, filters, and what is wrong with them, named.
 
-Unlike the reads of old, these refuse parameters that they do not know or that come twice, and a
-filter that is empty: one that was passed over would put too much on a bill.
+Unlike the reads of old, these refuse parameters that they do not know, that come twice, or that are
+empty: one that was passed over would put too much on a bill.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from meterd.domain.instants import format_instant
 from meterd.domain.periods import PeriodType, period_at
 from meterd.domain.sections import quoted
 from meterd.domain.usage import UsageQuery
-from meterd.edge.parameters import Parameters, UnfitParameterError
+from meterd.edge.parameters import (
+    Parameters,
+    UnfitParameterError,
+    refuse_empty,
+    refuse_other,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,13 +97,12 @@ def customers_asked(given: Iterable[tuple[str, str]]) -> CustomersRequest:
 def _by_name(given: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     values: defaultdict[str, list[str]] = defaultdict(list)
     for name, value in given:
-        is_filter = name.startswith(_FILTER) and name != _FILTER
-        if name not in _KNOWN and not is_filter:
-            raise _unknown(name, _KNOWN)
+        if name.startswith(_FILTER) and name != _FILTER:
+            refuse_empty(name, value)
+        else:
+            refuse_other(name, value, _KNOWN)
         if name in _ONCE and name in values:
             raise _repeated(name)
-        if is_filter and not value:
-            raise UnfitParameterError(f"{name} must be a value: it is empty")
         values[name].append(value)
     return values
 
@@ -106,16 +110,11 @@ def _by_name(given: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def _once(given: Iterable[tuple[str, str]], names: tuple[str, ...]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in given:
-        if name not in names:
-            raise _unknown(name, names)
+        refuse_other(name, value, names)
         if name in values:
             raise _repeated(name)
         values[name] = value
     return values
-
-
-def _unknown(name: str, names: tuple[str, ...]) -> UnfitParameterError:
-    return UnfitParameterError(f"{quoted(name)} is no parameter; there are {', '.join(names)}")
 
 
 def _repeated(name: str) -> UnfitParameterError:

@@ -1,4 +1,4 @@
-"""The route that takes an event back, and what its body takes."""
+"""The routes of one event: as it is, and taken back; and what the latter's body takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from quart import request
 
 from meterd.domain.credentials import Scope
-from meterd.domain.event_ids import from_text
+from meterd.domain.event_ids import from_text, next_id
 from meterd.domain.sections import quoted
 from meterd.domain.voids import REASON_MAX, VoidOutcome
 from meterd.edge import problems
@@ -16,6 +16,7 @@ from meterd.edge.documents import event_document
 from meterd.edge.parameters import UnfitParameterError, json_object
 from meterd.edge.problems import Answer
 from meterd.edge.routes import body_bytes, needs, read_body, respond, unless
+from meterd.ledger import EventQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from meterd.domain.config import Config
+    from meterd.domain.stored_events import StoredEvent
     from meterd.edge.access import Access
     from meterd.edge.limits import BodyBudget
     from meterd.edge.readiness import Readiness
     from meterd.ledger import Ledger
 
-_REASON: Final = f"reason must be a string of 1 to {REASON_MAX} characters"
+_REASON: Final = f"reason must be a string of 1 to {REASON_MAX} characters, not all of them blank"
+_EXAMPLE: Final = '{"reason": "sent twice"}'
 _STATUS: Final = {
     VoidOutcome.VOIDED: HTTPStatus.CREATED,
     VoidOutcome.VOID_BEFORE: HTTPStatus.OK,
@@ -44,6 +47,17 @@ def add_void_routes(
     readiness: Readiness,
     bodies: BodyBudget,
 ) -> None:
+    @app.get("/events/<event_id>")
+    @needs(Scope.READ, access)
+    @unless(readiness.refusal_to_read)
+    async def event(event_id: str) -> Response:
+        if request.args:
+            raise UnfitParameterError("There are no parameters: the _id is in the path")
+        found = await _event(ledger, event_id)
+        return respond(
+            _no_event(event_id) if found is None else Answer(HTTPStatus.OK, event_document(found))
+        )
+
     @app.post("/events/<event_id>/void")
     @needs(Scope.ADMIN, access)
     @unless(readiness.refusal_of_events)
@@ -64,16 +78,25 @@ def add_void_routes(
 
 def decode_reason(body: bytes) -> str:
     """Raises UnfitParameterError, naming what is wrong and what it takes."""
-    given = json_object(body)
+    given = json_object(body, _EXAMPLE)
     for name in given:
         if name != "reason":
-            raise UnfitParameterError(f"{name[:60]} is no field; there is reason")
+            raise UnfitParameterError(f"{quoted(name[:60])} is no field; there is reason")
     reason = given.get("reason")
     if reason is None:
         raise UnfitParameterError(f"reason is required: {_REASON}")
     if not isinstance(reason, str) or not 0 < len(reason.strip()) <= len(reason) <= REASON_MAX:
         raise UnfitParameterError(_REASON)
     return reason
+
+
+async def _event(ledger: Ledger, event_id: str) -> StoredEvent | None:
+    name = from_text(event_id)
+    if name is None:
+        return None
+    # Of all that is not behind it, the last: either the event itself, or there is none.
+    last = await ledger.events(EventQuery(), limit=1, before=next_id(name))
+    return next((stored for stored in last if stored.id == name), None)
 
 
 def _no_event(event_id: str) -> Answer:

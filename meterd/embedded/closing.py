@@ -47,7 +47,8 @@ class Closing:
 
     ``floor_ms`` is when the last period ended that was closed or is being closed: nothing is
     received before. Before ``closed_until_ms`` all periods of a type are, or are being, closed; it
-    is replaced and never changed, since it travels with what is sent.
+    is replaced and never changed, since it travels with what is sent. Before ``done_until_ms`` they
+    are.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Closing:
         self._lock = trio.Lock()
         with store.read() as txn:
             self.floor_ms = journal.floor_ms(txn)
-            self.closed_until_ms = journal.all_closed_until_ms(txn)
+            self.closed_until_ms = self.done_until_ms = journal.all_closed_until_ms(txn)
 
     async def next_to_close(self, last_received_ms: int) -> Period | None:
         """See ``Ledger.next_to_close``; the last event came at that moment."""
@@ -122,6 +123,7 @@ class Closing:
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
                     after = customers[-1]
             await self._committer.execute(lambda txn: journal.write_closed(txn, period))
+            self.done_until_ms = self.closed_until_ms
         return Closed(snapshots[False], snapshots[True])
 
     async def revise(self, rules: ClosingRules, until_ms: int) -> int:

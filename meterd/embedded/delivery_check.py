@@ -24,6 +24,7 @@ from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import MISTAKES, NOTHING, Difference, at_key, period_name
 from meterd.embedded.made_check import MadeCheck
 from meterd.embedded.reached_check import check_reached, is_of_reached
+from meterd.embedded.trail_check import TrailCheck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ class DeliveryCheck:
         self._checking = checking
         self._found = {"customer_periods": 0, "superseded": 0}
         self._made = MadeCheck(txn)
+        self._trail = TrailCheck(txn, parts)
 
     def run(self) -> Iterator[Difference]:
         """Every difference, in the order of aggregations."""
@@ -58,6 +60,7 @@ class DeliveryCheck:
         self._checking.counts["aggregations"] += count
         self._checking.counts["deliveries"] += self._txn.count("deliveries")
         self._checking.counts["deliveries pending"] += self._txn.count("outbox_by_customer")
+        yield from self._trail.finish()
         yield from check_reached(self._txn, self._parts, self._made)
         found = {**self._found, **self._made.found}
         for table, rest in (
@@ -99,8 +102,10 @@ class DeliveryCheck:
             one = records.decode_aggregation(found)
             if (one.id, one.revision, one.closed) != (aggregation.id, revision, True):
                 yield at_key("superseded", name, "record", f"{one.revision} of {one.id}", "its own")
+            self._trail.note(one)
             yield from self._deliveries(one, earlier)
             earlier = one
+        self._trail.note(aggregation)
         yield from self._deliveries(aggregation, earlier)
 
     def _deliveries(
@@ -220,6 +225,9 @@ def _figure_faults(aggregation: Aggregation, totals: PeriodTotals | None) -> Ite
     # What came late is published a while later.
     if not aggregation.closed or totals is None or totals.late_since_ms:
         return
+    if aggregation.previous and aggregation.contents != totals.chain:
+        stands, should = aggregation.contents.hex(), totals.chain.hex()
+        yield _of(aggregation, "aggregations", "digest", stands, should or NOTHING)
     for event_type, figure in aggregation.figures.items():
         found = totals.by_type.get(event_type)
         should = NOTHING if found is None else f"{found.read(figure.operation)} of {found.count}"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from meterd.domain.periods import Period
 
 NOTHING: Final = "nothing"
+# What is counted, and no difference: a daemon posts it in a few seconds, or a start does.
+UNPOSTED: Final = "events not yet in totals"
 # What a year beyond the calendar raises, and bytes that are no text.
 NO_INSTANT: Final = (ValueError, OverflowError, OSError)
 # What a check meets where a record has the right checksum, and is not what its table holds.

@@ -12,12 +12,15 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from meterd.domain.digests import UNKNOWN
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.idempotency import fingerprint
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
-from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
+from meterd.embedded.dated import dated_events
+from meterd.embedded.differences import NOTHING, UNPOSTED, Difference, at_key, period_name
+from meterd.embedded.hour_chains import HourChains
 from meterd.embedded.index_check import BlockIndex, TypeIndex
 from meterd.embedded.marks import check_closed
 from meterd.embedded.recount import HourRecount
@@ -25,10 +28,11 @@ from meterd.embedded.totals_check import compare, compare_counts, join, starts, 
 from meterd.embedded.void_check import VoidCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
+    from meterd.domain.voids import Void
     from meterd.embedded.differences import Checking
     from meterd.embedded.marks import Marks
     from meterd.embedded.records import LoggedBlock
@@ -36,8 +40,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_RECORDS: Final = 500
 _LOOKED_UP_MAX: Final = 100_000
-# Entries of an hour's index that are held at once, 400 bytes each at most.
-_WANTED_MAX: Final = 200_000
 # Idempotency keys that are looked up in one go.
 _KEYS_AT_ONCE: Final = 500
 
@@ -56,6 +58,7 @@ class LogCheck:
         self._hour: Period | None = None
         self._hours: set[Period] = set()
         self._recount = HourRecount(parts)
+        self._chains = HourChains()
         self._voids = VoidCheck(txn, parts)
         # Who has void events in the hour.
         self._voided: set[str] = set()
@@ -112,15 +115,15 @@ class LogCheck:
             yield from self._end_hour()
             self._hour = hour
             self._hours.add(hour)
+            self._count_dated(hour, are_early=True)
         block_id, last = stamp.id(), stamp.id(len(events) - 1)
-        counted: Iterable[tuple[int, UsageEvent]] = enumerate(events)
+        counted = list(enumerate(events))
         if last > self._marks.posted:
             counted = yield from self._posted(hour, stamp, events)
         if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
             counted = self._received_in(hour, stamp, block_id, counted)
-        if void := (yield from self._voids.of_block(stamp, events)):
-            counted = self._not_void(stamp, block_id, counted, void)
-        self._recount.count(stamp, block_id, counted)
+        void = yield from self._voids.of_block(stamp, events)
+        self._count(stamp, block_id, counted, void)
         has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
         if has_keys and last > self._marks.forgotten:
             self._use(stamp, events, last)
@@ -130,7 +133,7 @@ class LogCheck:
         return last
 
     def _received_in(
-        self, hour: Period, stamp: Stamp, block_id: bytes, counted: Iterable[tuple[int, UsageEvent]]
+        self, hour: Period, stamp: Stamp, block_id: bytes, counted: Sequence[tuple[int, UsageEvent]]
     ) -> list[tuple[int, UsageEvent]]:
         """Those that happened in that hour; the others are counted in their own, by the index."""
         found = []
@@ -147,76 +150,51 @@ class LogCheck:
                 blocks.append(block_id)
         return found
 
-    def _not_void(
+    def _count(
         self,
         stamp: Stamp,
         block_id: bytes,
-        counted: Iterable[tuple[int, UsageEvent]],
-        void: set[int],
-    ) -> list[tuple[int, UsageEvent]]:
-        """Those that count; the others are in the index all the same."""
-        found = []
-        for offset, event in counted:
-            if offset in void:
-                self._recount.note(stamp, block_id, event)
-                self._voided.add(event.customer_id)
-            else:
-                found.append((offset, event))
-        return found
-
-    def _is_void(self, stamp: Stamp, offset: int, customer_id: str) -> bool:
-        event_id = stamp.id(offset, keys.part_of(customer_id, self._parts))
-        if self._txn.get("voids", event_id) is None:
-            return False
-        self._voided.add(customer_id)
-        return True
-
-    def _count_dated(self, hour: Period) -> None:
-        """Counts what happened in that hour and was received in another."""
-        prefix = keys.hour(hour.start_ms)
-        wanted: defaultdict[bytes, set[tuple[str, str]]] = defaultdict(set)
-        entries = 0
-        for key, payload in self._txn.forward("blocks_by_hour", prefix, prefix):
-            customer, event_type, _ = key[len(prefix) + 1 :].split(keys.END, 2)
-            name = customer.decode(), event_type.decode()
-            block_ids = records.split_block_ids(payload)
-            for block_id in block_ids:
-                wanted[block_id].add(name)
-            entries += len(block_ids)
-            if entries >= _WANTED_MAX:
-                self._count_blocks(hour, wanted)
-                wanted.clear()
-                entries = 0
-        self._count_blocks(hour, wanted)
-
-    def _count_blocks(self, hour: Period, wanted: Mapping[bytes, set[tuple[str, str]]]) -> None:
-        """Counts what happened in that hour of what the index has of it, customers and types by
-        block. A block is read for all of them at once.
+        counted: Sequence[tuple[int, UsageEvent]],
+        void: Mapping[int, Void],
+    ) -> None:
+        """Counts these events of a block, which are of one hour; those that are void are in its
+        chain, and in the index all the same.
         """
-        start_ms, end_ms, posted = hour.start_ms, hour.end_ms, self._marks.posted
-        for block_id, stamp, events in log.blocks(self._txn, sorted(wanted)):
-            if start_ms <= stamp.received_ms < end_ms:
-                continue
-            names, counted = wanted[block_id], []
-            is_posted = stamp.id(len(events) - 1) <= posted
-            for offset, event in enumerate(events):
-                happened_ms = event.timestamp_ms
-                if (
-                    happened_ms is not None
-                    and start_ms <= happened_ms < end_ms
-                    and (event.customer_id, event.event_type) in names
-                    and (is_posted or self._is_counted(hour, event, stamp.id(offset)))
-                    and not self._is_void(stamp, offset, event.customer_id)
-                ):
-                    counted.append((offset, event))
+        if void:
+            left = []
+            for offset, event in counted:
+                if offset in void:
+                    self._recount.note(stamp, block_id, event)
+                    self._voided.add(event.customer_id)
+                    event_id = stamp.id(offset, keys.part_of(event.customer_id, self._parts))
+                    self._chains.expect(event.customer_id, event_id, void[offset])
+                else:
+                    left.append((offset, event))
+            self._recount.count(stamp, block_id, left)
+        else:
             self._recount.count(stamp, block_id, counted)
+        self._chains.add(block_id, counted)
+
+    def _count_dated(self, hour: Period, *, are_early: bool) -> None:
+        """Counts what happened in that hour and was received before it, or else behind it."""
+        for stamp, events in dated_events(self._txn, hour, are_early=are_early):
+            counted = [
+                (offset, event)
+                for offset, event in events
+                if self._is_counted(hour, event, stamp.id(offset))
+            ]
+            void = self._voids.among(stamp, counted)
+            self._count(stamp, stamp.id(), counted, void)
             if self._recount.is_full:
                 self._recount.fold()
         self._recount.fold()
 
     def _is_counted(self, hour: Period, event: UsageEvent, event_id: bytes) -> bool:
         """In the totals of that hour, by how far these say they have come."""
-        return event_id <= max(self._through(hour, event.customer_id)[0], self._marks.posted)
+        if event_id <= self._marks.posted:
+            return True
+        through, _ = self._through(hour, event.customer_id)
+        return event_id <= through
 
     def _posted(
         self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
@@ -234,7 +212,7 @@ class LogCheck:
                     yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
                 continue
             self._unposted.add(event.customer_id)
-            self._checking.counts["events not yet in totals"] += 1
+            self._checking.counts[UNPOSTED] += 1
             # What came late is posted as late as anything.
             if its_hour is hour and (closed or self._marks.must_be_closed(hour)):
                 should = "counted: its hour is closed"
@@ -295,33 +273,41 @@ class LogCheck:
         yield from self._fold()
         if self._hour is not None:
             yield from self._compare(self._hour)
+        self._begin_hour()
+
+    def _begin_hour(self) -> None:
         self._recount.close()
         self._recount = HourRecount(self._parts)
+        self._chains = HourChains()
         self._counted.clear()
         self._voided.clear()
 
     def _compare(self, hour: Period) -> Iterator[Difference]:
         """What was counted in that hour with what stands there."""
-        self._count_dated(hour)
+        self._count_dated(hour, are_early=False)
         marks = self._marks
+        is_pruned = marks.may_lack_events(hour)
         stored = (
             found for part in range(self._parts) for found in totals_in(self._txn, part, hour)
         )
         for customer, counted, stands in join(self._recount.totals(), stored):
             customer_id = customer[1:].decode()
             by_type = {} if stands is None else stands.by_type
-            if marks.may_lack_events(hour):
-                yield from compare_counts(hour, customer_id, by_type, counted or {})
-            else:
-                yield from compare(hour, customer_id, by_type, counted or {})
+            check = compare_counts if is_pruned else compare
+            yield from check(hour, customer_id, by_type, counted or {})
             if stands is None:
                 continue
             self._checking.counts["totals"] += 1
-            is_emptied = customer_id in self._voided or marks.may_lack_events(hour)
-            if not by_type and not is_emptied:
+            if not (by_type or is_pruned or customer_id in self._voided):
                 name = period_name(hour)
                 yield Difference("totals", "record", "empty", NOTHING, customer_id, name)
             yield from check_closed(marks, hour, customer_id, closed=stands.closed)
+            chain = self._chains.of(customer_id)
+            if not is_pruned and stands.chain not in {UNKNOWN, chain}:
+                name = period_name(hour)
+                yield Difference(
+                    "totals", "digest", stands.chain.hex(), chain.hex(), customer_id, name
+                )
             last = max((one.last_at[8:] for one in by_type.values()), default=b"")
             if not last <= stands.through <= marks.last_id:
                 should = f"from {last.hex()} to {marks.last_id.hex()}"
@@ -338,10 +324,9 @@ class LogCheck:
             for hour in starts(self._txn, part, PeriodType.HOURLY)
         }
         for hour in sorted((stored | set(self._dated_hours())) - self._hours):
+            self._count_dated(hour, are_early=True)
             yield from self._compare(hour)
-            self._recount.close()
-            self._recount = HourRecount(self._parts)
-            self._voided.clear()
+            self._begin_hour()
 
     def _dated_hours(self) -> Iterator[Period]:
         """Those of ``blocks_by_hour``, found with one seek for each."""

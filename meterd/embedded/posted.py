@@ -34,15 +34,21 @@ class Posted:
         # In the order of noting; a dictionary is an ordered set.
         self._noted: dict[tuple[str, Period], None] = {}
         self._is_lost = False
+        # Until when periods were closed when the first of what is noted was, and the first of what
+        # was not looked at yet: that, and what is in the hands of the one who watches.
+        self._noted_since_ms: Mapping[PeriodType, int] | None = None
+        self._since_ms: Mapping[PeriodType, int] | None = None
         self._something = Bell()
 
     def watch(
         self, watched: Watched | None, closed_until_ms: Callable[[], Mapping[PeriodType, int]]
-    ) -> None:
-        """Until when periods of each type are closed is asked each time anew."""
+    ) -> Mapping[PeriodType, int]:
+        """See ``Watching.watch``. Until when periods are closed is asked each time anew."""
+        since_ms = self._since_ms or closed_until_ms()
         self._watched, self._closed_until_ms = watched, closed_until_ms
-        self._noted.clear()
-        self._is_lost = False
+        self._since_ms = None if watched is None else since_ms
+        self._forget()
+        return since_ms
 
     def note(self, changes: Iterable[Change]) -> None:
         """These are on disk."""
@@ -58,26 +64,39 @@ class Posted:
             kinds = self._watched.periods(change.customer_id, event_types)
             for hour in change.totals if kinds else ():
                 if hour.type is PeriodType.HOURLY:
-                    for kind in kinds:
+                    for kind in self._watched.kinds:  # in their order: so is what is told
+                        if kind not in kinds:
+                            continue
                         period = period_at(kind, hour.start_ms)
                         if is_watched(period, closed_until_ms):
                             self._noted[change.customer_id, period] = None
+        if self._noted:
+            self._noted_since_ms = self._noted_since_ms or closed_until_ms
+            self._since_ms = self._since_ms or closed_until_ms
         if len(self._noted) > NOTED_MAX:
-            self._noted.clear()
+            self._forget()
             self._is_lost = True
         if self._noted or self._is_lost:
             self._something.ring()
 
     async def take(self, limit: int) -> list[Look]:
-        """See ``Watching.changed``."""
+        """See ``Watching.changed``. Whoever comes has looked at all that was taken before."""
+        if not self._is_lost:
+            self._since_ms = self._noted_since_ms
         while not self._noted and not self._is_lost:
             await self._something.wait()
         if self._is_lost:
-            self._noted.clear()
-            self._is_lost = False
+            self._forget()
             return []
         by_customer: defaultdict[str, list[Period]] = defaultdict(list)
         for customer_id, period in list(islice(self._noted, limit)):
             del self._noted[customer_id, period]
             by_customer[customer_id].append(period)
+        if not self._noted:
+            self._noted_since_ms = None
         return [Look(customer_id, tuple(periods)) for customer_id, periods in by_customer.items()]
+
+    def _forget(self) -> None:
+        self._noted.clear()
+        self._noted_since_ms = None
+        self._is_lost = False

@@ -11,17 +11,19 @@ class PruningDesk(VoidDesk):
 
     async def prune_events(self, *, before_ms: int, ended_ms: int) -> int:
         """See ``Forgetting.prune_events``."""
-        parts = self._store.parts
+        self._require_disk()
+        if self._posting.may_lack(before_ms):  # late, and not among what is to be revised yet
+            await self._posting.post_all()
         # Whoever takes an event back reads its hour in several transactions.
-        async with self._voiding:
-            self._require_disk()
-            if self._posting.may_lack(before_ms):  # late, and not among what is to be revised yet
-                await self._posting.post_all()
-            found = await self._read(
-                lambda txn: pruning.prunable(txn, parts, before_ms=before_ms, ended_ms=ended_ms)
-            )
-            if found.events:
-                await self._committer.execute(lambda txn: pruning.prune(txn, found))
+        before_ms = min([before_ms, *self._held_ms])
+        parts = self._store.parts
+        found = await self._read(
+            lambda txn: pruning.prunable(txn, parts, before_ms=before_ms, ended_ms=ended_ms)
+        )
+        if not found.events or found.until_ms > min(self._held_ms, default=found.until_ms):
+            return 0
+        self._pruned_until_ms = max(self._pruned_until_ms, found.until_ms)
+        await self._committer.execute(lambda txn: pruning.prune(txn, found))
         return found.events
 
     async def pruned_until_ms(self) -> int:

@@ -27,8 +27,7 @@ class ThresholdDesk(UsageDesk):
 
     def watch(self, watched: Watched | None) -> Mapping[PeriodType, int]:
         """See ``Watching.watch``."""
-        self._committer.posted.watch(watched, lambda: self._closing.closed_until_ms)
-        return self._closing.closed_until_ms
+        return self._committer.posted.watch(watched, lambda: self._closing.done_until_ms)
 
     async def changed(self, *, limit: int) -> list[Look]:
         """See ``Watching.changed``."""

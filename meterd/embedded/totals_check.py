@@ -12,17 +12,18 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from meterd.domain.digests import STALE, UNKNOWN, digest_of_parts
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.hierarchy import HANDS_UP_TO
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS, RANK, Period, PeriodType, period_at
 from meterd.domain.totals import PeriodTotals, Totals, merge_types
-from meterd.embedded import keys, records
+from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import NOTHING, Difference, at_key, period_name
 from meterd.embedded.marks import check_closed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from meterd.embedded.differences import Checking
     from meterd.embedded.marks import Marks
@@ -104,11 +105,11 @@ def _check_period(
     for found in starts(txn, part, giver, period.start_ms):
         if found.start_ms >= period.end_ms:
             break
-        ranges.append(totals_in(txn, part, found))
+        ranges.append(_of_part(txn, part, found))
     handed_up = _handed_up(merge(*ranges, key=itemgetter(0)))
     for customer, made_of, stands in join(handed_up, totals_in(txn, part, period)):
         customer_id = customer[1:].decode()
-        by_type, has_open = made_of or ({}, False)
+        by_type, has_open, chains = made_of or ({}, False, {})
         if stands is not None:
             checking.counts["totals"] += 1
             yield from check_closed(marks, period, customer_id, closed=stands.closed)
@@ -119,21 +120,52 @@ def _check_period(
         if stands is not None and stands.closed and has_open:
             should = "open, as a part of it is"
             yield _difference(period, customer_id, "state", "closed", should)
+        if stands is not None and stands.chain not in {UNKNOWN, STALE}:
+            chain = digest_of_parts(period, _chain_of(txn, part, customer_id, giver, chains))
+            if stands.chain != chain:
+                stood, should = stands.chain.hex(), chain.hex()
+                yield _difference(period, customer_id, "digest", stood, should)
+
+
+def _of_part(
+    txn: Transaction, part: int, period: Period
+) -> Iterator[tuple[bytes, Period, PeriodTotals]]:
+    for customer, totals in totals_in(txn, part, period):
+        yield customer, period, totals
 
 
 def _handed_up(
-    parts: Iterable[CustomerTotals],
-) -> Iterator[tuple[bytes, tuple[dict[str, Totals], bool]]]:
-    """What closed parts come to, and whether there are open ones, for each customer."""
+    parts: Iterable[tuple[bytes, Period, PeriodTotals]],
+) -> Iterator[tuple[bytes, tuple[dict[str, Totals], bool, dict[Period, bytes]]]]:
+    """What closed parts come to, whether there are open ones, and the digests of those closed, for
+    each customer.
+    """
     for customer, found in groupby(parts, key=itemgetter(0)):
         by_type: dict[str, Totals] = {}
         has_open = False
-        for _, totals in found:
+        chains = {}
+        for _, period, totals in found:
             if totals.closed:
                 by_type = merge_types(by_type, totals.by_type) if by_type else totals.by_type
+                chains[period] = totals.chain
             else:
                 has_open = True
-        yield customer, (by_type, has_open)
+        yield customer, (by_type, has_open, chains)
+
+
+def _chain_of(
+    txn: Transaction, part: int, customer_id: str, giver: PeriodType, chains: dict[Period, bytes]
+) -> Callable[[Period], bytes | None]:
+    """For ``digest_of_parts``; what is not among these is read: months of years, and the parts of
+    what is stale.
+    """
+
+    def chain_of(period: Period) -> bytes | None:
+        if period.type is giver:
+            return chains.get(period)
+        return journal.read_chain(txn, part, period, customer_id)
+
+    return chain_of
 
 
 def compare(

@@ -146,6 +146,8 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
                 "superseded",
                 "totals",
                 "customer_periods",
+                "published",
+                "customers",
                 "reached",
                 "deliveries",
                 "delivery_ids",

@@ -5,16 +5,18 @@ Asked in the order of the log for what is void in it next, so nothing is held.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from meterd.domain.event_ids import stamp_of
-from meterd.embedded import keys, records
+from meterd.domain.voids import Void
+from meterd.embedded import keys, records, voids
 from meterd.embedded.differences import Difference, at_key
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
@@ -25,15 +27,16 @@ class VoidCheck:
     """See above."""
 
     def __init__(self, txn: Transaction, parts: int) -> None:
+        self._txn = txn
         self._parts = parts
         self._rest = txn.forward("voids", b"", b"")
         self._next = next(self._rest, None)
 
     def of_block(
         self, stamp: Stamp, events: Sequence[UsageEvent]
-    ) -> Generator[Difference, None, set[int]]:
-        """Asked for each block, in order; returns the offsets of those of it that are void."""
-        void: set[int] = set()
+    ) -> Generator[Difference, None, dict[int, Void]]:
+        """Asked for each block, in order; returns those of it that are void, by their offsets."""
+        void: dict[int, Void] = {}
         last = stamp.id(len(events) - 1, 0xFF)
         while self._next is not None and self._next[0] <= last:
             event_id, payload = self._next
@@ -42,11 +45,20 @@ class VoidCheck:
                 offset, keys.part_of(events[offset].customer_id, self._parts)
             )
             if is_there:
-                void.add(offset)
-                yield from _faults(event_id, payload)
+                void[offset] = yield from _decoded(event_id, payload)
             else:
                 yield _extra(event_id)
             self._next = next(self._rest, None)
+        return void
+
+    def among(self, stamp: Stamp, events: Sequence[tuple[int, UsageEvent]]) -> Mapping[int, Void]:
+        """Those of these events of a block that are void, whatever was asked for before."""
+        void: dict[int, Void] = {}
+        for offset, event in events:
+            event_id = stamp.id(offset, keys.part_of(event.customer_id, self._parts))
+            with suppress(msgspec.MsgspecError):  # which is said of its block
+                if (found := voids.read_void(self._txn, event_id)) is not None:
+                    void[offset] = found
         return void
 
     def finish(self) -> Iterator[Difference]:
@@ -56,11 +68,12 @@ class VoidCheck:
             self._next = next(self._rest, None)
 
 
-def _faults(event_id: bytes, payload: bytes) -> Iterator[Difference]:
+def _decoded(event_id: bytes, payload: bytes) -> Generator[Difference, None, Void]:
     try:
-        records.decode_void(payload)
+        return records.decode_void(payload)
     except msgspec.MsgspecError:
         yield at_key("voids", event_id, "record", payload.hex(), "a reason and an instant")
+        return Void("", 0)
 
 
 def _extra(event_id: bytes) -> Difference:

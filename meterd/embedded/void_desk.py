@@ -8,15 +8,17 @@ waits, and all that a void changes is one change of one actor, in one transactio
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
 
 from meterd.domain.admission import Late
 from meterd.domain.counting import both
-from meterd.domain.errors import DiskFullError, UnavailableError
+from meterd.domain.errors import DiskFullError, PrunedError, UnavailableError
 from meterd.domain.stored_events import Voided
 from meterd.domain.voids import Void, VoidOutcome
 from meterd.embedded import usage, voids
@@ -25,8 +27,9 @@ from meterd.embedded.mailbox import Reply
 from meterd.embedded.usage_desk import UsageDesk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from meterd.domain.periods import Period
     from meterd.domain.stored_events import StoredEvent
     from meterd.domain.totals import Totals
     from meterd.embedded.committer import Committer, Hop
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # Events read in one transaction of a reader: a tenth of a second.
 READ_AT_ONCE: Final = 10_000
+# Portions read at the same time: half of the readers, so that others find one.
+VOIDS_READING: Final = 2
 
 
 class VoidDesk(UsageDesk):
@@ -43,8 +48,14 @@ class VoidDesk(UsageDesk):
         self, store: Store, committer: Committer, clock_ms: Callable[[], int], read_hop: Hop
     ) -> None:
         super().__init__(store, committer, clock_ms, read_hop)
-        # One after another: two of one hour would each count the other's event again.
-        self._voiding = trio.Lock()
+        # A customer's go one after another: two of one hour would each count the other's event
+        # again. Each lock lives as long as somebody has it or waits for it.
+        self._voiding: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._reading = trio.CapacityLimiter(VOIDS_READING)
+        # When the hours began of which events are being taken back, and until when events are
+        # deleted, or about to be: one looks at the other with nothing in between.
+        self._held_ms: list[int] = []
+        self._pruned_until_ms = 0
 
     @abstractmethod
     def _note_past(self) -> None:
@@ -54,23 +65,47 @@ class VoidDesk(UsageDesk):
         self, event_id: bytes, reason: str, *, late: Late = Late.REVISE
     ) -> Voided | None:
         """See ``Ledger.void``."""
-        parts = self._store.parts
-        async with self._voiding:
+        self._require_disk()
+        stored = await self._find(event_id)
+        if stored is None:
+            return None
+        customer_id = stored.event.customer_id
+        async with self._voiding.setdefault(customer_id, trio.Lock()):
             self._require_disk()
-            stored = await self._read(lambda txn: voids.find_to_void(txn, parts, event_id))
-            if stored is None or stored.void is not None:
-                return None if stored is None else Voided(VoidOutcome.VOID_BEFORE, stored)
-            customer_id = stored.event.customer_id
-            try:
-                through = await self._begin(stored)
-                recounted = await self._recount(stored, through)
-            except BaseException:
-                # Of whatever kind: the actor would go on noting what comes.
-                self._registry.send(customer_id, EndRecount())
-                raise
-            voided = await self._decide(stored, reason, late, recounted)
-            self._registry.retire([customer_id])
-            return voided
+            stored = await self._find(event_id)  # it may be void by now
+            assert stored is not None, "an event is not in the log any more"
+            if stored.void is not None:
+                return Voided(VoidOutcome.VOID_BEFORE, stored)
+            with self._hold(stored.hour):
+                return await self._take_back(stored, reason, late)
+
+    @contextmanager
+    def _hold(self, hour: Period) -> Iterator[None]:
+        """Of that hour no event is deleted meanwhile. Raises PrunedError where some are."""
+        if hour.start_ms < self._pruned_until_ms:
+            raise PrunedError(self._pruned_until_ms)
+        self._held_ms.append(hour.start_ms)
+        try:
+            yield
+        finally:
+            self._held_ms.remove(hour.start_ms)
+
+    async def _take_back(self, stored: StoredEvent, reason: str, late: Late) -> Voided:
+        customer_id = stored.event.customer_id
+        try:
+            through = await self._begin(stored)
+            recounted = await self._recount(stored, through)
+        except BaseException:
+            # Of whatever kind: the actor would go on noting what comes.
+            self._registry.send(customer_id, EndRecount())
+            raise
+        voided = await self._decide(stored, reason, late, recounted)
+        self._registry.retire([customer_id])
+        return voided
+
+    async def _find(self, event_id: bytes) -> StoredEvent | None:
+        parts = self._store.parts
+        return await self._read(lambda txn: voids.find_to_void(txn, parts, event_id))
 
     async def _begin(self, stored: StoredEvent) -> bytes:
         """What comes from now on is noted; returns through which event all is on disk."""
@@ -96,7 +131,8 @@ class VoidDesk(UsageDesk):
                 before=before,
                 limit=READ_AT_ONCE,
             )
-            portion, before = await self._read(read)
+            async with self._reading:
+                portion, before = await self._read(read)
             counted = both(counted, portion)
         return counted
 

@@ -1,8 +1,11 @@
 """Has idempotency keys forgotten when their time is over.
 
-An actor because time passes whoever comes. It owns no state: how far it came is in the ledger. What
-it does for a day's events is spread over the day, and within an hour's share it rests between
-transactions, so that events never wait for more than one.
+An actor because time passes whoever comes. How far it came is in the ledger. What it does for a
+day's events is spread over the day, and within an hour's share it rests between transactions, so
+that events never wait for more than one.
+
+A clock that is set forward, rightly or not, makes no key older: time is over when it has passed, as
+far as this process can tell. What a paused machine missed is counted by the next start.
 """
 
 from __future__ import annotations
@@ -37,10 +40,13 @@ class Forgetter:
 
     async def run(self) -> None:
         """Until cancelled."""
+        began_ms, began_at = self._clock.now_ms(), trio.current_time()
         while True:
             now_ms = self._clock.now_ms()
+            passed_ms = round(1000 * (trio.current_time() - began_at))
+            until_ms = min(now_ms, began_ms + passed_ms)
             try:
-                await self._forget(now_ms - self._config().idempotency_window_ms)
+                await self._forget(until_ms - self._config().idempotency_window_ms)
             except DiskFullError:
                 pass  # of a key more than was promised nobody is worse off
             await self._clock.wait_until(now_ms + LOOK_MS)

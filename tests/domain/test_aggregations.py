@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from decimal import Decimal
 
@@ -17,6 +18,7 @@ from meterd.domain.aggregations import (
     completed_body,
     exact_figures,
     figures_digest,
+    publication_line,
 )
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
@@ -225,3 +227,26 @@ def test_exact_figures_are_text_with_every_digit() -> None:
     }
     closed = Aggregation("acme", PeriodType.DAILY, DAY, 1, True, NOW, NOW, figures)
     assert exact_figures(closed) == {"cents": "12345678901234567890.1", "tiny": "1e-400"}
+
+
+def test_what_is_published_is_digested_with_all_before() -> None:
+    """By a line that anybody can digest: figures as text, and null for contents never known."""
+    figures = {"api": Figure(Operation.SUM, Decimal("1.50"), 2)}
+    closed = Aggregation(
+        *("acme", PeriodType.DAILY, DAY, 2, True, NOW - 1, NOW, figures),
+        contents=b"\xab" * 32,
+        previous=b"\xcd" * 32,
+    )
+    line = (
+        f'["aggregation","acme","daily","{closed.period.key}",2,{NOW},'
+        f'{{"api":["sum","1.50",2]}},"{"ab" * 32}","{"cd" * 32}"]'
+    )
+    assert publication_line(closed).decode() == line
+    assert closed.digest == hashlib.sha256(line.encode()).digest()
+    data = json.loads(completed_body(closed))["data"]
+    assert data["digest"] == closed.digest.hex()
+    unknown = msgspec.structs.replace(closed, contents=b"")
+    assert b',null,"' in publication_line(unknown)
+    before = msgspec.structs.replace(closed, contents=b"", previous=b"")
+    assert before.digest == b""
+    assert "digest" not in json.loads(completed_body(before))["data"]

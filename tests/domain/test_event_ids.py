@@ -12,6 +12,7 @@ from meterd.domain.event_ids import (
     COUNTER_LIMIT,
     NONCE_LIMIT,
     Stamp,
+    next_id,
     next_stamp,
     position,
     stamp_of,
@@ -170,6 +171,14 @@ def test_a_position_is_ordered_by_the_events_own_time_then_by_storing(
     assert (position(time, event_id) < position(other_time, other_id)) == (
         (time, event_id) < (other_time, other_id)
     )
+
+
+@given(stamps, parts)
+def test_the_next_id_is_behind_that_one_alone(stamp: Stamp, part: int) -> None:
+    """Even of what is no event's: the greatest has none behind it."""
+    event_id = stamp.id(0, part)
+    assert int.from_bytes(next_id(event_id), "big") == int.from_bytes(event_id, "big") + 1
+    assert next_id(b"\xff" * 16) == b"\xff" * 16
 
 
 @given(stamps, parts)

@@ -168,4 +168,4 @@ def test_an_unfit_header_is_refused_by_name(values: list[str], error: str) -> No
     """A client that believes its event protected must hear that it is not."""
     refused = read_header(values)
     assert isinstance(refused, Refusal)
-    assert refused.answer == {"error": error}
+    assert refused.answer == {"error": "Validation failed", "details": [error]}

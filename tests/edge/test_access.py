@@ -11,7 +11,7 @@ from meterd.domain.credentials import ApiKey, Keyring, Scope, hash_of
 from meterd.edge.access import Access
 from meterd.edge.limits import Limits
 from meterd.edge.peers import WrongKeys
-from meterd.edge.problems import UNAUTHORIZED, Answer, forbidden, too_many_wrong_keys
+from meterd.edge.problems import NO_KEY, UNKNOWN_KEY, Answer, forbidden, too_many_wrong_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +40,12 @@ def access_of(keyring: Callable[[], Keyring], now_s: Callable[[], float] = lambd
         (None, "bearer  send-it ", None),
         ("read-it", "", forbidden(Scope.INGEST)),
         (None, "Bearer read-it", forbidden(Scope.INGEST)),
-        ("wrong", "Bearer send-it", UNAUTHORIZED),  # x-apikey counts first
-        ("", "Bearer send-it", UNAUTHORIZED),
-        (None, "Basic send-it", UNAUTHORIZED),
-        (None, "send-it", UNAUTHORIZED),
-        (None, "", UNAUTHORIZED),
-        ("send-it ", "", UNAUTHORIZED),
+        ("wrong", "Bearer send-it", UNKNOWN_KEY),  # x-apikey counts first
+        ("", "Bearer send-it", NO_KEY),
+        (None, "Basic send-it", NO_KEY),
+        (None, "send-it", NO_KEY),
+        (None, "", NO_KEY),
+        ("send-it ", "", UNKNOWN_KEY),
     ],
 )
 def test_which_key_is_let_in(
@@ -62,7 +62,7 @@ def test_a_reload_counts_at_once() -> None:
     keyrings = [Keyring(KEYS), Keyring(())]
     access = access_of(lambda: keyrings.pop(0))
     assert access.refusal(Scope.INGEST, "send-it", "", HONEST) is None
-    assert access.refusal(Scope.INGEST, "send-it", "", HONEST) == UNAUTHORIZED
+    assert access.refusal(Scope.INGEST, "send-it", "", HONEST) == UNKNOWN_KEY
 
 
 def test_a_thousand_wrong_keys() -> None:
@@ -71,21 +71,21 @@ def test_a_thousand_wrong_keys() -> None:
     answers = [
         access.refusal(Scope.INGEST, f"guess-{number}", "", GUESSER) for number in range(1000)
     ]
-    assert answers == [UNAUTHORIZED] * 100 + [too_many_wrong_keys(1)] * 900
+    assert answers == [UNKNOWN_KEY] * 100 + [too_many_wrong_keys(1)] * 900
     assert access.refusal(Scope.INGEST, "send-it", "", GUESSER) is None
     assert access.refusal(Scope.INGEST, "read-it", "", GUESSER) == forbidden(Scope.INGEST)
     assert access.refusal(Scope.INGEST, "send-it", "", HONEST) is None
-    assert access.refusal(Scope.INGEST, "mistyped", "", HONEST) == UNAUTHORIZED
+    assert access.refusal(Scope.INGEST, "mistyped", "", HONEST) == UNKNOWN_KEY
 
 
 async def test_who_guesses_on_is_kept_waiting(autojump_clock: MockClock) -> None:
     """For a second for each answer, however many it asks for at once; nobody else is."""
     access = Access(lambda: Keyring(KEYS), WrongKeys(Limits()), trio.current_time, 1.0)
     for _ in range(100):
-        assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == UNAUTHORIZED
+        assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == UNKNOWN_KEY
     assert await access.refuse(Scope.INGEST, "send-it", "", GUESSER) is None
     assert await access.refuse(Scope.INGEST, "read-it", "", GUESSER) == forbidden(Scope.INGEST)
-    assert await access.refuse(Scope.INGEST, "wrong", "", HONEST) == UNAUTHORIZED
+    assert await access.refuse(Scope.INGEST, "wrong", "", HONEST) == UNKNOWN_KEY
     began = trio.current_time()
     assert await access.refuse(Scope.INGEST, "wrong", "", GUESSER) == too_many_wrong_keys(1)
     assert trio.current_time() == began + 1
@@ -100,7 +100,7 @@ def test_waiting_helps() -> None:
     refused = access.refusal(Scope.INGEST, "wrong", "", GUESSER)
     assert refused is not None
     assert (refused.status, refused.headers) == (429, (("Retry-After", "1"),))
-    assert access.refusal(Scope.INGEST, "wrong", "", GUESSER) == UNAUTHORIZED
+    assert access.refusal(Scope.INGEST, "wrong", "", GUESSER) == UNKNOWN_KEY
     assert access.refusal(Scope.INGEST, "wrong", "", GUESSER) == refused
 
 
@@ -109,4 +109,4 @@ def test_asking_whether_a_key_is_let_in_costs_nothing() -> None:
     access = access_of(lambda: Keyring(KEYS))
     for _ in range(100):
         assert not access.lets_in(Scope.INGEST, "wrong", "")
-        assert access.refusal(Scope.INGEST, "wrong", "", GUESSER) == UNAUTHORIZED
+        assert access.refusal(Scope.INGEST, "wrong", "", GUESSER) == UNKNOWN_KEY

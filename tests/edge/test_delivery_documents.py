@@ -82,6 +82,31 @@ def test_an_answer_that_was_not_read_to_its_end() -> None:
         assert found.get("responseCut") is shown
 
 
+@pytest.mark.parametrize(
+    ("delivery", "kind"),
+    [
+        (WAITING, None),
+        (msgspec.structs.replace(WAITING, body=b'{"type":"aggregation.revised","x":1}'), "revised"),
+        (
+            msgspec.structs.replace(
+                WAITING, revision=2, body=b'{"type":"aggregation.completed","customerId":"c"}'
+            ),
+            "completed",
+        ),
+        (
+            msgspec.structs.replace(
+                WAITING, sequence=BATCH + 1, body=b"", members=(Member(7, b"", "c"),)
+            ),
+            "batch",
+        ),
+    ],
+)
+def test_a_delivery_says_what_its_body_is(delivery: Delivery, kind: str | None) -> None:
+    """Also where a replay made a later revision the first that the endpoint gets."""
+    shown = json.loads(delivery_document(delivery, None)).get("type")
+    assert shown == (None if kind is None else f"aggregation.{kind}")
+
+
 def test_the_curl_line_makes_the_same_request(tmp_path: Any) -> None:
     """A shell takes it apart into what was sent, whatever a customer is called."""
     line = curl(attempt(Outcome(), "http://b.test/?a=***&b"), BODY)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 
-from meterd.domain.aggregations import Aggregation, Figure
+from meterd.domain.aggregations import Aggregation, Figure, completed_body
 from meterd.domain.deliveries import Delivery, DeliveryStatus
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import UsageEvent
@@ -129,6 +130,15 @@ def test_an_aggregation_to_the_byte() -> None:
         '"eventCount":5,"createdAt":"2026-01-14T15:00:00.000Z","status":"closed","revision":1,'
         '"exact":{"z.last":"0.3","a.first":"1e+21"}}'
     )
+
+
+def test_what_is_closed_has_its_digest() -> None:
+    """The same that its webhook has; none where a meterd of before has closed it."""
+    closed = msgspec.structs.replace(aggregation(), contents=b"\x01" * 32, previous=bytes(32))
+    document = msgspec.json.decode(aggregation_document(DeliveredAggregation(closed, ())))
+    assert document["digest"] == closed.digest.hex()
+    assert document["digest"] == json.loads(completed_body(closed))["data"]["digest"]
+    assert "digest" not in shown()
 
 
 def test_a_snapshot_is_open() -> None:

@@ -117,6 +117,7 @@ REPEATED = {
     "customerId": "c",
     "duplicate": True,
 }
+SENT_TWICE = {"error": "Validation failed", "details": ["Idempotency-Key must be sent once"]}
 IN_CONFLICT = {"error": "idempotencyKey was used before for an event with other content"}
 
 
@@ -140,12 +141,15 @@ async def test_an_event_that_is_sent_again_is_said_to_be() -> None:
 @pytest.mark.parametrize(
     ("body", "header_keys", "status", "answer"),
     [
-        (single(), ["a", "b"], 400, {"error": "Idempotency-Key must be sent once"}),
+        (single(), ["a", "b"], 422, SENT_TWICE),
         (
             single(),
             [""],
-            400,
-            {"error": "Idempotency-Key must be a string of 1 to 255 characters"},
+            422,
+            {
+                "error": "Validation failed",
+                "details": ["Idempotency-Key must be a string of 1 to 255 characters"],
+            },
         ),
         (
             single(idempotencyKey="a"),
@@ -203,7 +207,7 @@ async def test_a_batch_sent_again_under_the_heads_key_counts_once() -> None:
         assert said(given) == (201, {"message": "Events captured", "count": 3, **duplicates})
     assert len(await customers(ledger)) == 3
     unfit = await ingest.batch(body, lenient=False, header_keys=["a", "b"])
-    assert said(unfit) == (400, {"error": "Idempotency-Key must be sent once"})
+    assert said(unfit) == (422, SENT_TWICE)
 
 
 async def test_a_conflict_in_a_batch_is_an_items_fault() -> None:

@@ -34,7 +34,7 @@ async def test_a_time_outside_of_the_window_is_refused(timestamp: str, error: st
     ingest = over(ledger)
     assert said(await ingest.event("api.calls", single(timestamp=timestamp))) == (
         422,
-        {"error": error},
+        {"error": "Validation failed", "details": [error]},
     )
     dated = {**VALID, "timestamp": timestamp}
     given = await ingest.batch(batch(VALID, UNFIT, dated), lenient=True)
@@ -68,4 +68,5 @@ async def test_late_events_are_refused_where_that_is_configured() -> None:
     assert period is not None
     await ledger.close(period, rules())
     error = 'timestamp must not be in an hour that is closed (late = "reject")'
-    assert said(await ingest.event("api.calls", dated)) == (422, {"error": error})
+    refused = {"error": "Validation failed", "details": [error]}
+    assert said(await ingest.event("api.calls", dated)) == (422, refused)

@@ -34,16 +34,29 @@ def test_a_refusal_is_answered_with_its_own_words() -> None:
     )
 
 
+def test_the_answers_that_are_the_same_everywhere() -> None:
+    """Contract, section 1."""
+    assert Answer(HTTPStatus.NOT_FOUND, b'{"error":"Not found"}') == problems.NOT_FOUND
+
+
 @pytest.mark.parametrize(
-    ("made", "status", "body"),
+    ("made", "challenge"),
     [
-        (problems.UNAUTHORIZED, 401, b'{"error":"Unauthorized"}'),
-        (problems.NOT_FOUND, 404, b'{"error":"Not found"}'),
+        (problems.NO_KEY, 'Bearer realm="meterd"'),
+        (
+            problems.UNKNOWN_KEY,
+            (
+                'Bearer realm="meterd", error="invalid_token", error_description="the key in'
+                " x-apikey, or else Authorization, is not known: meterd keys list shows"
+                ' those that are"'
+            ),
+        ),
     ],
 )
-def test_the_answers_that_are_the_same_everywhere(made: Answer, status: int, body: bytes) -> None:
-    """Contract, section 1."""
-    assert (made.status, made.body, made.headers) == (status, body, ())
+def test_who_is_not_known_is_told_what_is_asked_for(made: Answer, challenge: str) -> None:
+    """The contract's body; RFC 9110, section 15.5.2, has a header that must be there."""
+    assert (made.status, made.body) == (401, b'{"error":"Unauthorized"}')
+    assert made.headers == (("WWW-Authenticate", challenge),)
 
 
 @pytest.mark.parametrize("scope", Scope)

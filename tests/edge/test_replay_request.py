@@ -17,6 +17,7 @@ from tests.fake_clock import ms
 NOW_MS = ms("2026-03-10T10:00:00Z")
 ENDPOINTS = ("billing", "crm")
 INSTANT = "an ISO 8601 date (2026-01-14) or an instant with its offset (2026-01-14T00:00:00.000Z)"
+EXAMPLE = '{"endpoint": "crm", "from": "2026-01-01", "dryRun": true}'
 PLACE = AggregationPlace(ms("2026-01-14T00:00:00Z"), "kunde é", PeriodType.DAILY)
 CURSOR = aggregation_cursor(PLACE)
 WHOLE = {"endpoint": "crm", "from": "2026-01-14"}
@@ -45,12 +46,12 @@ def test_all_that_may_be_said() -> None:
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        (b"", "Malformed JSON"),
-        (b"{", "Malformed JSON"),
-        (b"\xff", "Malformed JSON"),
-        (b'{"endpoint":' + b"[" * 100_000, "Malformed JSON"),
-        (b"[]", "Request body must be a JSON object"),
-        (b"null", "Request body must be a JSON object"),
+        (b"", f"Request body is required: {EXAMPLE}"),
+        (b"{", f"Malformed JSON: Input data was truncated; as it should be: {EXAMPLE}"),
+        (b'{"endpoint": "crm\xff"}', "Malformed JSON: byte 17 is not UTF-8"),
+        (b'{"endpoint":' + b"[" * 100_000, "Malformed JSON: nested too deep"),
+        (b"[]", f"Request body must be a JSON object: {EXAMPLE}"),
+        (b"null", f"Request body must be a JSON object: {EXAMPLE}"),
         ({}, "endpoint must be one of: billing, crm"),
         ({**WHOLE, "endpoint": 7}, "endpoint must be one of: billing, crm"),
         ({**WHOLE, "endpoint": ["crm"]}, "endpoint must be one of: billing, crm"),
@@ -65,7 +66,7 @@ def test_all_that_may_be_said() -> None:
         ({**WHOLE, "dryRun": None}, "dryRun must be true or false"),
         (
             {**WHOLE, "dryrun": True},
-            "dryrun is no field; there are endpoint, from, to, dryRun, cursor",
+            '"dryrun" is no field; there are endpoint, from, to, dryRun, cursor',
         ),
         ({**WHOLE, "cursor": "!"}, "cursor must be that of an earlier answer"),
         ({**WHOLE, "cursor": ""}, "cursor must be that of an earlier answer"),

@@ -160,7 +160,7 @@ async def test_windows_of_a_customer() -> None:
         [month] = await ok(api, "GET", "/usage?customerId=c&window=monthly&eventType=api.calls")
         assert (month["sum"], month["count"], month["first"], month["last"]) == (13.3, 5, 0.1, 5)
         assert await ok(api, "GET", "/usage?customerId=nobody") == []
-        assert await ok(api, "GET", "/usage?customerId=c&eventType=none") == []
+        assert await ok(api, "GET", "/usage?customerId=c&eventType=é") == []
         some = await ok(api, "GET", "/usage?customerId=c&from=2026-03-11&to=2026-03-12")
         assert [one["periodKey"] for one in some] == ["20260311", "20260311"]
 
@@ -259,6 +259,20 @@ async def test_what_is_wrong_is_named() -> None:
             ("/customers/c/usage?at=x&period=daily", "at must be an ISO 8601 date"),
         ):
             assert (await refused(api, path)).startswith(error)
+
+
+async def test_an_event_type_that_nobody_knows_is_named() -> None:
+    """Misspelled, it would look like no usage. One that is configured may have no events, and one
+    that is configured no more has those of before.
+    """
+    async with serving() as api:
+        await use(api, "5", kind="of.old")
+        error = 'eventType must be one of: api.calls, a/b, é; of "api.call" nothing is'
+        asked = "/usage?customerId=c&eventType="
+        assert (await refused(api, asked + "api.call")).startswith(error)
+        assert await ok(api, "GET", asked + "a/b") == []
+        assert [row["count"] for row in await ok(api, "GET", asked + "of.old")] == [1]
+        assert await ok(api, "GET", "/usage?customerId=nobody&eventType=of.old") == []
 
 
 # -- CSV ------------------------------------------------------------------------------------------

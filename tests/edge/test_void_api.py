@@ -55,6 +55,21 @@ async def test_an_event_is_void_and_said_to_be() -> None:
         assert (await ok(api, "GET", "/customers/c/usage"))["usage"] == {}
 
 
+async def test_one_event_is_shown_as_among_others() -> None:
+    """By its _id, whosoever it is, void or not."""
+    async with serving() as api:
+        await api.store("c", "d", "c")
+        await void(api, (await ids(api))[1])
+        shown = await ok(api, "GET", "/events")
+        assert ["void" in one for one in shown] == [False, True, False]
+        for one in shown:
+            assert await ok(api, "GET", f"/events/{one['_id']}") == one
+            assert await ok(api, "GET", f"/events/{one['_id'].upper()}") == one
+        refused = await api.ask("GET", f"/events/{shown[0]['_id']}?customerId=c")
+        assert refused.status_code == 400
+        assert refused.json()["error"] == "There are no parameters: the _id is in the path"
+
+
 async def test_a_closed_period_is_revised() -> None:
     """Or the void refused, where late events are."""
     async with serving() as api:
@@ -81,24 +96,26 @@ async def test_what_is_no_event_is_not_found(event_id: str) -> None:
     """Whatever stands in its place; the answer says where ids are."""
     async with serving() as api:
         await api.store("c")
-        answer = await void(api, event_id)
-        assert answer.status_code == 404
-        assert "GET /events" in answer.json()["error"]
+        for answer in (await void(api, event_id), await api.ask("GET", f"/events/{event_id}")):
+            assert answer.status_code == 404
+            assert "GET /events" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        (b"", "Malformed JSON"),
-        (b'{"reason": "\xff"}', "Malformed JSON"),
-        (["a"], "must be a JSON object"),
+        (b"", 'Request body is required: {"reason": "sent twice"}'),
+        (b" \n", 'Request body is required: {"reason": "sent twice"}'),
+        (b'{"reason": "\xff"}', "Malformed JSON: byte 12 is not UTF-8"),
+        (b'{"reason": NaN}', "Malformed JSON: invalid character (byte 11); as it should be: {"),
+        (["a"], 'must be a JSON object: {"reason": "sent twice"}'),
         ({}, "reason is required: reason must be a string of 1 to 500 characters"),
         ({"reason": None}, "reason is required"),
         ({"reason": ""}, "reason must be a string of 1 to 500"),
-        ({"reason": " \n"}, "reason must be a string of 1 to 500"),
+        ({"reason": " \n"}, "1 to 500 characters, not all of them blank"),
         ({"reason": "x" * 501}, "reason must be a string of 1 to 500"),
         ({"reason": 1}, "reason must be a string of 1 to 500"),
-        ({"reason": "a", "reasons": []}, "reasons is no field"),
+        ({"reason": "a", "reasons": []}, '"reasons" is no field'),
     ],
 )
 async def test_what_is_wrong_is_named(body: object, error: str) -> None:

@@ -151,13 +151,16 @@ def a_delivery_of_nothing(txn: Transaction) -> None:
 @pytest.mark.parametrize(
     ("work", "tables"),
     [
-        (a_figure_is_wrong, {"aggregations", "deliveries"}),
-        (a_figure_of_no_events, {"aggregations", "deliveries"}),
+        (a_figure_is_wrong, {"aggregations", "deliveries", "published"}),
+        (a_figure_of_no_events, {"aggregations", "deliveries", "published"}),
         (closed_is_open_again, {"aggregations"}),
-        (another_revision, {"superseded", "deliveries"}),
+        (another_revision, {"aggregations", "superseded", "deliveries", "published"}),
         (running_is_closed, {"aggregations"}),
         (running_is_delivered, {"aggregations", "delivery_ids"}),
-        (an_aggregation_is_missing, {"aggregations", "customer_periods", "deliveries"}),
+        (
+            an_aggregation_is_missing,
+            {"aggregations", "customer_periods", "deliveries", "published"},
+        ),
         (an_aggregation_in_the_place_of_another, {"aggregations"}),
         (a_place_is_missing, {"customer_periods"}),
         (a_place_too_many, {"customer_periods"}),

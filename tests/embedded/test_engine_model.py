@@ -31,6 +31,7 @@ from meterd.ledger import (
     DeliveryQuery,
     EventQuery,
 )
+from tests.embedded.configuration_rules import ConfigurationRules
 from tests.embedded.delivery_rules import DeliveryRules
 from tests.embedded.engine_bench import EngineBench
 from tests.embedded.late_rules import LateRules
@@ -46,6 +47,7 @@ from tests.embedded.model_choices import (
     run_until_cut,
     shown,
 )
+from tests.embedded.proved import prove_in
 from tests.embedded.threshold_rules import ThresholdRules
 from tests.embedded.trio_thread import TrioThread
 from tests.embedded.void_rules import VoidRules
@@ -75,7 +77,7 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
+class EngineAndModel(DeliveryRules, ConfigurationRules, LateRules, ThresholdRules, VoidRules):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
@@ -92,6 +94,7 @@ class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
         self.loop = TrioThread()
         self.bench = EngineBench(self.folder / "0", self.loop.nursery, self.clock)
         self.loop.call(self.bench.start)
+        self.begin_configured()
         for _ in range(hours):
             self.append([event(customer) for customer in ("acme", "b", "c1")], partial=False)
             self.clock.now_ms += HOUR_MS
@@ -101,6 +104,7 @@ class EngineAndModel(DeliveryRules, LateRules, ThresholdRules, VoidRules):
         self.loop.call(self.bench.stop)
         self.loop.close()
         assert [str(found) for found in verify(self.bench.folder)] == []
+        self.happened["proved"] += len(prove_in(self.bench.folder))
         shutil.rmtree(self.folder)
 
     # What callers do, beside what they do with deliveries

@@ -87,6 +87,20 @@ async def test_where_too_many_wait_everybody_is_to_be_looked_at(
     assert await noted.take(9) == [Look("e", (DAY,))]
 
 
+async def test_what_was_lost_is_looked_for_where_it_was_noted(
+    noted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much has closed since; when all of it was looked at, from what is closed by then."""
+    monkeypatch.setattr(posted, "NOTED_MAX", 2)
+    noted.note([change("a"), change("b"), change("c")])
+    later = dict.fromkeys(PeriodType, DAY.end_ms * 2)
+    assert await noted.take(9) == []
+    assert noted.watch(WATCHED, lambda: later) == NOTHING_CLOSED
+    assert noted.watch(WATCHED, lambda: later) == NOTHING_CLOSED
+    assert await waits(noted)
+    assert noted.watch(WATCHED, lambda: later) == later
+
+
 async def test_who_takes_waits_until_something_was_posted(noted: Posted) -> None:
     """And is woken by it."""
     assert await waits(noted)

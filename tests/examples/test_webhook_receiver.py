@@ -181,6 +181,13 @@ def aggregation_of(customer_id: str, revision: int = 1) -> dict[str, Any]:
     return {**DOCUMENTED, "customerId": customer_id, "data": data}
 
 
+def revision_of(events: dict[str, Any], before: dict[str, Any], number: int = 2) -> bytes:
+    made = aggregation_of("customer_1", number)
+    previous = {"events": before, "revision": number - 1}
+    data = {**made["data"], "events": events, "previous": previous}
+    return json.dumps({**made, "type": "aggregation.revised", "data": data}).encode()
+
+
 def batch_of(*items: Any) -> bytes:
     batch = {"type": "aggregation.batch", "period": "daily", "data": {"items": items}}
     return json.dumps(batch).encode()
@@ -273,6 +280,8 @@ NO_AGGREGATIONS = [
     b'{"data":1}',
     b'{"type":1}',
     b'{"type":"aggregation.completed"}',
+    b'{"type":"usage.threshold.reached"}',
+    revision_of({}, {}).replace(b'"previous": {"events": {}', b'"previous": {"events": []'),
     batch_of(1),
     b"\xff",
     body_of({}).replace(b'"events": {}', b'"events": []'),

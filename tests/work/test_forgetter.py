@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, cast
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -49,24 +51,46 @@ def forgetter(keys: Keys, clock: FakeClock) -> Forgetter:
 
 async def test_each_hour_what_is_over_is_forgotten(autojump_clock: MockClock) -> None:
     """As the configuration has it; also behind an hour in which the disk was full."""
+
+    async def pass_time(**by: float) -> None:
+        autojump_clock.jump(dt.timedelta(**by).total_seconds())
+        clock.advance(**by)
+        await wait_all_tasks_blocked()
+
     keys, clock = Keys(portions=2), FakeClock("2026-01-14T00:00:00Z")
     first_ms = clock.now_ms() - WINDOW_MS
     async with trio.open_nursery() as nursery:
         nursery.start_soon(forgetter(keys, clock).run)
         await wait_all_tasks_blocked()
         assert [before_ms - first_ms for _, before_ms in keys.asked] == [0, 0, 0]
-        clock.advance(minutes=59)
-        await wait_all_tasks_blocked()
+        await pass_time(minutes=59)
         assert len(keys.asked) == 3
         keys.is_full = True
-        clock.advance(minutes=1)
-        await wait_all_tasks_blocked()
+        await pass_time(minutes=1)
         keys.is_full = False
-        clock.advance(hours=1)
-        await wait_all_tasks_blocked()
+        await pass_time(hours=1)
         nursery.cancel_scope.cancel()
     hours = [(before_ms - first_ms) / HOUR_MS for _, before_ms in keys.asked]
     assert hours == [0, 0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("days", "hours"), [(30, [0, 0, 1]), (-30, [0, -720, -719])])
+async def test_a_clock_that_is_set_makes_no_key_older(
+    autojump_clock: MockClock, days: int, hours: list[int]
+) -> None:
+    """Forward, and clients would still send again what they sent an hour ago; or back."""
+    keys, clock = Keys(portions=0), FakeClock("2026-01-14T00:00:00Z")
+    first_ms = clock.now_ms() - WINDOW_MS
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(forgetter(keys, clock).run)
+        await wait_all_tasks_blocked()
+        clock.advance(days=days)
+        await wait_all_tasks_blocked()
+        autojump_clock.jump(3600)
+        clock.advance(hours=1)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [(before_ms - first_ms) / HOUR_MS for _, before_ms in keys.asked] == hours
 
 
 async def test_it_rests_longer_than_it_works(autojump_clock: MockClock) -> None:

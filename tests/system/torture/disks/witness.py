@@ -12,6 +12,7 @@ import trio
 
 from meterd.embedded.transaction import TABLES
 from tests.embedded.engine_bench import EngineBench
+from tests.embedded.model_choices import undigested
 from tests.ledger_bench import ALL, EVERY_AGGREGATION, EVERY_EVENT, START_MS, SettableClock
 from tests.model_ledger import ModelLedger
 from tests.system.torture.disks.life import (
@@ -154,7 +155,7 @@ class Witness:
 
 
 async def _published(ledger: Ledger) -> object:
-    return await ledger.aggregations(EVERY_AGGREGATION, limit=ALL)
+    return undigested(await ledger.aggregations(EVERY_AGGREGATION, limit=ALL))
 
 
 def _some(tags: Iterable[int]) -> str:

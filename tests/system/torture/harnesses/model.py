@@ -89,6 +89,7 @@ HARNESS = Harness(
         "late_events_are_never_published",
         "late_events_stay_in_their_hour",
         "void_keeps_the_minimum",
+        "late_events_are_in_no_digest",
         "batch_is_formed_anew",
         "batch_keeps_who_left",
         "thresholds_are_told_behind_their_record",

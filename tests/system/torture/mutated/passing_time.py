@@ -138,6 +138,23 @@ def late_events_stay_in_their_hour() -> None:
 
 
 @mutant
+def late_events_are_in_no_digest() -> None:
+    """Whoever checks their hour's chain finds other events in the log."""
+    from meterd.domain import digests, tally
+
+    count_late = tally.Tally._count_late
+
+    def count_without(self: Any, *arguments: Any) -> bool:
+        patch(tally, "chained", lambda chain, *_: chain)
+        try:
+            return count_late(self, *arguments)
+        finally:
+            patch(tally, "chained", digests.chained)
+
+    patch(tally.Tally, "_count_late", count_without)
+
+
+@mutant
 def void_keeps_the_minimum() -> None:
     """Count and sum are made right, as if that were all."""
     from meterd.domain import tally, voids

@@ -1,0 +1,156 @@
+"""Writes what proves an aggregation: the lines that its digest was made of (``proofs``)."""
+
+from __future__ import annotations
+
+from heapq import merge
+from itertools import groupby, takewhile
+from typing import TYPE_CHECKING
+
+from meterd.domain.aggregations import aggregation_id, publication_line
+from meterd.domain.digests import (
+    STALE,
+    START,
+    digest_of_parts,
+    events_line,
+    linked,
+    parts_line,
+    parts_to_prove,
+    void_line,
+)
+from meterd.domain.errors import StoreError
+from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.periods import Period, PeriodType, period_of_key
+from meterd.domain.proofs import proof_line
+from meterd.embedded import journal, keys, log, queries, trail, voids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meterd.domain.aggregations import Aggregation
+    from meterd.embedded.transaction import Transaction
+
+
+class Proving:
+    """Of one customer, in one transaction."""
+
+    def __init__(self, txn: Transaction, parts: int, customer_id: str) -> None:
+        self._txn = txn
+        self._part = keys.part_of(customer_id, parts)
+        self._customer_id = customer_id
+
+    def lines(self, proved: Aggregation) -> Iterator[bytes]:
+        """See ``proofs``; an hour at a time is read. Raises StoreError where it cannot be proved,
+        or what is stored does not lead to its digest.
+        """
+        totals = journal.read_totals(self._txn, self._part, proved.period, self._customer_id)
+        if not proved.closed:
+            raise StoreError(f"{proved.id} is not closed: there is nothing to prove yet")
+        if not proved.previous or totals is None:
+            raise StoreError(f"{proved.id} was published by a meterd that made no digests")
+        if totals.chain != proved.contents:
+            raise StoreError(
+                f"events came for {proved.id} since revision {proved.revision} was published:"
+                " prove the next one, which comes within revise_after"
+            )
+        yield proof_line(proved)
+        for one in trail.in_order(self._txn, self._part, self._customer_id, proved.period_type):
+            yield publication_line(one)
+            if (one.id, one.revision) == (proved.id, proved.revision):
+                break
+        yield from self._of_period(proved.period, proved.contents)
+
+    def _of_period(self, period: Period, chain: bytes) -> Iterator[bytes]:
+        if period.type is PeriodType.HOURLY:
+            yield from self._of_hour(period, chain)
+            return
+        found = ((part, self._chain(part)) for part in parts_to_prove(period))
+        parts = [(part, its_chain) for part, its_chain in found if its_chain is not None]
+        yield parts_line(period, parts)
+        for part, its_chain in parts:
+            if its_chain:
+                yield from self._of_period(part, its_chain)
+
+    def _chain(self, period: Period) -> bytes | None:
+        chain = journal.read_chain(self._txn, self._part, period, self._customer_id)
+        return digest_of_parts(period, self._chain) if chain == STALE else chain
+
+    def _of_hour(self, hour: Period, should: bytes) -> Iterator[bytes]:
+        chain, taken_back = START, dict[bytes, bytes]()
+        totals = journal.read_totals(self._txn, self._part, hour, self._customer_id)
+        through = b"" if totals is None else totals.through
+        for block_id, stamp, events in log.blocks(self._txn, self._blocks(hour)):
+            found = [
+                (offset, event)
+                for offset, event in enumerate(events)
+                if event.customer_id == self._customer_id
+                and hour.start_ms <= (event.timestamp_ms or stamp.received_ms) < hour.end_ms
+                and stamp.id(offset) <= through
+            ]
+            if not found:
+                continue
+            for offset, _ in found:
+                event_id = stamp.id(offset, self._part)
+                void = voids.read_void(self._txn, event_id)
+                if void is not None:
+                    line = void_line(event_id, void.reason, void.voided_ms)
+                    taken_back[void.behind] = line
+            next_line: bytes | None = events_line(
+                block_id, [offset for offset, _ in found], [event for _, event in found]
+            )
+            while next_line is not None:
+                yield next_line
+                chain = linked(chain, next_line)
+                next_line = taken_back.pop(chain, None)
+        if chain != should:
+            name = aggregation_id(self._customer_id, hour)
+            if hour.start_ms < journal.read_pruned(self._txn).until_ms:
+                raise StoreError(
+                    f"events of {name} were deleted (retention.events): a proof that was written"
+                    f" before still proves it, by its digest {should.hex()}"
+                )
+            raise StoreError(
+                f"the events of {name} come to {chain.hex()}, not to their digest {should.hex()}:"
+                " meterd verify says what differs"
+            )
+
+    def _blocks(self, hour: Period) -> list[bytes]:
+        """The ids of blocks that may have events of the hour, in order."""
+        txn, part, customer_id = self._txn, self._part, self._customer_id
+        begin, end = queries.id_at(hour.start_ms), queries.id_at(hour.end_ms)
+        received = keys.customer_prefix(part, customer_id)
+        ranges: list[Iterator[bytes]] = [
+            takewhile(
+                begin.__le__,
+                queries.blocks_backward(
+                    txn,
+                    "blocks_by_customer",
+                    keys.blocks_prefix(part, customer_id, event_type),
+                    end,
+                ),
+            )
+            for event_type in queries.types_behind(txn, "blocks_by_customer", received, None)
+        ]
+        dated = keys.hour(hour.start_ms) + received
+        for event_type in queries.types_behind(txn, "blocks_by_hour", dated, None):
+            prefix = keys.dated_blocks_prefix(hour, part, customer_id, event_type)
+            ranges.append(queries.blocks_backward(txn, "blocks_by_hour", prefix, queries.LATEST_ID))
+        found = [block_id for block_id, _ in groupby(merge(*ranges, reverse=True))]
+        found.reverse()
+        return found
+
+
+def find(txn: Transaction, parts: int, name: str) -> Aggregation:
+    """The aggregation of that id, its newest revision. Raises StoreError where there is none."""
+    rest, _, key = name.rpartition("_")
+    customer_id, _, kind = rest.rpartition("_")
+    period = period_of_key(PeriodType(kind), key) if kind in set(PeriodType) else None
+    found = None
+    if period is not None and keys.may_be_stored(customer_id, CUSTOMER_ID_MAX_BYTES):
+        part = keys.part_of(customer_id, parts)
+        found = journal.read_aggregation(txn, part, period, customer_id)
+    if found is None:
+        raise StoreError(
+            f"there is no aggregation {name}: an id is like acme_monthly_202601,"
+            " as in GET /aggregations"
+        )
+    return found

@@ -1,0 +1,122 @@
+"""The commands that prove an aggregation, and check a proof where there is no store."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from meterd.domain.errors import MeterdError, ProofError, StoreError
+from meterd.domain.proofs import Proved, check
+from meterd.embedded.pages import DamagedError
+from meterd.embedded.proving import Proving, find
+from meterd.embedded.snapshot import open_snapshot
+from meterd.embedded.store import FORMAT
+from meterd.options import Name, config_option, data_folder, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command(epilog="Example: meterd prove acme_monthly_202601 acme-january.jsonl")
+@config_option
+@click.argument("aggregation", metavar="ID", type=Name())
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> None:
+    """Write what proves the closed aggregation ID to FILE, and check it without the store.
+
+    FILE has the customer's events of that period, the voids among them, and all that was published
+    of the customer before: no more is needed to come to the digest that was sent with the webhook,
+    and to the figures. It may be given to whoever doubts a bill: meterd check-proof. While a daemon
+    runs, too. An aggregation whose events have changed since is proved when its revision is
+    published.
+
+    Exit codes: 0 written and checked; 1 not written; 2 wrong arguments.
+    """
+    if file.exists():
+        raise MeterdError(f"{file} is there already: name another, or remove it")
+    part = file.with_name(file.name + ".new")
+    try:
+        try:
+            with part.open("wb") as written:
+                written.writelines(line + b"\n" for line in _lines(data_folder(given), aggregation))
+            proved = check(partial(_read, part))
+        except ProofError as fault:
+            raise StoreError(
+                f"what is stored of {aggregation} does not prove it: {fault};"
+                " meterd verify says what differs"
+            ) from fault
+        part.rename(file)
+    except OSError as fault:
+        raise MeterdError(f"{file}: cannot be written: {fault.strerror}") from fault
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    _report(proved, as_json)
+
+
+@click.command("check-proof", epilog="Example: meterd check-proof acme-january.jsonl")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def check_proof(file: Path, as_json: bool) -> None:
+    """Check what meterd prove wrote: that the events in FILE lead to its figures and its digest.
+
+    Needs nothing but FILE. That it is what was billed is shown by the digest it prints: the
+    webhook has the same in data.digest.
+
+    Exit codes: 0 it does; 1 it does not, or cannot be read; 2 wrong arguments.
+    """
+    try:
+        proved = check(partial(_read, file))
+    except ProofError as fault:
+        raise MeterdError(f"{file}: {fault}") from fault
+    except OSError as fault:
+        raise MeterdError(f"{file}: cannot be read: {fault.strerror}") from fault
+    _report(proved, as_json)
+
+
+def _lines(data: Path, aggregation: str) -> Iterator[bytes]:
+    try:
+        with open_snapshot(data) as snapshot:
+            meta = snapshot.meta()
+            if meta.format != FORMAT:
+                raise StoreError(
+                    f"the store has format {meta.format}: the next start of meterd serve brings it"
+                    f" to {FORMAT}"
+                )
+            txn = snapshot.transaction()
+            found = find(txn, meta.parts, aggregation)
+            yield from Proving(txn, meta.parts, found.customer_id).lines(found)
+    except DamagedError as fault:
+        raise StoreError(f"the store in {data} is damaged: {fault}: see meterd verify") from fault
+
+
+def _read(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as lines:
+        for line in lines:
+            yield line.removesuffix(b"\n")
+
+
+def _report(proved: Proved, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(proved))
+        return
+    void = f", {proved.void:,} taken back" if proved.void else ""
+    click.echo(
+        f"{proved.id}, revision {proved.revision}: proved by {proved.events:,} events{void};"
+        f" behind {proved.published - 1:,} published before"
+    )
+    click.echo(f"digest {proved.digest}")
+    if proved.unknown:
+        shown = ", ".join(proved.unknown[:3])
+        more = f" and {len(proved.unknown) - 3:,} more" if len(proved.unknown) > 3 else ""
+        click.echo(
+            f"note: of {shown}{more} nothing is shown, nor the figures: begun before there were"
+            " digests",
+            err=True,
+        )

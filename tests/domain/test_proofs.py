@@ -1,0 +1,182 @@
+"""A proof is believed for what its lines lead to, and for nothing else."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from meterd.domain.aggregations import Aggregation, Figure, publication_line
+from meterd.domain.digests import START, digest_of, events_line, linked, parts_line, void_line
+from meterd.domain.errors import ProofError
+from meterd.domain.event_ids import Stamp
+from meterd.domain.operations import Operation
+from meterd.domain.periods import PeriodType, period_at
+from meterd.domain.proofs import Proved, check, proof_line
+from tests.ledger_bench import at, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY = period_at(PeriodType.DAILY, at("2026-01-14T00:00"))
+TEN, ELEVEN = (period_at(PeriodType.HOURLY, at(f"2026-01-14T{hour}:00")) for hour in (10, 11))
+STAMP, NEXT = Stamp(TEN.start_ms, 0, 7), Stamp(ELEVEN.start_ms + 5, 9, 7)
+
+
+def chain_of(lines: list[bytes]) -> bytes:
+    chain = START
+    for line in lines:
+        chain = linked(chain, line)
+    return chain
+
+
+def published(kind: PeriodType, revision: int, figures: dict[str, Figure]) -> Aggregation:
+    return Aggregation("acme", kind, DAY.start_ms, revision, True, 0, 17, figures)
+
+
+def proof() -> list[bytes]:
+    """Of a day, behind its first revision: 3 + 4 in two hours, and 9 that was taken back."""
+    ten = [
+        events_line(STAMP.id(), [0, 2], [event(value=3), event(value=9)]),
+        void_line(STAMP.id(2, part=14), "twice", 5),
+    ]
+    eleven = [events_line(NEXT.id(), [1], [event(value=4)])]
+    parts = parts_line(DAY, [(TEN, chain_of(ten)), (ELEVEN, chain_of(eleven))])
+    first = msgspec.structs.replace(
+        published(DAY.type, 1, {"sum": Figure(Operation.SUM, Decimal(12), 2)}),
+        contents=b"\x07" * 32,
+        previous=START,
+    )
+    second = msgspec.structs.replace(
+        published(DAY.type, 2, {"sum": Figure(Operation.SUM, Decimal(7), 2)}),
+        contents=digest_of(parts),
+        previous=first.digest,
+    )
+    of_both = [publication_line(one) for one in (first, second)]
+    return [proof_line(second), *of_both, parts, *ten, *eleven]
+
+
+def test_events_lead_to_the_digest() -> None:
+    """And to the figures, without what was taken back."""
+    lines = proof()
+    digest = digest_of(lines[2]).hex()
+    assert check(lambda: lines) == Proved("acme_daily_20260114", 2, digest, 2, 2, 1)
+
+
+def without(number: int) -> Callable[[list[bytes]], None]:
+    def change(lines: list[bytes]) -> None:
+        del lines[number]
+
+    return change
+
+
+def other(number: int, this: bytes, that: bytes) -> Callable[[list[bytes]], None]:
+    def change(lines: list[bytes]) -> None:
+        assert this in lines[number]
+        lines[number] = lines[number].replace(this, that, 1)
+
+    return change
+
+
+def swapped(one: int, another: int) -> Callable[[list[bytes]], None]:
+    def change(lines: list[bytes]) -> None:
+        lines[one], lines[another] = lines[another], lines[one]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines.clear(), "ends behind line 0"),
+        (without(0), "line 1 is not the first line of a proof"),
+        (without(1), "line 2 is behind"),
+        (without(2), "line 3 is not a published aggregation"),
+        (without(3), "line 4 is not what a period is made of"),
+        (without(4), "comes before the events of hourly 2026011410|line 6"),
+        (without(5), "line 6|ends behind|before the events"),
+        (without(6), "ends behind line 6"),
+        (lambda lines: lines.append(lines[-1]), "line 8 is one too many"),
+        (lambda lines: lines.append(b""), "line 8 is one too many"),
+        (swapped(1, 2), "line 2 is behind"),
+        (swapped(4, 6), "line 5 has an event that is not of acme in hourly 2026011410, whose"),
+        (other(0, b",1,", b",2,"), "version 2, and this meterd knows 1"),
+        (other(0, b"acme", b"b"), "is not a published aggregation"),
+        (other(1, b'"12"', b'"13"'), "line 3 is behind"),
+        (other(2, b'"acme"', b'"b"'), "line 3 is of b, daily"),
+        (other(2, b'"7"', b'"8"'), "sum: sum was published as 8 of 2 events, .* come to 7 of 2"),
+        (other(2, b",2]", b",3]"), "published as 7 of 3 events"),
+        (other(2, b'"sum":', b'"max":'), "max: sum .* come to nothing"),
+        (other(2, b'"20260114"', b'"20260199"'), "line 3 is of no period: 20260199"),
+        (other(3, b"2026011411", b"2026011412"), "is not what daily 20260114 was made of"),
+        (other(4, b'"3"', b'"4"'), "in hourly 2026011410, whose lines have not come to its digest"),
+        (other(4, b"[0,2]", b"[2,0]"), "line 5 does not have an offset for each event"),
+        (other(4, b"[0,2]", b"[0]"), "line 5 does not have an offset for each event"),
+        (other(4, b'"events","0', b'"events","x'), "line 5 has no id of an event"),
+        (other(5, b"twice", b"once"), "in hourly 2026011410, whose lines have not come to"),
+        (other(5, b'"void","0', b'"void","x'), "line 6 has no id of an event"),
+        (other(6, b'"acme"', b'"b"'), "line 7 has an event that is not of acme in"),
+        (lambda lines: lines.__setitem__(4, b"\xff"), "line 5"),
+    ],
+)
+def test_whatever_is_changed_is_named(change: Callable[[list[bytes]], None], said: str) -> None:
+    """By its line; what is missing by where it ends."""
+    lines = proof()
+    change(lines)
+    with pytest.raises(ProofError, match=said):
+        check(lambda: lines)
+
+
+def test_of_what_began_before_digests_nothing_is_shown() -> None:
+    """Nor do the figures follow; the rest is still held against its digests."""
+    ten = [events_line(STAMP.id(), [0], [event(value=3)])]
+    parts = parts_line(DAY, [(TEN, chain_of(ten)), (ELEVEN, b"")])
+    day = msgspec.structs.replace(
+        published(DAY.type, 1, {"sum": Figure(Operation.SUM, Decimal(99), 9)}),
+        contents=digest_of(parts),
+        previous=START,
+    )
+    lines = [proof_line(day), publication_line(day), parts, *ten]
+    assert check(lambda: lines).unknown == ["hourly 2026011411"]
+    lines[3] = lines[3].replace(b'"3"', b'"4"')
+    with pytest.raises(ProofError, match="ends behind line 4"):
+        check(lambda: lines)
+
+
+def of_hour(*lines: bytes) -> list[bytes]:
+    """Made by somebody who can make digests: each is right."""
+    hour = Aggregation(
+        *("acme", PeriodType.HOURLY, TEN.start_ms, 1, True, 0, 17),
+        {"sum": Figure(Operation.SUM, Decimal(3), 1)},
+        contents=chain_of(list(lines)),
+        previous=START,
+    )
+    return [proof_line(hour), publication_line(hour), *lines]
+
+
+ONE = events_line(STAMP.id(), [0], [event(value=3)])
+NEXT_ONE = events_line(STAMP.id(1), [0], [event(value=3)])
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([ONE, ONE], "line 4 is not behind the events before it"),
+        ([ONE, void_line(STAMP.id(1), "why", 5)], "1 events are void, of which 0 are there"),
+        ([ONE, void_line(STAMP.id(0), "why", 5)], "sum: .* come to nothing"),
+        ([ONE.replace(b'"3"', b'"NaN"')], "come to NaN of 1"),
+        ([ONE.replace(b'"3"', b'"NaN"'), NEXT_ONE], "line 4 has a value that no event has"),
+        ([ONE.replace(b'"3"', b'"1E+999999"')], "sum: sum was published"),
+        ([ONE.replace(b"[0]", b"[64]")], "has an offset that is none of 0 to 63"),
+        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that is none of 0 to 63"),
+        ([ONE.replace(b"[0]", b"[1e99]")], "is not what a block has"),
+        ([ONE, NEXT_ONE.replace(b'"3"', b'"1E+9999"')], "a value that no event has: 1E.9999"),
+    ],
+)
+def test_digests_alone_prove_nothing(lines: list[bytes], said: str) -> None:
+    """What they are of must be what meterd writes."""
+    assert check(lambda: of_hour(ONE)).events == 1
+    with pytest.raises(ProofError, match=said):
+        check(lambda: of_hour(*lines))
