@@ -95,6 +95,7 @@ def make_app(
     add_delivery_routes(app, access, desk)
     add_webhook_routes(app, access, desk)
     add_usage_routes(app, access, Usage(config, ledger, readiness, turn))
+    _add_error_handlers(app)
 
     @app.before_request
     async def refuse_leading_slashes() -> Response | None:
@@ -102,6 +103,18 @@ def make_app(
         doubled = request.scope["path"].startswith("//")
         return respond(problems.NOT_FOUND) if doubled else None
 
+    return app
+
+
+_log = structlog.get_logger("api")
+_ERRORS: Final = {
+    HTTPStatus.NOT_FOUND: "Not found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Method not allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Request body too large",
+}
+
+
+def _add_error_handlers(app: QuartTrio) -> None:
     @app.errorhandler(HTTPException)
     async def refuse(fault: HTTPException) -> Response:
         status = HTTPStatus(fault.code or HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -134,16 +147,6 @@ def make_app(
     @app.errorhandler(UnfitParameterError)
     async def refuse_parameter(fault: UnfitParameterError) -> Response:
         return respond(problems.problem(HTTPStatus.BAD_REQUEST, str(fault)))
-
-    return app
-
-
-_log = structlog.get_logger("api")
-_ERRORS: Final = {
-    HTTPStatus.NOT_FOUND: "Not found",
-    HTTPStatus.METHOD_NOT_ALLOWED: "Method not allowed",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Request body too large",
-}
 
 
 def _add_open_routes(app: QuartTrio, closer: Closer, readiness: Readiness) -> None:
