@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from meterd import copies
 from meterd.domain.errors import MeterdError
 from meterd.embedded import verification
-from meterd.embedded.differences import UNPOSTED, Checking, Difference
+from meterd.embedded.differences import PRUNED, UNPOSTED, Checking, Difference
 from meterd.embedded.store import FORMAT
 from meterd.keyfile import KEY_FILE, read_keys
 from meterd.options import config_option, data_folder, json_option
@@ -197,6 +197,8 @@ def _outcome(differences: int, checking: Checking) -> str:
     said = f"{found} in {counts}"
     if waiting := checking.counts[UNPOSTED]:
         said += f"; not in totals yet: {_number(waiting, 'events')} of the last seconds"
+    if pruned := checking.counts[PRUNED]:
+        said += f"; pruned before: {_number(pruned, 'events')}"
     if left_out := checking.left_out:
         *others, last = left_out
         names = f"{', '.join(others)} and {last}" if others else last

@@ -22,8 +22,10 @@ from meterd.domain.errors import (
     CorruptRecordError,
     DiskFullError,
     OverloadedError,
+    PrunedError,
     UnavailableError,
 )
+from meterd.domain.instants import format_instant
 from meterd.edge import problems
 from meterd.edge.delivery_api import Desk, add_delivery_routes, add_webhook_routes
 from meterd.edge.documents import aggregation_document, event_document
@@ -140,6 +142,10 @@ def _add_error_handlers(app: QuartTrio) -> None:
         _log.error(problems.DAMAGE, error=str(damage))
         return respond(problems.DAMAGED)
 
+    @app.errorhandler(PrunedError)
+    async def say_pruned(gone: PrunedError) -> Response:
+        return respond(problems.pruned(gone.until_ms))
+
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:
         return respond(problems.UNKNOWN_OUTCOME)
@@ -223,9 +229,15 @@ def _add_read_routes(
     @unless(readiness.refusal_to_read)
     async def events() -> Response:
         asked = Parameters(request.args)
-        listing = Pages(_Events(ledger, events_asked(asked)), turn)
+        query = events_asked(asked)
+        listing = Pages(_Events(ledger, query), turn)
         pages, end = await listing.answer(asked.limit(), asked.event_cursor())
-        return respond_array(pages, event_cursor(end))
+        response = respond_array(pages, event_cursor(end))
+        # Asked behind the page, which may have been read before something went.
+        until_ms = await ledger.pruned_until_ms()
+        if until_ms > (query.from_ms or 0):
+            response.headers[problems.PRUNED_UNTIL] = format_instant(until_ms)
+        return response
 
     @app.get("/aggregations")
     @needs(Scope.READ, access)

@@ -103,6 +103,11 @@ def _ingest(reading: Reading) -> Iterator[Metric]:
         "Idempotency keys in memory that are not yet in the index on disk.",
         backlog.unposted_keys,
     )
+    yield CounterMetricFamily(
+        "meterd_events_pruned",
+        "Events that were deleted because their time is over (retention.events), in all.",
+        reading.vital_signs.pruned_events,
+    )
     yield _gauge("meterd_customers_awake", "Customers whose totals are in memory.", backlog.awake)
     commits = reading.vital_signs.commits
     yield _histogram("meterd_transaction_events", "Events in a transaction.", commits.events)

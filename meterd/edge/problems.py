@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from meterd.domain.events import Reason, Refusal
+from meterd.domain.instants import format_instant
 
 if TYPE_CHECKING:
     from meterd.domain.credentials import Scope
@@ -35,6 +36,8 @@ ON_EVERY_ANSWER: Final = (
 )
 # Somebody has to see to a full disk, or to a wrong clock.
 ROOM_AFTER_SECONDS: Final = "30"
+# From which moment on all events are there, where some of before are not.
+PRUNED_UNTIL: Final = "Meterd-Pruned-Until"
 # For the log, where a request met it.
 DAMAGE: Final = "a stored record is damaged: run meterd verify, and restore a backup"
 
@@ -90,6 +93,17 @@ def unauthorized(challenge: str) -> Answer:
     """The body is the contract's; what is asked for stands where RFC 6750 has it."""
     named = f'Bearer realm="meterd"{challenge}'
     return problem(HTTPStatus.UNAUTHORIZED, "Unauthorized", ("WWW-Authenticate", named))
+
+
+def pruned(until_ms: int) -> Answer:
+    """Totals are there, and what would be counted from events is not."""
+    until = format_instant(until_ms)
+    return problem(
+        HTTPStatus.GONE,
+        f"Events of before {until} were pruned (retention.events): what is asked for needs some"
+        " that may be gone. From then on all are there",
+        (PRUNED_UNTIL, until),
+    )
 
 
 def forbidden(scope: Scope) -> Answer:

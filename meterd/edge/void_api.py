@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from quart import request
 
 from meterd.domain.credentials import Scope
-from meterd.domain.event_ids import from_text, next_id
+from meterd.domain.errors import PrunedError
+from meterd.domain.event_ids import from_text, next_id, stamp_of
 from meterd.domain.sections import quoted
 from meterd.domain.voids import REASON_MAX, VoidOutcome
 from meterd.edge import problems
@@ -54,6 +55,8 @@ def add_void_routes(
         if request.args:
             raise UnfitParameterError("There are no parameters: the _id is in the path")
         found = await _event(ledger, event_id)
+        if found is None:
+            await _refuse_pruned(ledger, event_id)
         return respond(
             _no_event(event_id) if found is None else Answer(HTTPStatus.OK, event_document(found))
         )
@@ -97,6 +100,13 @@ async def _event(ledger: Ledger, event_id: str) -> StoredEvent | None:
     # Of all that is not behind it, the last: either the event itself, or there is none.
     last = await ledger.events(EventQuery(), limit=1, before=next_id(name))
     return next((stored for stored in last if stored.id == name), None)
+
+
+async def _refuse_pruned(ledger: Ledger, event_id: str) -> None:
+    """Raises PrunedError where there may have been an event of that id, which says when it came."""
+    name, until_ms = from_text(event_id), await ledger.pruned_until_ms()
+    if name is not None and stamp_of(name).received_ms < until_ms:
+        raise PrunedError(until_ms)
 
 
 def _no_event(event_id: str) -> Answer:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NOTHING: Final = "nothing"
 # What is counted, and no difference: a daemon posts it in a few seconds, or a start does.
 UNPOSTED: Final = "events not yet in totals"
+PRUNED: Final = "pruned events"
 # What a year beyond the calendar raises, and bytes that are no text.
 NO_INSTANT: Final = (ValueError, OverflowError, OSError)
 # What a check meets where a record has the right checksum, and is not what its table holds.

@@ -19,7 +19,7 @@ from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.dated import dated_events
-from meterd.embedded.differences import NOTHING, UNPOSTED, Difference, at_key, period_name
+from meterd.embedded.differences import NOTHING, PRUNED, UNPOSTED, Difference, at_key, period_name
 from meterd.embedded.hour_chains import HourChains
 from meterd.embedded.index_check import BlockIndex, TypeIndex
 from meterd.embedded.marks import check_closed
@@ -94,8 +94,8 @@ class LogCheck:
         yield from self._end_hour()
         yield from self._voids.finish()
         self._checking.progress("events", counts["events"], expected)
-        counts["pruned events"] = self._marks.pruned.events
-        stored = counts["events"] + counts["pruned events"]
+        counts[PRUNED] = self._marks.pruned.events
+        stored = counts["events"] + counts[PRUNED]
         if stored != expected:
             yield Difference("meta", "count of events", str(expected), str(stored))
         yield from self._by_type.finish()

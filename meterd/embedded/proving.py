@@ -105,7 +105,7 @@ class Proving:
             name = aggregation_id(self._customer_id, hour)
             if hour.start_ms < journal.read_pruned(self._txn).until_ms:
                 raise StoreError(
-                    f"events of {name} were deleted (retention.events): a proof that was written"
+                    f"events of {name} were pruned (retention.events): a proof that was written"
                     f" before still proves it, by its digest {should.hex()}"
                 )
             raise StoreError(

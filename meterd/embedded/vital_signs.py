@@ -47,6 +47,7 @@ class VitalSigns(msgspec.Struct, frozen=True):
     parked: int
     endpoints: list[EndpointSummary]
     lmdb_version: str
+    pruned_events: int = 0
 
 
 def read_vital_signs(
@@ -62,4 +63,5 @@ def read_vital_signs(
         txn.count("parked"),
         read_endpoints(txn),
         LMDB_VERSION,
+        journal.read_pruned(txn).events,
     )

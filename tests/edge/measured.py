@@ -34,6 +34,7 @@ def signs() -> VitalSigns:
         parked=0,
         endpoints=[],
         lmdb_version="0.9.33",
+        pruned_events=13,
     )
 
 

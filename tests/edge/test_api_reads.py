@@ -313,3 +313,43 @@ async def test_a_client_that_does_not_read_is_not_read_for() -> None:
             await wait_all_tasks_blocked(0.2)
         assert max(ledger.reads) <= PAGE + 1
         assert len(ledger.reads) < 3000 / PAGE
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("", True),
+        ("?customerId=c", True),
+        ("?from=2026-03-10T09:59:59.999Z", True),
+        ("?from=2026-03-10T10:00:00Z", False),
+    ],
+)
+async def test_events_say_from_when_on_all_are_there(asked: str, told: bool) -> None:
+    """Where some of those that were asked for may be pruned, and only there."""
+    async with serving() as api:
+        await api.store("c")
+        assert "Meterd-Pruned-Until" not in (await api.ask("GET", f"/events{asked}")).headers
+        api.clock.advance(hours=1)
+        await api.store("c")
+        api.ledger.prune_some(1)
+        answer = await api.ask("GET", f"/events{asked}")
+        assert len(answer.json()) == 1
+        until = "2026-03-10T10:00:00.000Z" if told else None
+        assert answer.headers.get("Meterd-Pruned-Until") == until
+
+
+async def test_groups_of_a_window_with_pruned_events_are_refused() -> None:
+    """Rather than made of what is left; its totals are answered."""
+    async with serving() as api:
+        await api.store("c", "c")
+        api.clock.advance(hours=1)
+        await api.store("c")
+        api.ledger.prune_some(2)
+        windows = "/usage?customerId=c&window=hourly"
+        assert len((await api.ask("GET", windows)).json()) == 2
+        refused = await api.ask("GET", f"{windows}&groupBy=metadata.region")
+        assert refused.status_code == 410
+        assert refused.headers["Meterd-Pruned-Until"] == "2026-03-10T10:00:00.000Z"
+        assert "From then on all are there" in refused.json()["error"]
+        behind = f"{windows}&groupBy=metadata.region&from=2026-03-10T10:00:00Z"
+        assert len((await api.ask("GET", behind)).json()) == 1

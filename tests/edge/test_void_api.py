@@ -169,3 +169,25 @@ async def test_nothing_is_void_by_a_wrong_clock() -> None:
         api.clock_fault = "the clock stepped"
         assert (await void(api, event_id)).status_code == 503
         assert "void" not in (await ok(api, "GET", "/events"))[0]
+
+
+async def test_an_event_that_is_pruned_is_gone() -> None:
+    """410 for whoever asks for it, or takes it or another of its hour back; an id that was never
+    given is 404.
+    """
+    async with serving() as api:
+        await api.store("c", "d")
+        first, second = await ids(api)
+        assert api.ledger.prune_some(1) == 1
+        until = "2026-03-10T10:00:00.000Z"
+        for answer in (
+            await api.ask("GET", f"/events/{first}"),
+            await void(api, first),
+            await void(api, second),
+        ):
+            assert answer.status_code == 410
+            assert answer.json()["error"].startswith(f"Events of before {until} were pruned")
+            assert answer.headers["Meterd-Pruned-Until"] == until
+        assert (await api.ask("GET", f"/events/{second}")).status_code == 200
+        never = "f197f3c0-0000-7000-8000-000000000000"
+        assert (await api.ask("GET", f"/events/{never}")).status_code == 404
