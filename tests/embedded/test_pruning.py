@@ -9,85 +9,42 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-import trio
 
 from meterd.domain.event_ids import stamp_of
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import journal, keys, log, pruning, records
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import running
-from tests.embedded.sample_store import checked, event_of, lines, spoil
-from tests.ledger_bench import ALL, EVERY_EVENT, START_MS, at, close_ended, event, rules
+from tests.embedded.pruned_store import (
+    ALL_PERIODS,
+    HOURS,
+    LATER,
+    found_in,
+    make_prunable,
+    prune_all,
+)
+from tests.embedded.sample_store import checked, lines, spoil
+from tests.ledger_bench import EVERY_EVENT, START_MS, close_ended, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from meterd.domain.events import UsageEvent
-    from meterd.embedded.pruning import Prunable
     from meterd.embedded.transaction import Transaction
 
-ALL_PERIODS = rules(*PeriodType)
-LATER = at("2027-06-01T00:00")
-HOURS = 20
 BEFORE = START_MS // HOUR_MS * HOUR_MS + 12 * HOUR_MS
-
-
-def events(first: int, count: int, happened_ms: int | None = None) -> list[UsageEvent]:
-    found = map(event_of, range(first, first + count))
-    return [msgspec.structs.replace(one, timestamp_ms=happened_ms) for one in found]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """See ``_fill``; made once."""
-    folder = tmp_path_factory.mktemp("whole")
-    trio.run(_fill, folder)
-    return folder / "data"
+    """Made once."""
+    return make_prunable(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
 def data(whole: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return shutil.copytree(whole, tmp_path / "data")
-
-
-async def _fill(folder: Path) -> None:
-    """A store whose events of January 2026 may all go: in batches and alone, late and early, void;
-    their keys are forgotten. A few of 2027 are behind them.
-    """
-    async with running(folder) as bench:
-        for hour in range(HOURS):
-            await bench.ledger.append(events(hour * 100, 70))
-            await bench.ledger.append(events(hour * 100 + 80, 2, bench.clock.now_ms - 3 * HOUR_MS))
-            await bench.ledger.append(events(hour * 100 + 90, 1, bench.clock.now_ms + 290_000))
-            bench.clock.now_ms += HOUR_MS - 100_000
-            await close_ended(bench, ALL_PERIODS)
-            bench.clock.now_ms += 100_000
-        for one in (await bench.ledger.events(EVERY_EVENT, limit=ALL))[::77]:
-            await bench.ledger.void(one.id, "as agreed")
-        await bench.ledger.append([event("only", value=1)])
-        await close_ended(bench, ALL_PERIODS, clock_ms=LATER)
-        await bench.ledger.revise(ALL_PERIODS, until_ms=LATER)
-        while await bench.ledger.forget_keys(before_ms=LATER):
-            pass
-        await bench.ledger.append(events(50_000, 70))
-        await bench.ledger.append(events(51_000, 3))
-
-
-def found_in(store: Store, before_ms: int = LATER) -> Prunable:
-    with store.read() as txn:
-        return pruning.prunable(txn, PARTS, before_ms=before_ms, ended_ms=LATER)
-
-
-def prune_all(data: Path, before_ms: int = LATER) -> list[int]:
-    """How many events each transaction deleted."""
-    portions = []
-    with closing(Store(data)) as store:
-        while (found := found_in(store, before_ms)).events:
-            store.write(partial(pruning.prune, found=found))
-            portions.append(found.events)
-    return portions
 
 
 def test_a_store_is_sound_with_each_portion_that_is_deleted(
