@@ -48,6 +48,7 @@ from tests.embedded.model_choices import (
     shown,
 )
 from tests.embedded.proved import prove_in
+from tests.embedded.pruning_rules import PruningRules
 from tests.embedded.threshold_rules import ThresholdRules
 from tests.embedded.trio_thread import TrioThread
 from tests.embedded.void_rules import VoidRules
@@ -77,7 +78,9 @@ LOOKED_AT_EVERY = 4
 MEMORY = Path("/dev/shm")
 
 
-class EngineAndModel(DeliveryRules, ConfigurationRules, LateRules, ThresholdRules, VoidRules):
+class EngineAndModel(
+    DeliveryRules, ConfigurationRules, LateRules, PruningRules, ThresholdRules, VoidRules
+):
     """Both share one clock."""
 
     @initialize(hours=st.integers(0, 3))
