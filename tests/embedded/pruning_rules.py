@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from meterd.domain.admission import Admission
+from meterd.domain.admission import Admission, Late
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
 from tests.embedded.model_choices import (
     EVENTS,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Awaitable, Callable
 
+    from meterd.domain.aggregations import ClosingRules
     from meterd.domain.events import UsageEvent
     from meterd.ledger import Ledger
     from tests.embedded.engine_bench import EngineBench
@@ -62,6 +63,10 @@ class PruningRules(RuleBasedStateMachine):
     @abstractmethod
     def both(self, ask: Callable[[Ledger], Awaitable[T]]) -> T:
         """Asks the engine and the model; they must answer alike."""
+
+    @abstractmethod
+    def void(self, place: int, late: Late, by: ClosingRules | None) -> None:
+        """See ``VoidRules``."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -118,12 +123,17 @@ class PruningRules(RuleBasedStateMachine):
         return len(self.loop.call(partial(self.bench.ledger.events, EVERY_EVENT, limit=ALL)))
 
     @precondition(lambda self: bool(getattr(self, "bench", None) and closed_hours(self.model)))
-    @rule(events=EVENTS, place=st.integers(0, 5))
-    def append_long_ago(self, events: list[UsageEvent], place: int) -> None:
-        """Events of a closed hour, however long that is ago, and whatever is pruned of it."""
-        hours = closed_hours(self.model)
+    @rule(events=EVENTS, place=st.integers(0, 5), takes_back=st.booleans())
+    def append_long_ago(self, events: list[UsageEvent], place: int, *, takes_back: bool) -> None:
+        """Events of a closed hour, however long that is ago; of one of which some are pruned, where
+        there is one. Perhaps the last is not meant.
+        """
+        closed, until_ms = closed_hours(self.model), self.model._until_ms()
+        hours = [one for one in closed if one.start_ms < until_ms] or closed
         happened_ms = hours[-1 - place % len(hours)].start_ms + place
         late = [msgspec.structs.replace(one, timestamp_ms=happened_ms) for one in events]
         self.sent.append(late)
         self.both(lambda ledger: ledger.append(late, partial=True, admission=LONG_AGO))
-        self.happened["late for what is pruned"] += happened_ms < self.model._until_ms()
+        self.happened["late for what is pruned"] += happened_ms < until_ms
+        if takes_back:
+            self.void(0, Late.REVISE, None)

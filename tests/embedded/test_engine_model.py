@@ -79,7 +79,7 @@ MEMORY = Path("/dev/shm")
 
 
 class EngineAndModel(
-    DeliveryRules, ConfigurationRules, LateRules, PruningRules, ThresholdRules, VoidRules
+    DeliveryRules, ConfigurationRules, LateRules, ThresholdRules, VoidRules, PruningRules
 ):
     """Both share one clock."""
 
