@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from meterd.domain.receipts import Receipt
     from meterd.embedded.transaction import Transaction
 
-# In one transaction: deleted or written anew, 40 us each where every one is in a page of its own.
+# In one transaction: deleted or written anew, 5 ms of these where each is in a page of its own.
 TOUCHED_AT_ONCE: Final = 256
 # Some 20 ms of reading, where a batch is of few customers.
-EVENTS_AT_ONCE: Final = 10_000
+EVENTS_AT_ONCE: Final = 4_000
 # Where more periods wait to be revised it waits, too, rather than to look through all of them.
 LATE_MAX: Final = 10_000
 
