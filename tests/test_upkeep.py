@@ -74,7 +74,7 @@ def test_as_many_processes_as_one_likes() -> None:
     assert {**said, "seconds": 0} == {**by_default, "seconds": 0}
     refused = run("verify", "--processes", "0")
     assert refused.exit_code == 2
-    assert "'--processes': 0 is not in the range 1<=x<=256" in refused.stderr
+    assert "'--processes': '0' is no whole number from 1 to 256" in refused.stderr
 
 
 def test_events_that_are_in_no_total_yet_are_counted() -> None:
