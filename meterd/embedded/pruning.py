@@ -7,6 +7,9 @@ not touched.
 
 The indexes of a customer stand in the order of the log, too, so what goes of them is their
 beginning. Idempotency keys are gone before (``forgetting``).
+
+All that is read is read before, beside the writer: it waits for no page of the disk then, and a
+damaged record is met where it ends nothing but this.
 """
 
 from __future__ import annotations
@@ -33,18 +36,21 @@ TOUCHED_AT_ONCE: Final = 256
 # Some 20 ms of reading, where a batch is of few customers.
 EVENTS_AT_ONCE: Final = 4_000
 # Where more periods wait to be revised it waits, too, rather than to look through all of them.
-LATE_MAX: Final = 10_000
+LATE_MAX: Final = 100_000
 
 
 class Prunable(msgspec.Struct):
     """Records of the log with the types of their events, and where the indexes name them: keys of
     ``blocks_by_customer`` and ``blocks_by_hour`` without the block. ``until_ms`` is as in
-    ``Pruned``.
+    ``Pruned``. ``dropped`` and ``kept`` are what becomes of index records: their tables and keys,
+    and what stands there instead.
     """
 
     records: list[tuple[bytes, set[str]]] = []
     blocks: set[bytes] = set()
     dated_blocks: set[bytes] = set()
+    dropped: list[tuple[str, bytes]] = []
+    kept: list[tuple[str, bytes, bytes]] = []
     voids: list[bytes] = []
     through: bytes = b""
     until_ms: int = 0
@@ -97,6 +103,10 @@ def prunable(txn: Transaction, parts: int, *, before_ms: int, ended_ms: int) -> 
             next_void = next(void, None)
         if found.is_enough:
             break
+    for prefix in sorted(found.blocks):
+        _split_blocks(txn, "blocks_by_customer", prefix, found)
+    for prefix in sorted(found.dated_blocks):
+        _split_blocks(txn, "blocks_by_hour", prefix, found)
     return found
 
 
@@ -106,10 +116,10 @@ def prune(txn: Transaction, found: Prunable) -> None:
         txn.delete("events", record_id)
         for event_type in event_types:
             txn.delete("records_by_type", keys.record_by_type(event_type, record_id))
-    for prefix in sorted(found.blocks):
-        _drop_blocks(txn, "blocks_by_customer", prefix, found.through)
-    for prefix in sorted(found.dated_blocks):
-        _drop_blocks(txn, "blocks_by_hour", prefix, found.through)
+    for table, key in found.dropped:
+        txn.delete(table, key)
+    for table, key, payload in found.kept:
+        txn.put(table, key, payload)
     txn.delete_all("voids", found.voids)
     before = journal.read_pruned(txn)
     until_ms = max(before.until_ms, found.until_ms)
@@ -137,11 +147,11 @@ def _latest_ms(receipts: Sequence[Receipt]) -> int:
     )
 
 
-def _drop_blocks(txn: Transaction, table: str, prefix: bytes, through: bytes) -> None:
-    """Takes the blocks up to that event out of an index's beginning."""
-    found = txn.forward(table, prefix, prefix)
-    for key, payload in list(takewhile(lambda one: one[0][-ID_BYTES:] <= through, found)):
-        txn.delete(table, key)
-        rest = [one for one in records.split_block_ids(payload) if one > through]
+def _split_blocks(txn: Transaction, table: str, prefix: bytes, found: Prunable) -> None:
+    """What becomes of an index's beginning, without the blocks up to the last event that goes."""
+    stand = txn.forward(table, prefix, prefix)
+    for key, payload in takewhile(lambda one: one[0][-ID_BYTES:] <= found.through, stand):
+        found.dropped.append((table, key))
+        rest = [one for one in records.split_block_ids(payload) if one > found.through]
         if rest:
-            txn.put(table, prefix + rest[0], b"".join(rest))
+            found.kept.append((table, prefix + rest[0], b"".join(rest)))

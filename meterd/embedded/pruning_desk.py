@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from meterd.embedded import journal, pruning
 from meterd.embedded.void_desk import VoidDesk
 
@@ -16,11 +18,13 @@ class PruningDesk(VoidDesk):
             await self._posting.post_all()
         # Whoever takes an event back reads its hour in several transactions.
         before_ms = min([before_ms, *self._held_ms])
+        self._held_since_ms = inf
         parts = self._store.parts
         found = await self._read(
             lambda txn: pruning.prunable(txn, parts, before_ms=before_ms, ended_ms=ended_ms)
         )
-        if not found.events or found.until_ms > min(self._held_ms, default=found.until_ms):
+        # Of what was taken back meanwhile the void was not found, nor that it is to be revised.
+        if not found.events or found.until_ms > self._held_since_ms:
             return 0
         self._pruned_until_ms = max(self._pruned_until_ms, found.until_ms)
         await self._committer.execute(lambda txn: pruning.prune(txn, found))
