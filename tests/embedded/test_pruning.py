@@ -15,6 +15,7 @@ from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import journal, keys, log, pruning, records
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import running
+from tests.embedded.proved import prove_in
 from tests.embedded.pruned_store import (
     ALL_PERIODS,
     HOURS,
@@ -87,6 +88,29 @@ def test_a_beginning_goes_and_what_stands_in_one_index_record_is_split(data: Pat
         assert first is not None
         assert stamp_of(first).received_ms >= BEFORE - 400_000
         assert journal.read_pruned(txn).until_ms == BEFORE
+
+
+def test_what_is_pruned_is_proved_by_its_digest(data: Path) -> None:
+    """All that was published still leads to the digests that were sent; and of what is left, to its
+    events.
+    """
+    before = prove_in(data)
+    prune_all(data, BEFORE)
+    after = prove_in(data)
+    assert after.keys() == before.keys()
+    gone = {name for name, one in after.items() if one.pruned}
+    for name, one in before.items():
+        assert after[name].digest == one.digest
+        assert after[name] == one or name in gone
+    hours = {one.rpartition(" ")[2] for name in gone for one in after[name].pruned}
+    assert hours == {f"202601{14 + hour // 24}{hour % 24:02}" for hour in range(8, 23)}
+    assert {name.rpartition("_")[2] for name in gone} == {
+        *hours,
+        "20260114",
+        "202603",
+        "202601",
+        "2026",
+    }
 
 
 async def test_ids_go_on_where_the_whole_log_is_gone(tmp_path: Path) -> None:
