@@ -53,9 +53,9 @@ class VoidDesk(UsageDesk):
         # again. Each lock lives as long as somebody has it or waits for it.
         self._voiding: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._reading = trio.CapacityLimiter(VOIDS_READING)
-        # When the hours began of which events are being taken back, and the first of those of which
-        # some came to be since events to delete were last looked for; and until when events are
-        # deleted, or about to be. Each looks at the others with nothing in between.
+        # When the hours began of which events are being taken back; the first of those of which
+        # some were, or began to be, since it was last looked until when all is settled; and until
+        # when events are deleted, or about to be. Each looks at the others with nothing in between.
         self._held_ms: list[int] = []
         self._held_since_ms: float = inf
         self._pruned_until_ms = 0

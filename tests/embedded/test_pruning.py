@@ -22,6 +22,7 @@ from tests.embedded.pruned_store import (
     LATER,
     found_in,
     make_prunable,
+    prunable,
     prune_all,
 )
 from tests.embedded.sample_store import checked, lines, spoil
@@ -134,7 +135,7 @@ def test_it_waits_where_very_much_is_to_be_revised(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than look through all of it each time."""
-    monkeypatch.setattr(pruning, "LATE_MAX", 1)
+    monkeypatch.setattr(pruning, "LATE_MAX", 0)
     with closing(Store(data)) as store:
         assert found_in(store).events
         key = b"".join((b"\0" * 8, bytes(2), keys.hour(LATER), b"acme"))
@@ -149,8 +150,7 @@ def mark(txn: Transaction, **changed: object) -> None:
 def an_event_too_many_is_gone(txn: Transaction) -> None:
     """A record of the log behind the mark, with its indexes."""
     before = journal.read_pruned(txn)
-    found = pruning.prunable(txn, PARTS, before_ms=LATER, ended_ms=LATER)
-    pruning.prune(txn, found)
+    pruning.prune(txn, prunable(txn))
     journal.write_pruned(txn, before)
 
 

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import PrunedError
 from meterd.domain.periods import HOUR_MS
+from meterd.embedded import pruning
 from tests.embedded.engine_bench import EngineBench, inline, running
 from tests.embedded.sample_store import checked
 from tests.ledger_bench import ALL, EVERY_EVENT, START_MS, event
@@ -116,6 +117,20 @@ async def test_what_is_taken_back_while_others_are_looked_for_is_kept(
         assert await prune(bench) == 2
         await bench.stop()
     assert checked(tmp_path / "data")["pruned events"] == 2
+
+
+async def test_what_is_taken_back_between_two_portions_is_revised_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what is to be revised is looked for once for many portions."""
+    monkeypatch.setattr(pruning, "EVENTS_AT_ONCE", 1)
+    async with running(tmp_path) as bench:
+        _, second = await two_hours(bench)
+        assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 1
+        assert await bench.ledger.void(second, "as agreed") is not None
+        assert await prune(bench) == 0
+        await revise(bench)
+        assert await prune(bench) == 1
 
 
 async def test_a_void_of_another_hour_holds_nothing_up(tmp_path: Path) -> None:
