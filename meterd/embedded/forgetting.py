@@ -39,7 +39,7 @@ def expired(txn: Transaction, parts: int, before_ms: int) -> Expired:
     """The next ones, of events received before that moment."""
     found, posted = Expired({}, journal.forgotten_through(txn)), journal.posted_through(txn)
     for block in log.blocks_from(txn, found.through):
-        stamp, through = block.stamp, block.stamp.id(len(block.events) - 1)
+        stamp, through = block.stamp, block.last_id
         if stamp.received_ms >= before_ms:
             break
         if through > posted:

@@ -40,6 +40,11 @@ class Block(NamedTuple):
     begins_at: int
 
     @property
+    def last_id(self) -> bytes:
+        """That of its last event."""
+        return self.stamp.id(len(self.events) - 1)
+
+    @property
     def append_id(self) -> bytes:
         """That of the append's first event."""
         return self.stamp.later(-self.begins_at).id() if self.begins_at else self.id
@@ -86,19 +91,23 @@ def write_receipts(txn: Transaction, receipts: Iterable[Receipt]) -> None:
 
 
 def blocks_from(txn: Transaction, after: bytes) -> Iterator[Block]:
-    """What was recorded behind that id, in order. It may lie within a record, and cuts no block."""
-    start = txn.last_key("events", after) or b""
-    for record_id, payload in txn.forward("events", start, b""):
-        for found in blocks_in(record_id, payload):
-            if found.id > after:
-                yield found
+    """What was recorded behind that id, in order. It may lie within a block, and then that is the
+    first.
+    """
+    return (found for found in _in_records_from(txn, after) if found.last_id > after)
 
 
 def appends_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
-    """The same as it was received; here it cuts no append."""
+    """The same as it was received. The id may lie within an append, and then that is the first."""
+    first = next(blocks_from(txn, after), None)
+    if first is None:
+        return
+    append_id = first.append_id
     began: Block | None = None
     events: list[UsageEvent] = []
-    for found in blocks_from(txn, after):
+    for found in _in_records_from(txn, append_id):
+        if found.id < append_id:
+            continue
         if began is not None and not found.begins_at:
             yield receive(began.stamp, events)
             began = None
@@ -107,6 +116,13 @@ def appends_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
         events += found.events
     if began is not None:
         yield receive(began.stamp, events)
+
+
+def _in_records_from(txn: Transaction, event_id: bytes) -> Iterator[Block]:
+    """All from the record on that the event is in, if it is there."""
+    start = txn.last_key("events", event_id) or b""
+    for record_id, payload in txn.forward("events", start, b""):
+        yield from blocks_in(record_id, payload)
 
 
 def block(txn: Transaction, block_id: bytes) -> Sequence[UsageEvent]:

@@ -47,7 +47,8 @@ class LogCheck:
 
     def run(self) -> Iterator[Difference]:
         """Every difference; of each span in the order of the log."""
-        counts, expected = self._checking.counts, log.count_events(self._txn)
+        counts, pruned = self._checking.counts, self._marks.pruned.events
+        expected = log.count_events(self._txn) - pruned
         spans = _spans(self._txn, self._marks, self._spans_max)
         for found in self._run_spans(spans, self._checking):
             if isinstance(found, SpanFound):
@@ -55,10 +56,10 @@ class LogCheck:
             else:
                 yield found
         self._checking.progress("events", counts["events"], expected)
-        counts[PRUNED] = self._marks.pruned.events
-        stored = counts["events"] + counts[PRUNED]
-        if stored != expected:
-            yield Difference("meta", "count of events", str(expected), str(stored))
+        counts[PRUNED] = pruned
+        if counts["events"] != expected:
+            stands, should = str(expected + pruned), str(counts["events"] + pruned)
+            yield Difference("meta", "count of events", stands, should)
         found = self._found
         by_customer = BlockIndex(self._txn, self._parts, is_by_hour=False)
         yield from by_customer.finish(self._checking, found.by_customer)

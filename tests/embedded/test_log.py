@@ -173,19 +173,25 @@ def test_any_mix_of_appends_reads_back_event_for_event(
 def test_it_is_read_from_behind_any_id(
     arrivals: list[Arrival], first: Stamp, data: st.DataObject
 ) -> None:
-    """In the middle of a record too: a mark lies wherever the last event was at that moment."""
+    """In the middle of an append or a block, too: a mark lies before an event whose key is not in
+    the index yet.
+    """
     transactions = transactions_of(arrivals, first)
     receipts = [receipt for transaction in transactions for receipt in transaction]
-    behind = data.draw(st.integers(0, len(receipts) - 1), label="behind")
-    blocks = [one for receipt in receipts for one in receipt.blocks]
-    within = data.draw(st.integers(0, len(blocks) - 1), label="within")
+    ids = [one.stamp.id(offset) for one in receipts for offset in range(len(one.events))]
+    after = data.draw(st.sampled_from([b"", *ids]), label="after")
     with fresh_store() as store:
         write(store, transactions)
         with store.read() as txn:
-            appends = list(log.appends_from(txn, receipts[behind].last_id))
-            found = list(log.blocks_from(txn, blocks[within]))
-    assert appends == receipts[behind + 1 :]
-    assert [block.id for block in found] == blocks[within + 1 :]
+            appends = list(log.appends_from(txn, after))
+            found = list(log.blocks_from(txn, after))
+    assert appends == [receipt for receipt in receipts if receipt.last_id > after]
+    assert [block.id for block in found] == [
+        receipt.blocks[start // B]
+        for receipt in receipts
+        for start in range(0, len(receipt.events), B)
+        if receipt.stamp.id(min(start + B, len(receipt.events)) - 1) > after
+    ]
 
 
 @given(APPENDS, FIRST_STAMPS)
