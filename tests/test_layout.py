@@ -30,9 +30,12 @@ HOMES = {
     "click": {
         *("cli", "options", "upkeep", "tables", "proof_commands"),
         *("delivery_history", "delivery_commands", "webhook_commands"),
+        *("listing_commands", "transfer_commands", "status_commands", "completion_command"),
+        "bars",
     },
-    "rich": {"upkeep", "tables", "delivery_commands"},
-    "prometheus_client": {"edge.metrics", "edge.metric_families"},
+    "rich": {"upkeep", "tables", "delivery_commands", "bars"},
+    "prometheus_client": {"edge.metrics", "edge.metric_families", "status_reading"},
+    "pyarrow": {"parquet"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}
