@@ -17,11 +17,10 @@ import msgspec
 from meterd.domain.aggregations import Aggregation, aggregation_id
 from meterd.domain.digests import START, digest_of, linked, parts_to_prove
 from meterd.domain.errors import ProofError
-from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
+from meterd.domain.event_ids import COUNTER_LIMIT, ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_of_key
-from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.domain.totals import Totals, counted, totals_of
 
 if TYPE_CHECKING:
@@ -205,18 +204,18 @@ class _Check:
             chain = linked(chain, line.text)
 
     def _count(self, line: _Line, hour: Period, proved: Proved) -> None:
-        _, block_id, offsets, events = line.decode(_EVENTS, "what a block has")
-        block = _stamp(line, block_id)
+        _, append_id, offsets, events = line.decode(_EVENTS, "what an append has")
+        append = _stamp(line, append_id)
         if len(offsets) != len(events) or sorted(set(offsets)) != offsets:
             raise line.fault("does not have an offset for each event, going up")
-        if offsets and not 0 <= offsets[0] <= offsets[-1] < BLOCK_EVENTS:
-            raise line.fault(f"has an offset that is none of 0 to {BLOCK_EVENTS - 1}")
+        if not offsets or not 0 <= offsets[0] <= offsets[-1] < COUNTER_LIMIT - append.counter:
+            raise line.fault("has an offset that no event has, or none")
         # None twice: an hour's events stand in the order of their ids.
-        if block.id() <= self._last:
+        if append.id(offsets[0]) <= self._last:
             raise line.fault("is not behind the events before it")
-        self._last = block.id()
+        self._last = append.id(offsets[-1])
         for offset, event in zip(offsets, events, strict=True):
-            stamp = block.later(offset)
+            stamp = append.later(offset)
             happened_ms = stamp.received_ms if event.timestamp_ms is None else event.timestamp_ms
             is_in_hour = hour.start_ms <= happened_ms < hour.end_ms
             if event.customer_id != self._customer_id or not is_in_hour:

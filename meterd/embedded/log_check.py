@@ -8,7 +8,6 @@ totals and index, and nothing else.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -16,12 +15,12 @@ from meterd.domain.digests import UNKNOWN
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.idempotency import fingerprint
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.dated import dated_events
 from meterd.embedded.differences import NOTHING, PRUNED, UNPOSTED, Difference, at_key, period_name
 from meterd.embedded.hour_chains import HourChains
 from meterd.embedded.index_check import BlockIndex, TypeIndex
+from meterd.embedded.log_shape import LogShape
 from meterd.embedded.marks import check_closed
 from meterd.embedded.recount import HourRecount
 from meterd.embedded.totals_check import compare, compare_counts, join, starts, totals_in
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from meterd.domain.events import UsageEvent
     from meterd.domain.voids import Void
     from meterd.embedded.differences import Checking
+    from meterd.embedded.log import Block
     from meterd.embedded.marks import Marks
-    from meterd.embedded.records import LoggedBlock
     from meterd.embedded.transaction import Transaction
 
 _PROGRESS_RECORDS: Final = 500
@@ -80,15 +79,14 @@ class LogCheck:
 
     def _run(self) -> Iterator[Difference]:
         counts, expected = self._checking.counts, log.count_events(self._txn)
-        last = b""
+        shape = LogShape(self._marks.pruned.through)
         for number, (record_id, payload) in enumerate(self._txn.forward("events", b"", b"")):
-            blocks = records.decode_record(payload)
-            yield from _record_faults(record_id, blocks, last or self._marks.pruned.through)
+            blocks = log.blocks_in(record_id, payload)
+            yield from shape.of_record(record_id, blocks)
             event_types = {event.event_type for block in blocks for event in block.events}
             yield from self._by_type.expect(sorted(event_types), record_id)
-            first = stamp_of(record_id)
             for block in blocks:
-                last = yield from self._block(block.stamp(first), block.events)
+                yield from self._block(block)
             if number % _PROGRESS_RECORDS == 0:
                 self._checking.progress("events", counts["events"], expected)
         yield from self._end_hour()
@@ -106,31 +104,29 @@ class LogCheck:
         if self._used_found != counts["idempotency keys"]:
             yield from self._other_keys()
 
-    def _block(
-        self, stamp: Stamp, events: Sequence[UsageEvent]
-    ) -> Generator[Difference, None, bytes]:
-        """Counts a block; returns the id of its last event."""
+    def _block(self, block: Block) -> Iterator[Difference]:
+        """Counts a block."""
+        block_id, stamp, events, _ = block
         hour = period_at(PeriodType.HOURLY, stamp.received_ms)
         if hour is not self._hour:
             yield from self._end_hour()
             self._hour = hour
             self._hours.add(hour)
             self._count_dated(hour, are_early=True)
-        block_id, last = stamp.id(), stamp.id(len(events) - 1)
+        last = stamp.id(len(events) - 1)
         counted = list(enumerate(events))
         if last > self._marks.posted:
             counted = yield from self._posted(hour, stamp, events)
         if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
             counted = self._received_in(hour, stamp, block_id, counted)
         void = yield from self._voids.of_block(stamp, events)
-        self._count(stamp, block_id, counted, void)
+        self._count(block, counted, void)
         has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
         if has_keys and last > self._marks.forgotten:
             self._use(stamp, events, last)
         self._checking.counts["events"] += len(events)
         if self._recount.is_full:
             yield from self._fold()
-        return last
 
     def _received_in(
         self, hour: Period, stamp: Stamp, block_id: bytes, counted: Sequence[tuple[int, UsageEvent]]
@@ -151,15 +147,12 @@ class LogCheck:
         return found
 
     def _count(
-        self,
-        stamp: Stamp,
-        block_id: bytes,
-        counted: Sequence[tuple[int, UsageEvent]],
-        void: Mapping[int, Void],
+        self, block: Block, counted: Sequence[tuple[int, UsageEvent]], void: Mapping[int, Void]
     ) -> None:
         """Counts these events of a block, which are of one hour; those that are void are in its
         chain, and in the index all the same.
         """
+        block_id, stamp, _, begins_at = block
         if void:
             left = []
             for offset, event in counted:
@@ -173,18 +166,18 @@ class LogCheck:
             self._recount.count(stamp, block_id, left)
         else:
             self._recount.count(stamp, block_id, counted)
-        self._chains.add(block_id, counted)
+        self._chains.add(block.append_id, begins_at, counted)
 
     def _count_dated(self, hour: Period, *, are_early: bool) -> None:
         """Counts what happened in that hour and was received before it, or else behind it."""
-        for stamp, events in dated_events(self._txn, hour, are_early=are_early):
+        for block, events in dated_events(self._txn, hour, are_early=are_early):
             counted = [
                 (offset, event)
                 for offset, event in events
-                if self._is_counted(hour, event, stamp.id(offset))
+                if self._is_counted(hour, event, block.stamp.id(offset))
             ]
-            void = self._voids.among(stamp, counted)
-            self._count(stamp, stamp.id(), counted, void)
+            void = self._voids.among(block.stamp, counted)
+            self._count(block, counted, void)
             if self._recount.is_full:
                 self._recount.fold()
         self._recount.fold()
@@ -351,24 +344,6 @@ class LogCheck:
 
     def _event(self, event_id: bytes) -> UsageEvent | None:
         return log.event_at(self._txn, stamp_of(event_id))
-
-
-def _record_faults(
-    record_id: bytes, blocks: Sequence[LoggedBlock], last: bytes
-) -> Iterator[Difference]:
-    """What ``log.write_receipts`` would not have written behind the event of the id ``last``."""
-    first = stamp_of(record_id)
-    if record_id <= last:
-        yield at_key("events", record_id, "record", "there", f"behind {last.hex()}")
-    if first.id() != record_id or not blocks or blocks[0].stamp(first) != first:
-        yield at_key("events", record_id, "record", "named otherwise", "named by its first event")
-    for block in blocks:
-        if not 0 < len(block.events) <= BLOCK_EVENTS:
-            should = f"1 to {BLOCK_EVENTS}"
-            yield at_key("events", record_id, "events of a block", str(len(block.events)), should)
-    for one, other in itertools.pairwise(blocks):
-        if other.stamp(first).id() <= one.stamp(first).id(len(one.events) - 1):
-            yield at_key("events", record_id, "blocks", "one within another", "one behind another")
 
 
 def _hour_of(event: UsageEvent, received: Period) -> Period:

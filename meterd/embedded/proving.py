@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heapq import merge
 from itertools import groupby, takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from meterd.domain.aggregations import aggregation_id, publication_line
@@ -19,6 +20,7 @@ from meterd.domain.digests import (
 )
 from meterd.domain.errors import StoreError
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType, period_of_key
 from meterd.domain.proofs import proof_line
 from meterd.embedded import journal, keys, log, queries, trail, voids
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meterd.domain.aggregations import Aggregation
+    from meterd.embedded.log import Block
     from meterd.embedded.transaction import Transaction
 
 
@@ -78,25 +81,19 @@ class Proving:
         chain, taken_back = START, dict[bytes, bytes]()
         totals = journal.read_totals(self._txn, self._part, hour, self._customer_id)
         through = b"" if totals is None else totals.through
-        for block_id, stamp, events in log.blocks(self._txn, self._blocks(hour)):
-            found = [
-                (offset, event)
-                for offset, event in enumerate(events)
-                if event.customer_id == self._customer_id
-                and hour.start_ms <= (event.timestamp_ms or stamp.received_ms) < hour.end_ms
-                and stamp.id(offset) <= through
-            ]
-            if not found:
-                continue
-            for offset, _ in found:
-                event_id = stamp.id(offset, self._part)
-                void = voids.read_void(self._txn, event_id)
-                if void is not None:
-                    line = void_line(event_id, void.reason, void.voided_ms)
-                    taken_back[void.behind] = line
-            next_line: bytes | None = events_line(
-                block_id, [offset for offset, _ in found], [event for _, event in found]
-            )
+        blocks = log.blocks(self._txn, self._blocks(hour))
+        for append_id, its_blocks in groupby(blocks, key=attrgetter("append_id")):
+            offsets, events = list[int](), list[UsageEvent]()
+            for block in its_blocks:
+                for offset, event in self._counted(block, hour, through):
+                    offsets.append(block.begins_at + offset)
+                    events.append(event)
+                    event_id = block.stamp.id(offset, self._part)
+                    void = voids.read_void(self._txn, event_id)
+                    if void is not None:
+                        line = void_line(event_id, void.reason, void.voided_ms)
+                        taken_back[void.behind] = line
+            next_line = events_line(append_id, offsets, events) if events else None
             while next_line is not None:
                 yield next_line
                 chain = linked(chain, next_line)
@@ -112,6 +109,21 @@ class Proving:
                 f"the events of {name} come to {chain.hex()}, not to their digest {should.hex()}:"
                 " meterd verify says what differs"
             )
+
+    def _counted(
+        self, block: Block, hour: Period, through: bytes
+    ) -> Iterator[tuple[int, UsageEvent]]:
+        """The customer's events of a block that are counted in the hour, with their offsets."""
+        stamp = block.stamp
+        for offset, event in enumerate(block.events):
+            happened_ms = event.timestamp_ms or stamp.received_ms
+            is_of_hour = hour.start_ms <= happened_ms < hour.end_ms
+            if (
+                is_of_hour
+                and event.customer_id == self._customer_id
+                and stamp.id(offset) <= through
+            ):
+                yield offset, event
 
     def _blocks(self, hour: Period) -> list[bytes]:
         """The ids of blocks that may have events of the hour, in order."""

@@ -158,20 +158,24 @@ def of_hour(*lines: bytes) -> list[bytes]:
 
 ONE = events_line(STAMP.id(), [0], [event(value=3)])
 NEXT_ONE = events_line(STAMP.id(1), [0], [event(value=3)])
+TWO = events_line(STAMP.id(), [0, 70], [event(value=3)] * 2)
+WITHIN_TWO = events_line(STAMP.id(64), [6], [event(value=3)])
 
 
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ([ONE, ONE], "line 4 is not behind the events before it"),
+        ([TWO, WITHIN_TWO], "line 4 is not behind the events before it"),
+        ([events_line(STAMP.id(), [], [])], "has an offset that no event has, or none"),
         ([ONE, void_line(STAMP.id(1), "why", 5)], "1 events are void, of which 0 are there"),
         ([ONE, void_line(STAMP.id(0), "why", 5)], "sum: .* come to nothing"),
         ([ONE.replace(b'"3"', b'"NaN"')], "come to NaN of 1"),
         ([ONE.replace(b'"3"', b'"NaN"'), NEXT_ONE], "line 4 has a value that no event has"),
         ([ONE.replace(b'"3"', b'"1E+999999"')], "sum: sum was published"),
-        ([ONE.replace(b"[0]", b"[64]")], "has an offset that is none of 0 to 63"),
-        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that is none of 0 to 63"),
-        ([ONE.replace(b"[0]", b"[1e99]")], "is not what a block has"),
+        ([ONE.replace(b"[0]", b"[1073741824]")], "has an offset that no event has"),
+        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that no event has"),
+        ([ONE.replace(b"[0]", b"[1e99]")], "is not what an append has"),
         ([ONE, NEXT_ONE.replace(b'"3"', b'"1E+9999"')], "a value that no event has: 1E.9999"),
     ],
 )
