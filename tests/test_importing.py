@@ -25,9 +25,11 @@ class Meterd:
         self.keys: set[str] = set()
         self.ids: set[str] = set()
         self.largest = 0
+        self.refused_as_a_whole = 0
 
     def post(self, body: bytes) -> Answered:
         if len(body) > self.bytes_max:
+            self.refused_as_a_whole += 1
             return Answered(413, b"<html>")
         self.largest = max(self.largest, len(body))
         try:
@@ -84,6 +86,7 @@ def test_batches_fit_into_a_request() -> None:
     imported = meterd.importing()
     assert list(imported.run(rows)) == []
     assert imported.counts.new == 600
+    assert meterd.refused_as_a_whole == 0
     assert 2 << 20 < meterd.largest <= (3 << 20) + 2
 
 
