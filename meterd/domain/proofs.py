@@ -3,7 +3,8 @@
 The first line says what is proved. Then comes what was published of the customer and type of
 period, from the first aggregation to this one, each naming the digest of the one before. Then what
 its contents were made of: an hour's lines, or the parts of a longer period and behind these each
-part's, in their order. Each line but the first is what was digested, to the byte (``digests``).
+part's, in their order. Each line but the first is what was digested, to the byte (``digests``);
+but that an hour's events are pruned is only said, in the place of its lines.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _PARTS: Final = msgspec.json.Decoder(
     tuple[Literal["parts"], PeriodType, str, list[tuple[str, str | None]]]
 )
 _EVENTS: Final = msgspec.json.Decoder(tuple[Literal["events"], str, list[int], list[UsageEvent]])
+_PRUNED: Final = msgspec.json.Decoder(tuple[Literal["pruned"], str])
 _VOID: Final = msgspec.json.Decoder(tuple[Literal["void"], str, str, int])
 
 T = TypeVar("T")
@@ -47,7 +49,8 @@ T = TypeVar("T")
 class Proved(msgspec.Struct):
     """What a proof shows. ``events`` are those that count, ``void`` those that were taken back.
 
-    ``unknown`` are parts that began before meterd made digests: of these nothing is shown, and
+    ``unknown`` are parts that began before meterd made digests, and ``pruned`` those whose events
+    are not there any more: of these nothing is shown but their digests, which the latter have, and
     where there are any the figures are not either.
     """
 
@@ -58,11 +61,17 @@ class Proved(msgspec.Struct):
     events: int = 0
     void: int = 0
     unknown: list[str] = []
+    pruned: list[str] = []
 
 
 def proof_line(aggregation: Aggregation) -> bytes:
     """The first line."""
     return msgspec.json.encode(("proof", VERSION, aggregation.id, aggregation.revision))
+
+
+def pruned_line(hour: Period) -> bytes:
+    """In the place of an hour's lines."""
+    return msgspec.json.encode(("pruned", hour.key))
 
 
 def check(read: Callable[[], Iterable[bytes]]) -> Proved:
@@ -140,7 +149,7 @@ class _Check:
             raise ProofError(
                 f"{len(self._voids)} events are void, of which {self._taken_back} are there"
             )
-        if not proved.unknown:
+        if not (proved.unknown or proved.pruned):
             self._compare(figures)
         for line in self._rest():
             raise line.fault("is one too many")
@@ -193,6 +202,9 @@ class _Check:
         chain, self._last = START, b""
         while chain.hex() != should:
             line = next(self._lines)
+            if chain == START and line.text.startswith(b'["pruned"'):
+                self._pass_over(line, hour, proved)
+                return
             if line.text.startswith(b'["events"'):
                 self._count(line, hour, proved)
             elif line.text.startswith(b'["void"'):
@@ -202,6 +214,12 @@ class _Check:
                     f"comes before the events of hourly {hour.key} have come to {should}"
                 )
             chain = linked(chain, line.text)
+
+    def _pass_over(self, line: _Line, hour: Period, proved: Proved) -> None:
+        _, key = line.decode(_PRUNED, "an hour whose events are pruned")
+        if key != hour.key:
+            raise line.fault(f"is of {key}, and not of hourly {hour.key}")
+        proved.pruned.append(f"{hour.type} {hour.key}")
 
     def _count(self, line: _Line, hour: Period, proved: Proved) -> None:
         _, append_id, offsets, events = line.decode(_EVENTS, "what an append has")

@@ -27,6 +27,14 @@ class LogShape:
         self._rest: tuple[Stamp, int] | None = None
         self._is_known = not pruned
 
+    @classmethod
+    def behind(cls, blocks: Sequence[Block]) -> LogShape:
+        """For the records behind one that has these, whatever that is like."""
+        made = cls(blocks[0].id if blocks else b"")
+        for block in blocks:
+            made._go_on(block)
+        return made
+
     def of_record(self, record_id: bytes, blocks: Sequence[Block]) -> Iterator[Difference]:
         """What is not as it should be."""
         first = stamp_of(record_id)
@@ -49,6 +57,10 @@ class LogShape:
             if block.begins_at and self._is_known and goes_on != self._rest:
                 should = "behind the block before it in its append"
                 yield at_key("events", record_id, "a block", f"at {block.begins_at}", should)
-            self._is_known = True
-            self._rest = block.stamp.later(count), block.begins_at + count
-            self._last = block.stamp.id(max(0, count - 1))
+            self._go_on(block)
+
+    def _go_on(self, block: Block) -> None:
+        self._is_known = True
+        count = len(block.events)
+        self._rest = block.stamp.later(count), block.begins_at + count
+        self._last = block.stamp.id(max(0, count - 1))

@@ -22,7 +22,7 @@ from meterd.domain.errors import StoreError
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType, period_of_key
-from meterd.domain.proofs import proof_line
+from meterd.domain.proofs import proof_line, pruned_line
 from meterd.embedded import journal, keys, log, queries, trail, voids
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ class Proving:
         self._txn = txn
         self._part = keys.part_of(customer_id, parts)
         self._customer_id = customer_id
+        self._pruned_until_ms = journal.read_pruned(txn).until_ms
 
     def lines(self, proved: Aggregation) -> Iterator[bytes]:
         """See ``proofs``; an hour at a time is read. Raises StoreError where it cannot be proved,
-        or what is stored does not lead to its digest.
+        or what is stored does not lead to its digest. Of an hour some of whose events are pruned
+        nothing is shown but that.
         """
         totals = journal.read_totals(self._txn, self._part, proved.period, self._customer_id)
         if not proved.closed:
@@ -64,7 +66,10 @@ class Proving:
 
     def _of_period(self, period: Period, chain: bytes) -> Iterator[bytes]:
         if period.type is PeriodType.HOURLY:
-            yield from self._of_hour(period, chain)
+            if period.start_ms < self._pruned_until_ms:
+                yield from self._of_old_hour(period, chain)
+            else:
+                yield from self._of_hour(period, chain)
             return
         found = ((part, self._chain(part)) for part in parts_to_prove(period))
         parts = [(part, its_chain) for part, its_chain in found if its_chain is not None]
@@ -76,6 +81,13 @@ class Proving:
     def _chain(self, period: Period) -> bytes | None:
         chain = journal.read_chain(self._txn, self._part, period, self._customer_id)
         return digest_of_parts(period, self._chain) if chain == STALE else chain
+
+    def _of_old_hour(self, hour: Period, should: bytes) -> Iterator[bytes]:
+        """All of it, or none: what is left leads nowhere."""
+        try:
+            yield from list(self._of_hour(hour, should))
+        except StoreError:
+            yield pruned_line(hour)
 
     def _of_hour(self, hour: Period, should: bytes) -> Iterator[bytes]:
         chain, taken_back = START, dict[bytes, bytes]()
@@ -100,11 +112,6 @@ class Proving:
                 next_line = taken_back.pop(chain, None)
         if chain != should:
             name = aggregation_id(self._customer_id, hour)
-            if hour.start_ms < journal.read_pruned(self._txn).until_ms:
-                raise StoreError(
-                    f"events of {name} were pruned (retention.events): a proof that was written"
-                    f" before still proves it, by its digest {should.hex()}"
-                )
             raise StoreError(
                 f"the events of {name} come to {chain.hex()}, not to their digest {should.hex()}:"
                 " meterd verify says what differs"

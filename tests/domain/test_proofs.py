@@ -14,7 +14,7 @@ from meterd.domain.errors import ProofError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
-from meterd.domain.proofs import Proved, check, proof_line
+from meterd.domain.proofs import Proved, check, proof_line, pruned_line
 from tests.ledger_bench import at, event
 
 if TYPE_CHECKING:
@@ -143,6 +143,26 @@ def test_of_what_began_before_digests_nothing_is_shown() -> None:
     lines[3] = lines[3].replace(b'"3"', b'"4"')
     with pytest.raises(ProofError, match="ends behind line 4"):
         check(lambda: lines)
+
+
+def test_of_what_is_pruned_the_digest_stands() -> None:
+    """The trail leads to it, and so does whatever proved it before; the figures do not follow, and
+    the rest is still held against its digests.
+    """
+    whole = proof()
+    lines = [*whole[:4], pruned_line(TEN), whole[6]]
+    proved = Proved("acme_daily_20260114", 2, digest_of(whole[2]).hex(), 2, 1, 0)
+    proved.pruned = ["hourly 2026011410"]
+    assert check(lambda: lines) == proved
+    for changed, said in (
+        ([*whole[:4], pruned_line(ELEVEN), whole[6]], "line 5 is of 2026011411, and not of hourly"),
+        ([*whole[:5], pruned_line(TEN), whole[6]], "line 6 comes before the events of hourly"),
+        ([*whole[:4], pruned_line(TEN), whole[6].replace(b'"4"', b'"5"')], "ends behind line 6"),
+        ([*whole[:2], whole[2].replace(b'"7"', b'"8"'), pruned_line(TEN)], "ends behind|line 4"),
+        ([*whole[:4], pruned_line(TEN)], "ends behind line 5"),
+    ):
+        with pytest.raises(ProofError, match=said):
+            check(lambda changed=changed: changed)  # type: ignore[misc]
 
 
 def of_hour(*lines: bytes) -> list[bytes]:
