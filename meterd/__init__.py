@@ -173,10 +173,23 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     options          what the commands have in common
     listening        where another process listens
     tables           what commands print
+    bars             how far a command is
+    patience         asks a meterd again that cannot answer yet
+    event_rows       events as rows of files
+    row_readers      rows out of JSON lines and CSV
+    row_writers      rows into JSON lines and CSV
+    parquet          rows out of and into Parquet
+    importing        sends rows to a meterd that runs
+    exporting        writes the events of a meterd that runs
+    status_reading   how a meterd is doing, out of what it measures
     delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
     proof_commands   prove an aggregation, and check a proof
+    listing_commands   the commands events, aggregations
+    transfer_commands  the commands import, export
+    status_commands  the command status
+    completion_command  the command completion
     upkeep           the commands verify, backup, restore, compact
     cli              the command meterd
 """

@@ -7,11 +7,12 @@ import secrets
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from meterd import __version__
+from meterd.completion_command import completion
 from meterd.delivery_commands import deliveries
 from meterd.domain.advice import advice
 from meterd.domain.credentials import (
@@ -31,8 +32,12 @@ from meterd.edge.certificates import server_context, validity
 from meterd.embedded.data_folder import holder
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.listening import other_address
-from meterd.options import OneLineErrors, config_option, config_source
+from meterd.listing_commands import aggregations, events
+from meterd.options import OneLineErrors, config_option, config_source, json_option
 from meterd.proof_commands import check_proof, prove
+from meterd.status_commands import status
+from meterd.tables import print_json
+from meterd.transfer_commands import export_events, import_events
 from meterd.upkeep import backup, compact, restore, verify
 from meterd.webhook_commands import webhooks
 from meterd.work.clock import WallClock
@@ -51,6 +56,12 @@ _SHORT_HELP: Final = {
     "prove": "Write what proves a closed aggregation, and check it.",
     "check-proof": "Check what meterd prove wrote, without a store.",
     "deliveries": "List, show and repeat what is sent to webhooks.",
+    "status": "Show how the meterd that runs is doing.",
+    "events": "List events.",
+    "aggregations": "List aggregations.",
+    "completion": "Print what makes a shell complete commands.",
+    "import": "Send the events in a file: JSON lines, CSV or Parquet.",
+    "export": "Write events to a file: JSON lines, CSV or Parquet.",
     "webhooks": "List, test and enable webhooks, or see what they get.",
 }
 
@@ -63,6 +74,10 @@ def main() -> None:
     Every command reads a configuration (--config) and works on the data folder that it names as
     storage.path, which is relative to the folder where the command is run. METERD_DATA_DIR names
     another one, whatever the configuration says.
+
+    Exit codes of every command: 0 done; 1 not done, with the reason on stderr; 2 wrong arguments;
+    70 serve: start it again, or see meterd verify; 129, 130, 143 interrupted by a hangup, Ctrl-C or
+    SIGTERM.
     """
 
 
@@ -83,7 +98,8 @@ def serve(ctx: click.Context, given: Path | None) -> None:
 
 @main.command(epilog="Example: meterd check && meterd reload")
 @config_option
-def check(given: Path | None) -> None:
+@json_option
+def check(given: Path | None, as_json: bool) -> None:
     """Say whether a configuration is valid, and what would run.
 
     A meterd that runs already takes it over on `meterd reload`, all but another address or data
@@ -93,11 +109,15 @@ def check(given: Path | None) -> None:
     """
     source = config_source(given)
     config = source.read()
-    summary = _summary(config)
+    summary, found = _summary(config), _found(config)
+    notes = [*advice(config), *_beside_a_daemon(config)]
+    if as_json:
+        print_json({"file": str(source.path), **found, "notes": notes})
+        return
     click.echo(f"{source.path} is valid")
     for name, value in summary:
         click.echo(f"  {name:<12}{value}")
-    for line in (*advice(config), *_beside_a_daemon(config)):
+    for line in notes:
         click.echo(f"note: {line}", err=True)
 
 
@@ -129,6 +149,28 @@ def _summary(config: Config) -> list[tuple[str, str]]:
     ]
 
 
+def _found(config: Config) -> dict[str, Any]:
+    """As ``_summary``, for programs."""
+    return {
+        "address": config.server.bind,
+        "tls": _tls(config.server),
+        "data": config.storage.path,
+        "periods": config.periods,
+        "grace": format_duration(config.grace_ms),
+        "eventTypes": {name: kind.op for name, kind in config.events.items()},
+        "webhooks": [
+            {"id": hook.id, "url": masked_url(hook.url), "enabled": hook.enabled}
+            for hook in config.webhooks
+        ],
+        "keys": len(config.keys),
+        "eventsKept": None
+        if config.retention.events_ms is None
+        else format_duration(config.retention.events_ms),
+        "dryRun": config.dry_run,
+        "logLevel": config.log_level,
+    }
+
+
 def _kept(events_ms: int | None) -> str:
     if events_ms is None:
         return "kept for ever"
@@ -147,7 +189,8 @@ def _tls(server: Server) -> str:
 
 @main.command(epilog="Example: meterd check && meterd reload")
 @config_option
-def reload(given: Path | None) -> None:
+@json_option
+def reload(given: Path | None, as_json: bool) -> None:
     """Have a running meterd read configuration and keys again.
 
     It gets SIGHUP, if the configuration is valid, and says in its log what became of it. Nothing is
@@ -164,6 +207,8 @@ def reload(given: Path | None) -> None:
         os.kill(pid, signal.SIGHUP)
     except OSError as fault:
         raise MeterdError(f"process {pid} cannot be told: {fault.strerror}") from fault
+    if as_json:
+        print_json({"process": pid})
     click.echo(f"process {pid} was told; its log says what became of it", err=True)
 
 
@@ -185,8 +230,12 @@ def keys() -> None:
     help="What the key may do; may be repeated. Default: all of them. None implies another.",
 )
 @click.option("--description", default="", help="Whose key it is.")
-def create(given: Path | None, scopes: tuple[str, ...], description: str) -> None:
-    """Make a key and print it, this once, to stdout."""
+@json_option
+def create(given: Path | None, scopes: tuple[str, ...], description: str, as_json: bool) -> None:
+    """Make a key and print it, this once, to stdout.
+
+    Exit codes: 0 made; 1 not made; 2 wrong arguments.
+    """
     try:
         DESCRIPTION(description)
     except Refused as refused:
@@ -201,7 +250,10 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
     folder = Path(config.storage.path)
     is_new = not (folder / "store").exists()
     add_key(folder, key)
-    click.echo(text)
+    if as_json:
+        print_json({"key": text, **_key_found(key, str(folder / KEY_FILE))})
+    else:
+        click.echo(text)
     click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {_RELOAD}", err=True)
     if is_new:
         click.echo(
@@ -214,18 +266,37 @@ def create(given: Path | None, scopes: tuple[str, ...], description: str) -> Non
 
 @keys.command("list", epilog="Example: meterd keys list")
 @config_option
-def list_keys(given: Path | None) -> None:
+@json_option
+def list_keys(given: Path | None, as_json: bool) -> None:
     """List every key, with its id, scopes and description.
 
     And with the moment when it was made and the file it stands in.
+
+    Exit codes: 0 listed, also where there are none; 1 a file cannot be read; 2 wrong arguments.
     """
     source = config_source(given)
     config = source.configured()
     path = Path(config.storage.path) / KEY_FILE
-    for key in read_keys(config.storage.path):
-        click.echo(_line(key, str(path)))
-    for key in config.keys:
-        click.echo(_line(key, "" if key.id == ENVIRONMENT_KEY_ID else str(source.path)))
+    found = [(key, str(path)) for key in read_keys(config.storage.path)]
+    found += [
+        (key, "" if key.id == ENVIRONMENT_KEY_ID else str(source.path)) for key in config.keys
+    ]
+    for key, place in found:
+        if as_json:
+            print_json(_key_found(key, place))
+        else:
+            click.echo(_line(key, place))
+
+
+def _key_found(key: ApiKey, place: str) -> dict[str, Any]:
+    """All that is known of it; a key of the environment stands in no file."""
+    return {
+        "id": key.id,
+        "scopes": [scope for scope in Scope if scope in key.scopes],
+        "description": key.description,
+        "createdAt": None if key.created_ms is None else format_instant(key.created_ms),
+        "file": place or None,
+    }
 
 
 def _line(key: ApiKey, place: str) -> str:
@@ -240,7 +311,8 @@ def _scopes(key: ApiKey) -> str:
 @keys.command(epilog="Example: meterd keys revoke key-1f2e3d4c5b6a")
 @config_option
 @click.argument("key_id", metavar="ID")
-def revoke(given: Path | None, key_id: str) -> None:
+@json_option
+def revoke(given: Path | None, key_id: str, as_json: bool) -> None:
     """Take back the key with that id; `meterd keys list` shows the ids.
 
     Exit codes: 0 revoked; 1 there is no such key in the key file; 2 wrong arguments.
@@ -248,6 +320,8 @@ def revoke(given: Path | None, key_id: str) -> None:
     source = config_source(given)
     config = source.configured()
     if remove_key(config.storage.path, key_id):
+        if as_json:
+            print_json({"id": key_id})
         click.echo(f"{key_id} revoked. {_RELOAD}", err=True)
     elif key_id == ENVIRONMENT_KEY_ID and any(key.id == key_id for key in config.keys):
         raise MeterdError(f"{key_id} is in the environment: take it out there and restart")
@@ -257,6 +331,9 @@ def revoke(given: Path | None, key_id: str) -> None:
         raise MeterdError(f"no key has the id {key_id}; meterd keys list shows them")
 
 
-for command in (verify, prove, check_proof, backup, restore, compact, deliveries, webhooks):
+for command in (
+    *(verify, prove, check_proof, backup, restore, compact, deliveries, webhooks),
+    *(status, events, aggregations, import_events, export_events, completion),
+):
     command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -9,27 +9,55 @@ from __future__ import annotations
 import re
 import ssl
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import httpx
 import msgspec
 
 from meterd import __version__
-from meterd.domain.errors import MeterdError
+from meterd.domain.errors import MeterdError, NoAnswerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 # A test of a webhook takes its deadline, a minute at most.
 _TIMEOUT_S: Final = 90.0
 _FORWARD_TIMEOUT_S: Final = 30.0
+# Somebody watches: what was repaired meanwhile is to be noticed.
+_RETRY_AFTER_MAX_S: Final = 30.0
 # What the daemon's errors tell to ask for, as somebody at a shell does.
 _COMMANDS: Final = {
     "GET /deliveries": "meterd deliveries list",
     "GET /webhooks": "meterd webhooks list",
 }
+_OF_THE_KEY: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+# Of a meterd that starts or has more than it can take, or of a proxy in front of none.
+_TRANSIENT: Final = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
 _SCOPE: Final = re.compile('scope="([a-z]+)"')
+
+
+class Page(NamedTuple):
+    """A part of a long answer, as it was sent."""
+
+    content: bytes
+    # Of the page that follows; None where there is none.
+    cursor: str | None
+    # From which moment on all events are there, where some of before are not.
+    pruned_until: str | None
+
+
+class Answered(NamedTuple):
+    """What was answered, whatever it is."""
+
+    status: int
+    content: bytes
 
 
 class _Closing:
@@ -52,14 +80,15 @@ class _Closing:
 class Client(_Closing):
     """One meterd."""
 
-    def __init__(self, url: str, key: str) -> None:
-        """Raises MeterdError for what is no URL or no key."""
-        if not key.isascii() or not key.isprintable():
+    def __init__(self, url: str, key: str | None) -> None:
+        """Raises MeterdError for what is no URL or no key. What needs none is asked without."""
+        if key is not None and not (key.isascii() and key.isprintable()):
             raise MeterdError("an API key is of visible ASCII characters: look at METERD_API_KEY")
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
+        shown = {} if key is None else {"x-apikey": key}
         self._http = httpx.Client(
-            base_url=_http_url(self._url),
-            headers={"x-apikey": key, "User-Agent": f"meterd/{__version__}"},
+            base_url=_http_url(self.url),
+            headers={**shown, "User-Agent": f"meterd/{__version__}"},
             timeout=_TIMEOUT_S,
             trust_env=False,
             verify=ssl.create_default_context(),
@@ -71,8 +100,38 @@ class Client(_Closing):
 
     def get_text(self, path: str, **parameters: str | int | None) -> bytes:
         """As it was sent."""
-        given = {name: value for name, value in parameters.items() if value is not None}
-        return self._content(self._ask("GET", path, params=given or None))
+        return self._content(self._ask("GET", path, params=_given(parameters)))
+
+    def page(self, path: str, **parameters: str | int | None) -> Page:
+        """Of a long answer. Parameters that are None are left out."""
+        answer = self._ask("GET", path, params=_given(parameters))
+        content = self._content(answer)
+        following = answer.links.get("next", {}).get("url")
+        cursor = None if following is None else httpx.URL(following).params["cursor"]
+        return Page(content, cursor, answer.headers.get("Meterd-Pruned-Until"))
+
+    def pages(self, path: str, **parameters: str | int | None) -> Iterator[Page]:
+        """All of a long answer, from where it is asked for."""
+        cursor = parameters.pop("cursor", None)
+        while True:
+            page = self.page(path, cursor=cursor, **parameters)
+            yield page
+            if (cursor := page.cursor) is None:
+                return
+
+    def look(self, path: str) -> Answered:
+        """Whatever is answered."""
+        answer = self._ask("GET", path)
+        return Answered(answer.status_code, answer.content)
+
+    def send(self, path: str, body: bytes, **headers: str) -> Answered:
+        """Whatever is answered to what was sent. Raises MeterdError where the key may not send, and
+        NoAnswerError where it is to be sent again.
+        """
+        answer = self._ask("POST", path, content=body, headers=headers)
+        if answer.status_code in (*_OF_THE_KEY, *_TRANSIENT):
+            self._content(answer)
+        return Answered(answer.status_code, answer.content)
 
     def post(self, path: str, content: Mapping[str, Any] | None = None) -> Any:
         """The content of the answer."""
@@ -83,10 +142,10 @@ class Client(_Closing):
         try:
             return self._http.request(method, path, **options)
         except httpx.TimeoutException as error:
-            raise MeterdError(f"{self._url} did not answer in time") from error
+            raise NoAnswerError(f"{self.url} did not answer in time") from error
         except httpx.HTTPError as error:
-            raise MeterdError(
-                f"no meterd answers at {self._url} ({error}): is it running? --url says where"
+            raise NoAnswerError(
+                f"no meterd answers at {self.url} ({error}): is it running? --url says where"
             ) from error
 
     def _content(self, answer: httpx.Response) -> bytes:
@@ -94,14 +153,27 @@ class Client(_Closing):
             return answer.content
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
             raise MeterdError(
-                f"{self._url} does not know the key: give another with METERD_API_KEY or --key"
+                f"{self.url} does not know the key: give another with METERD_API_KEY or --key"
             )
         if answer.status_code == HTTPStatus.FORBIDDEN:
             raise MeterdError(
-                f"the key lacks the scope {_scope(answer)}: read is for looking, admin for all that"
-                " sends or changes something; meterd keys create makes another"
+                f"the key lacks the scope {_scope(answer)}: read is for looking, ingest for sending"
+                " events, admin for all else that sends or changes something; meterd keys create"
+                " makes another"
             )
+        if answer.status_code in _TRANSIENT:
+            raise _later(answer)
         raise MeterdError(_error(answer))
+
+
+def _given(parameters: Mapping[str, str | int | None]) -> dict[str, str | int] | None:
+    return {name: value for name, value in parameters.items() if value is not None} or None
+
+
+def _later(answer: httpx.Response) -> NoAnswerError:
+    wait = answer.headers.get("Retry-After", "")
+    wait_s = float(wait) if wait.isascii() and wait.isdigit() else 0.0
+    return NoAnswerError(_error(answer), min(wait_s, _RETRY_AFTER_MAX_S))
 
 
 def _http_url(text: str) -> httpx.URL:
@@ -114,10 +186,17 @@ def _http_url(text: str) -> httpx.URL:
     return url
 
 
-def _error(answer: httpx.Response) -> str:
+def error_in(content: bytes) -> str | None:
+    """What an answer of meterd's says is wrong."""
     try:
-        error = str(msgspec.json.decode(answer.content)["error"])
+        return str(msgspec.json.decode(content)["error"])
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        return None
+
+
+def _error(answer: httpx.Response) -> str:
+    error = error_in(answer.content)
+    if error is None:
         line = f"HTTP {answer.status_code} {answer.reason_phrase}"
         return f"{line}: {answer.url.host} is no meterd, or an older one"
     for request, command in _COMMANDS.items():

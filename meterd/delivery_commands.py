@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from meterd.delivery_history import curl_line, held_text, page_with, show_delivery, with_behind
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.errors import MeterdError
-from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.instants import parse_instant
 from meterd.domain.periods import PeriodType
 from meterd.options import (
+    Instant,
     Name,
     config_option,
     daemon,
@@ -58,15 +59,6 @@ class Posts(Protocol):
     """What a replay needs of a Client."""
 
     def post(self, path: str, content: Mapping[str, Any] | None = None) -> Any: ...
-
-
-class _Instant(click.ParamType[str]):
-    name = "instant"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if parse_instant(value) is None:
-            self.fail(f"{value!r} is not {EXPECTED}", param, ctx)
-        return value
 
 
 @click.group(epilog="Example: meterd deliveries list --status parked")
@@ -242,8 +234,8 @@ def _segment(delivery_id: str) -> str:
 @click.option(
     "--endpoint", required=True, type=Name(), help="To this webhook, which is configured."
 )
-@click.option("--since", type=_Instant(), required=True, help="Of periods that ended from then on.")
-@click.option("--until", type=_Instant(), help="Of periods that ended until then. Default: now.")
+@click.option("--since", type=Instant(), required=True, help="Of periods that ended from then on.")
+@click.option("--until", type=Instant(), help="Of periods that ended until then. Default: now.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--cursor", help="Go on where one ended that was interrupted, which printed this.")
 @json_option

@@ -41,12 +41,15 @@ ATTEMPTS_AT_ONCE: Final = 100
 
 
 class EventQuery(msgspec.Struct, frozen=True):
-    """Which events; None is no filter. Both bounds are inclusive, on the time of receipt."""
+    """Which events; None is no filter. Both bounds are inclusive, on the time of receipt. They are
+    read newest first, unless the oldest are asked for first.
+    """
 
     customer_id: str | None = None
     event_type: str | None = None
     from_ms: int | None = None
     to_ms: int | None = None
+    oldest_first: bool = False
 
 
 class AggregationQuery(msgspec.Struct, frozen=True):
@@ -215,7 +218,8 @@ class Ledger(Forgetting, Protocol):
     async def events(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> list[StoredEvent]:
-        """The newest events first, those with an id less than ``before``.
+        """The newest events first, those with an id less than ``before``; oldest first, those with
+        a greater one.
 
         Newest is by time of receipt, then last stored. Work is in proportion to what is returned.
         """

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from meterd.domain.durations import examples_within, parse_duration
 from meterd.domain.errors import MeterdError
+from meterd.domain.instants import EXPECTED, parse_instant
 from meterd.domain.sections import Refused, identifier, quoted
 from meterd.source import ConfigSource, locate
 
@@ -55,6 +57,49 @@ def _no_number(message: str, takes: click.IntRange) -> str:
     return f"{value!r} is no whole number from {takes.min} {until}"
 
 
+class Name(click.ParamType[str]):
+    """A text that names something: an empty one is a variable that was not set."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("must not be empty", param, ctx)
+        return value
+
+
+class Instant(click.ParamType[str]):
+    """As it was given, which the daemon reads again."""
+
+    name = "instant"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if parse_instant(value) is None:
+            self.fail(f"{value!r} is not {EXPECTED}", param, ctx)
+        return value
+
+
+class Duration(click.ParamType[float]):
+    """In seconds."""
+
+    name = "duration"
+
+    def __init__(self, at_least_ms: int, at_most_ms: int) -> None:
+        self._at_least_ms = at_least_ms
+        self._at_most_ms = at_most_ms
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        found_ms = parse_duration(value)
+        if found_ms is None or not self._at_least_ms <= found_ms <= self._at_most_ms:
+            takes = examples_within(self._at_least_ms, self._at_most_ms)
+            self.fail(f"{value!r} is no duration such as {takes}", param, ctx)
+        return found_ms / 1000
+
+
 config_option: Final = click.option(
     "--config",
     "given",
@@ -64,6 +109,14 @@ config_option: Final = click.option(
         "Default: METERD_CONFIG, else systemconfig.toml or systemconfig.json in this folder."
         " METERD_DATA_DIR wins over its storage.path."
     ),
+)
+patience_option: Final = click.option(
+    "--patience",
+    "patience_s",
+    type=Duration(0, 86_400_000),
+    default="5m",
+    show_default=True,
+    help="How long to try again while no meterd answers, or it has no room.",
 )
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, an object a line."
@@ -79,17 +132,6 @@ key_option: Final = click.option(
     show_envvar=True,
     help="Its API key; others see it in the list of processes, but not in the environment.",
 )
-
-
-class Name(click.ParamType[str]):
-    """A text that names something: an empty one is a variable that was not set."""
-
-    name = "text"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value:
-            self.fail("must not be empty", param, ctx)
-        return value
 
 
 def id_in_path(given: str, kind: str, command: str) -> str:
@@ -117,11 +159,16 @@ def data_folder(given: Path | None) -> Path:
 
 def daemon(given: Path | None, url: str | None, key: str | None) -> Client:
     """The meterd that is asked. Raises ConfigError and MeterdError."""
-    from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
-
     if not key:
         raise MeterdError("an API key is needed: set METERD_API_KEY, or give --key")
-    return Client(url or _url(config_source(given).configured().server), key)
+    return daemon_asked_by_anybody(given, url, key)
+
+
+def daemon_asked_by_anybody(given: Path | None, url: str | None, key: str | None) -> Client:
+    """As ``daemon``, also without a key."""
+    from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
+
+    return Client(url or _url(config_source(given).configured().server), key or None)
 
 
 def _url(server: Server) -> str:

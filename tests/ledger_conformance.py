@@ -12,6 +12,7 @@ import uuid
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -139,6 +140,8 @@ class EventsConformance:
             ]
             query = EventQuery(customer, event_type, from_ms, to_ms)
             assert await stored(bench, query) == expected, query
+            oldest_first = msgspec.structs.replace(query, oldest_first=True)
+            assert await stored(bench, oldest_first) == expected[::-1], query
 
     @pytest.mark.parametrize(
         "query",
@@ -149,6 +152,9 @@ class EventsConformance:
             EventQuery("Ærø", "avg"),
             EventQuery(from_ms=START_MS + 1, to_ms=START_MS + HOUR_MS + 1),
             EventQuery(customer_id="nobody"),
+            EventQuery(oldest_first=True),
+            EventQuery(customer_id="acme", oldest_first=True),
+            EventQuery(event_type="last", from_ms=START_MS + 1, oldest_first=True),
         ],
     )
     async def test_pages_visit_each_event_once(self, bench: Bench, query: EventQuery) -> None:

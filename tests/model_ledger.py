@@ -291,10 +291,11 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
                 and query.event_type in {None, stored.event.event_type}
                 and (query.from_ms is None or query.from_ms <= stored.received_ms)
                 and (query.to_ms is None or stored.received_ms <= query.to_ms)
-                and (before is None or stored.id < before)
+                and (before is None or (stored.id > before) is query.oldest_first)
+                and stored.id != before
             ),
             key=lambda stored: stored.id,
-            reverse=True,
+            reverse=not query.oldest_first,
         )
 
     def _aggregations_matching(

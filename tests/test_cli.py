@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -303,6 +304,9 @@ def every_command(command: click.Command, *path: str) -> list[tuple[str, ...]]:
     return [path, *(found for name, sub in below for found in every_command(sub, *path, name))]
 
 
+GROUPS = {("keys",), ("deliveries",), ("webhooks",)}
+
+
 @pytest.mark.parametrize("path", every_command(main), ids=" ".join)
 def test_every_help_shows_an_example(path: tuple[str, ...]) -> None:
     """And is printed without reading a configuration."""
@@ -323,10 +327,28 @@ def test_help_can_be_read_and_copied(
     assert not [line for line in lines[1:] if line.endswith("...")]
 
 
-@pytest.mark.parametrize("path", [("serve",), ("check",), ("reload",), ("keys", "revoke")])
+@pytest.mark.parametrize("path", every_command(main), ids=" ".join)
 def test_exit_codes_are_documented(path: tuple[str, ...]) -> None:
-    """Scripts rely on them."""
-    assert "Exit codes: 0" in run(*path, "--help").stdout
+    """Scripts rely on them; and on JSON, where a command has something to say."""
+    said = " ".join(run(*path, "--help").stdout.split())
+    if path in GROUPS:
+        return
+    assert "Exit codes" in said
+    assert ("--json" in said) is (path not in {(), ("serve",), ("completion",)})
+
+
+def test_keys_and_checks_are_told_to_programs(folder: Path) -> None:
+    """With ``--json``: an object a line, and nothing else on stdout."""
+    checked = json.loads(run("check", "--json").stdout)
+    assert (checked["address"], checked["eventTypes"]) == ("127.0.0.1:8080", {"a": "sum"})
+    assert (checked["webhooks"][0]["enabled"], checked["notes"]) == (False, [])
+    made = json.loads(run("keys", "create", "--scope", "read", "--json").stdout)
+    assert Keyring(read_keys("meterd-data")).authenticate(made.pop("key"))
+    assert made["scopes"] == ["read"]
+    [listed] = run("keys", "list", "--json").stdout.splitlines()
+    assert json.loads(listed) == {**made, "file": "meterd-data/keys.json"}
+    assert json.loads(run("keys", "revoke", made["id"], "--json").stdout) == {"id": made["id"]}
+    assert run("keys", "list", "--json").stdout == ""
 
 
 def test_the_version_is_told() -> None:

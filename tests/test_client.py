@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,7 @@ from click.testing import CliRunner
 
 from meterd.cli import main
 from meterd.client import Client, Receiver
-from meterd.domain.errors import MeterdError
+from meterd.domain.errors import MeterdError, NoAnswerError
 from tests import receiver
 from tests.daemon_process import KEY, DaemonProcess
 
@@ -141,3 +144,64 @@ def test_a_receiver_answers_in_a_line(closed_port: int) -> None:
     for url in (f"http://127.0.0.1:{closed_port}/", "nonsense", "http://a:b/"):
         with Receiver(url) as forward:
             assert forward.post({}, b"").startswith("not received: ")
+
+
+def test_long_answers_are_pages(daemon: DaemonProcess) -> None:
+    """From the first to the last, or from a cursor; nothing is left out between them."""
+    for number in range(5):
+        event = {"customerId": "paged", "value": number}
+        assert daemon.request("POST", "/usage/api.calls", json=event).status_code == 201
+    with Client(daemon.url, KEY) as client:
+        first = client.page("/events", customerId="paged", order="oldest", limit=2)
+        assert [one["value"] for one in json.loads(first.content)] == [0, 1]
+        assert first.pruned_until is None
+        asked: dict[str, str | int] = {"customerId": "paged", "order": "oldest", "limit": 2}
+        rest = [
+            json.loads(one.content) for one in client.pages("/events", cursor=first.cursor, **asked)
+        ]
+        assert [one["value"] for page in rest for one in page] == [2, 3, 4]
+        assert client.page("/events", **asked, cursor=None, to="2020-01-01").cursor is None
+
+
+def test_what_is_sent_is_answered_whatever_it_is(daemon: DaemonProcess) -> None:
+    """But for a key that may not send, which no repetition mends."""
+    with Client(daemon.url, KEY) as client:
+        assert client.send("/usagebatch", b"[]").status == 400
+        assert client.send("/usagebatch", b"{").content == b'{"error":"Malformed JSON"}'
+        sent = b'[{"eventType":"api.calls","customerId":"c","value":1},{}]'
+        assert client.send("/usagebatch", sent, Prefer="handling=lenient").status == 207
+    with Client(daemon.url, None) as client:
+        assert client.look("/ping").status == 200
+        assert client.look("/events").status == 401
+        with pytest.raises(MeterdError, match="does not know the key"):
+            client.send("/usagebatch", b"[]")
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Says when to come again."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.send_header("Retry-After", self.path[1:])
+        self.send_header("Content-Length", "25")
+        self.end_headers()
+        self.wfile.write(b'{"error":"Overloaded: x"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("said", "waits_s"), [("7", 7), ("3600", 30), ("Thu", 0)])
+def test_who_cannot_answer_yet_may_be_asked_again(said: str, waits_s: float) -> None:
+    """When it says, and within half a minute: somebody waits."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with (
+            Client(f"http://127.0.0.1:{server.server_port}", KEY) as client,
+            pytest.raises(NoAnswerError, match=r"^Overloaded: x$") as busy,
+        ):
+            client.get(f"/{said}")
+        server.shutdown()
+        thread.join()
+    assert busy.value.retry_after_s == waits_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import meterd
@@ -30,9 +31,12 @@ HOMES = {
     "click": {
         *("cli", "options", "upkeep", "tables", "proof_commands"),
         *("delivery_history", "delivery_commands", "webhook_commands"),
+        *("listing_commands", "transfer_commands", "status_commands", "completion_command"),
+        "bars",
     },
-    "rich": {"upkeep", "tables", "delivery_commands"},
-    "prometheus_client": {"edge.metrics", "edge.metric_families"},
+    "rich": {"upkeep", "tables", "delivery_commands", "bars"},
+    "prometheus_client": {"edge.metrics", "edge.metric_families", "status_reading"},
+    "pyarrow": {"parquet"},
 }
 # What the domain may use: nothing that acts. trio and structlog are for those who do.
 DOMAIN_OUTSIDE = {"msgspec"}
@@ -68,6 +72,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The full names of everything that a file imports, wherever in it."""
     names: set[str] = set()

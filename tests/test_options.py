@@ -9,7 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from meterd.domain.errors import ConfigError, MeterdError
-from meterd.options import OneLineErrors, config_source, daemon, data_folder
+from meterd.options import (
+    Duration,
+    Instant,
+    OneLineErrors,
+    config_source,
+    daemon,
+    data_folder,
+)
 
 
 def test_a_failure_is_its_own_lines() -> None:
@@ -113,9 +120,9 @@ def test_a_daemon_is_asked_where_it_listens(tmp_path: Path, server: str, url: st
     path = tmp_path / "systemconfig.toml"
     path.write_text(f"[server]\n{server}\n")
     with daemon(path, None, "key") as client:
-        assert client._url == url
+        assert client.url == url
     with daemon(path, "http://other.test:1/", "key") as client:
-        assert client._url == "http://other.test:1"
+        assert client.url == "http://other.test:1"
 
 
 def test_a_daemon_that_cannot_be_asked(tmp_path: Path) -> None:
@@ -130,3 +137,27 @@ def test_a_daemon_that_cannot_be_asked(tmp_path: Path) -> None:
         pass
     with daemon(tmp_path / "missing.toml", "http://a.test", "key"):
         pass  # nothing of the configuration is needed
+
+
+def test_instants_and_durations() -> None:
+    """As the configuration has them; what is none is told what it takes."""
+
+    @click.command()
+    @click.option("--from", "since", type=Instant())
+    @click.option("--patience", type=Duration(1000, 60_000), default="5s")
+    def wait(since: str | None, patience: float) -> None:
+        click.echo(f"{since} {patience}")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(wait, arguments)
+        return result.exit_code, result.output.splitlines()[-1]
+
+    assert run() == (0, "None 5.0")
+    assert run("--from", "2026-01-14", "--patience", "1m") == (0, "2026-01-14 60.0")
+    for wrong in ("5", "1h", "500ms", "soon"):
+        code, said = run("--patience", wrong)
+        assert (code, said.split("'--patience': ")[1]) == (
+            2,
+            f'\'{wrong}\' is no duration such as "5s" or "30s"',
+        )
+    assert "is not an ISO 8601 date" in run("--from", "x")[1]

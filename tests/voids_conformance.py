@@ -95,6 +95,8 @@ class VoidsConformance:
                 found = await stored(bench, query)
                 assert [one.void for one in found] == [None, None, voided.event.void, None]
                 assert found[2] == voided.event
+                forward = msgspec.structs.replace(query, oldest_first=True)
+                assert await stored(bench, forward) == found[::-1]
             await bench.restart()
 
     async def test_it_is_void_once(self, bench: Bench) -> None:

@@ -13,6 +13,16 @@ class MeterdError(Exception):
     """A failure with a message for whoever runs meterd: what failed, and what to do about it."""
 
 
+class NoAnswerError(MeterdError):
+    """A meterd that was asked did not answer, or said that it cannot yet: what was sent may have
+    been stored. It may be asked again, in ``retry_after_s`` where it said so.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class ConfigError(MeterdError):
     """The configuration is not valid; the message names the place and what it takes."""
 

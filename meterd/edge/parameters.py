@@ -160,6 +160,12 @@ class Parameters:
             raise UnfitParameterError("revisions must be newest or all")
         return asked == "all"
 
+    def oldest_first(self) -> bool:
+        asked = self.text("order")
+        if asked not in {None, "newest", "oldest"}:
+            raise UnfitParameterError("order must be newest or oldest: which events come first")
+        return asked == "oldest"
+
     def window_cursor(self) -> int | None:
         place = self._cursor()
         if place is None:
@@ -226,6 +232,7 @@ def events_asked(asked: Parameters) -> EventQuery:
         asked.text("eventType"),
         asked.instant_ms("from"),
         asked.instant_ms("to"),
+        asked.oldest_first(),
     )
 
 

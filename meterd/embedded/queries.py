@@ -1,4 +1,4 @@
-"""What the contract reads: events and aggregations, newest first, from the store's key ranges.
+"""What the contract reads: events and aggregations, in order, from the store's key ranges.
 
 Each query merges a few ranges that are already in its order, one for each event type (or period
 type and part), so it touches what it returns, what stands beside it in the same records of the log,
@@ -8,6 +8,7 @@ one short transaction; a long answer is many pages.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from heapq import merge
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,7 +18,7 @@ import msgspec
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
-from meterd.domain.event_ids import ID_BYTES, stamp_of
+from meterd.domain.event_ids import ID_BYTES, next_id, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
 from meterd.domain.stored_events import StoredEvent
 from meterd.embedded import journal, keys, outbox, records, voids
@@ -29,7 +30,7 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from meterd.domain.aggregations import Aggregation
     from meterd.embedded.transaction import Transaction
@@ -45,7 +46,9 @@ def read_events(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> list[StoredEvent]:
     """See ``Ledger.events``; of one customer, what is posted."""
-    found = islice(events_backward(txn, parts, query, before), limit)
+    found = islice(_events(txn, parts, query, before), limit)
+    if query.oldest_first:
+        return list(voids.marked(txn, reversed(list(found))))[::-1]
     return list(voids.marked(txn, found))
 
 
@@ -53,8 +56,15 @@ def page_end(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> bytes | None:
     """See ``Ledger.page_end``."""
-    behind_page = list(islice(events_backward(txn, parts, query, before), limit - 1, limit + 1))
+    behind_page = list(islice(_events(txn, parts, query, before), limit - 1, limit + 1))
     return behind_page[0].id if len(behind_page) == 2 else None
+
+
+def _events(
+    txn: Transaction, parts: int, query: EventQuery, before: bytes | None
+) -> Iterator[StoredEvent]:
+    direction = _events_forward if query.oldest_first else events_backward
+    return direction(txn, parts, query, before)
 
 
 def events_backward(
@@ -69,10 +79,8 @@ def events_backward(
     start = b"" if query.from_ms is None else id_at(query.from_ms)
     customer_id, event_type = query.customer_id, query.event_type
     for record_id in _records(txn, parts, query, start, end):
-        payload = txn.get("events", record_id)
-        assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
         first = stamp_of(record_id)
-        for block in reversed(records.decode_record(payload)):
+        for block in reversed(_blocks(txn, record_id)):
             stamp = block.stamp(first)
             for offset in range(len(block.events) - 1, -1, -1):
                 event = block.events[offset]
@@ -83,6 +91,39 @@ def events_backward(
                 event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
                 if start <= event_id < end:
                     yield StoredEvent(event_id, event, stamp.received_ms)
+
+
+def _events_forward(
+    txn: Transaction, parts: int, query: EventQuery, behind: bytes | None
+) -> Iterator[StoredEvent]:
+    """As ``events_backward``, oldest first."""
+    if not _may_find(query.customer_id, query.event_type):
+        return
+    end = LATEST_ID if query.to_ms is None else id_at(query.to_ms + 1)
+    start = b"" if query.from_ms is None else id_at(query.from_ms)
+    if behind is not None:
+        start = max(start, next_id(behind))
+    customer_id, event_type = query.customer_id, query.event_type
+    for record_id in _records_forward(txn, parts, query, start):
+        if record_id >= end:
+            return
+        first = stamp_of(record_id)
+        for block in _blocks(txn, record_id):
+            stamp = block.stamp(first)
+            for offset, event in enumerate(block.events):
+                if customer_id is not None and event.customer_id != customer_id:
+                    continue
+                if event_type is not None and event.event_type != event_type:
+                    continue
+                event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
+                if start <= event_id < end:
+                    yield StoredEvent(event_id, event, stamp.received_ms)
+
+
+def _blocks(txn: Transaction, record_id: bytes) -> list[records.LoggedBlock]:
+    payload = txn.get("events", record_id)
+    assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
+    return records.decode_record(payload)
 
 
 def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:
@@ -120,10 +161,50 @@ def _records_of_customer(
             txn, "blocks_by_customer", keys.customer_prefix(part, customer_id), event_type
         )
     ]
-    block_ids = (block_id for block_id, _ in groupby(merge(*ranges, reverse=True)))
+    return _records_of_blocks(txn, merge(*ranges, reverse=True), customer_id)
+
+
+def _records_of_blocks(
+    txn: Transaction, ordered: Iterable[bytes], customer_id: str
+) -> Iterator[bytes]:
+    block_ids = (block_id for block_id, _ in groupby(ordered))
     for record_id, _ in groupby(txn.last_key("events", block_id) for block_id in block_ids):
         assert record_id is not None, f"the log lacks events of {customer_id}"
         yield record_id
+
+
+def _records_forward(
+    txn: Transaction, parts: int, query: EventQuery, start: bytes
+) -> Iterator[bytes]:
+    """The ids of records that may hold events of the query, oldest first, each once."""
+    if query.customer_id is not None:
+        part = keys.part_of(query.customer_id, parts)
+        customer = keys.customer_prefix(part, query.customer_id)
+        ranges = [
+            _blocks_forward(txn, keys.blocks_prefix(part, query.customer_id, name), start)
+            for name in types_behind(txn, "blocks_by_customer", customer, query.event_type)
+        ]
+        yield from _records_of_blocks(txn, merge(*ranges), query.customer_id)
+        return
+    table, prefix = "events", b""
+    if query.event_type is not None:
+        table, prefix = "records_by_type", keys.record_by_type(query.event_type)
+    for key in txn.keys_forward(table, _around(txn, table, prefix, start), prefix):
+        yield key[len(prefix) :]
+
+
+def _blocks_forward(txn: Transaction, prefix: bytes, start: bytes) -> Iterator[bytes]:
+    """The ids of a customer's blocks of a type that may hold what is not before ``start``."""
+    table = "blocks_by_customer"
+    for _, payload in txn.forward(table, _around(txn, table, prefix, start), prefix):
+        block_ids = records.split_block_ids(payload)
+        yield from block_ids[max(bisect_right(block_ids, start) - 1, 0) :]
+
+
+def _around(txn: Transaction, table: str, prefix: bytes, start: bytes) -> bytes:
+    """The key behind the prefix in which ``start`` lies: it may begin before that."""
+    found = txn.last_key(table, prefix + start)
+    return found if found is not None and found.startswith(prefix) else prefix
 
 
 def types_behind(txn: Transaction, table: str, prefix: bytes, only: str | None) -> Iterator[str]:

@@ -118,6 +118,10 @@ def test_what_is_asked_of_events() -> None:
     )
     assert events_asked(asked) == EventQuery("c", "t", MIDNIGHT_MS, MIDNIGHT_MS + 86_400_000)
     assert events_asked(Parameters({"customerId": "", "eventType": ""})) == EventQuery()
+    assert events_asked(Parameters({"order": "oldest"})) == EventQuery(oldest_first=True)
+    assert events_asked(Parameters({"order": "newest"})) == EventQuery()
+    with pytest.raises(UnfitParameterError, match="order must be newest or oldest"):
+        events_asked(Parameters({"order": "up"}))
 
 
 def test_what_is_asked_of_aggregations() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
 import pytest
 
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
@@ -166,6 +167,10 @@ EVENT_QUERIES = {
     "until": EventQuery(to_ms=SOME_MS),
     "the future": EventQuery(from_ms=START_MS * 2),
     "customer in a window": EventQuery("c7", None, SOME_MS, SOME_MS + HOUR_MS),
+}
+EVENT_QUERIES |= {
+    f"{name}, oldest first": msgspec.structs.replace(query, oldest_first=True)
+    for name, query in EVENT_QUERIES.items()
 }
 AGGREGATION_QUERIES = {
     "all": AggregationQuery(),
@@ -338,4 +343,9 @@ def test_bounds_and_pages_cut_through_a_record(
                 assert rest == found[cut:]
                 assert queries.page_end(txn, PARTS, query, cut, None) == found[cut - 1].id
             assert queries.page_end(txn, PARTS, query, len(found) or 1, None) is None
+            forward = msgspec.structs.replace(query, oldest_first=True)
+            assert queries.read_events(txn, PARTS, forward, LIMIT, None) == found[::-1]
+            for cut in range(1, len(found)):
+                rest = queries.read_events(txn, PARTS, forward, LIMIT, found[cut].id)
+                assert rest == found[:cut][::-1]
     store.close()

@@ -1,0 +1,147 @@
+"""meterd status: how a daemon that runs is doing, and what is said where none does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meterd.cli import main
+from tests.daemon_process import KEY, ROOT, DaemonProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WEBHOOK = """
+[[webhooks]]
+id = "off"
+url = "http://127.0.0.1:9/"
+secret = "whsec_of_the_billing_receiver"
+enabled = false
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
+    started = DaemonProcess(tmp_path_factory.mktemp("status"), webhooks=WEBHOOK)
+    try:
+        event = {"customerId": "c", "value": 1}
+        assert started.request("POST", "/usage/api.calls", json=event).status_code == 201
+        yield started
+    finally:
+        started.stop()
+
+
+def run(url: str, *arguments: str, key: str | None = KEY) -> Result:
+    whole = ["status", "--url", url, "--interval", "100ms", *arguments]
+    result = CliRunner().invoke(main, whole, env={"METERD_API_KEY": key})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result
+
+
+def test_how_it_is_doing(daemon: DaemonProcess) -> None:
+    """Readiness, version, time up, events and rates, closing, outbox, webhooks and disk."""
+    result = run(daemon.url)
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = [line.split("  ")[0] for line in result.stdout.splitlines()]
+    assert names == [
+        *("meterd", "state", "up", "events", "now", "closing", "outbox", "webhooks"),
+        *("disk", "memory"),
+    ]
+    told = json.loads(run(daemon.url, "--json").stdout)
+    assert (told["ready"], told["url"]) == (True, daemon.url)
+    measured = told["measured"]
+    assert measured["events"] == {"stored": 1, "duplicate": 0, "conflict": 0, "refused": 0}
+    assert measured["eventsPerSecond"] == 0
+    assert measured["requestsPerSecond"] > 0
+    assert 0 < measured["uptimeSeconds"] < 600
+    assert measured["webhooks"] == [
+        {"id": "off", "state": "off", "pending": 0, "held": 0, "parked": 0}
+    ]
+    assert min(measured["storeBytes"], measured["diskRoomBytes"], measured["memoryBytes"]) > 0
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong"])
+def test_without_a_key_readiness_and_version_are_shown(
+    daemon: DaemonProcess, key: str | None
+) -> None:
+    """For a script that waits for a start; what shows more is said."""
+    result = run(daemon.url, key=key)
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["meterd", "state"]
+    assert "a key with the scope metrics shows more" in result.stderr
+    assert "measured" not in json.loads(run(daemon.url, "--json", key=key).stdout)
+
+
+class Starting(BaseHTTPRequestHandler):
+    """A meterd that counts yet."""
+
+    def do_GET(self) -> None:
+        said = {
+            "/": (200, {"version": "9"}),
+            "/readyz": (503, {"status": "starting", "reason": "counting"}),
+        }
+        status, content = said.get(self.path, (401, {"error": "Unauthorized"}))
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_meterd_that_is_not_ready_is_exit_code_1() -> None:
+    """With the reason."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        result = run(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert result.exit_code == 1
+    assert [line.split() for line in result.stdout.splitlines()[1:]] == [
+        ["state", "not", "ready"],
+        ["reason", "counting"],
+    ]
+
+
+def test_no_meterd_is_exit_code_1(daemon: DaemonProcess) -> None:
+    """Where nobody answers, or somebody else."""
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        result = run(f"http://127.0.0.1:{bound.getsockname()[1]}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no meterd answers at" in result.stderr
+    result = run(f"{daemon.url}/elsewhere")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "HTTP 404: is that a meterd?" in result.stderr
+
+
+def test_it_can_be_watched(daemon: DaemonProcess) -> None:
+    """An object for each look, until Ctrl-C."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "meterd", "status", "--url", daemon.url),
+            *("--watch", "--interval", "100ms", "--json"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "METERD_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline()) for _ in range(3)]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(timeout=20) == 130
+    assert all(one["ready"] for one in seen)
