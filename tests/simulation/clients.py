@@ -46,6 +46,8 @@ _DATED: Final = 0.01
 _UNFIT: Final = ('"many"', "null", "1e999", "true")
 _READ_MAX: Final = 50
 _REMEMBERED: Final = 8
+# Well within idempotency_window, whatever the clock does.
+_REMEMBERED_MS: Final = 28 * DAY_MS
 
 Action = Callable[[], Awaitable[None]]
 
@@ -172,15 +174,17 @@ class Clients:
 
     async def _repeat(self) -> None:
         """Sends again what it sent a while ago, whatever came of it then."""
-        if self._keyed_events:
-            post = Post((self._random.choice(self._keyed_events),))
-            await self._post(post)
+        known = [event for event in self._keyed_events if self._is_remembered(event.number)]
+        if known:
+            await self._post(Post((self._random.choice(known),)))
 
     async def _conflict(self) -> None:
         """A key that was used, with another value."""
-        if not self._books.keys:
+        used = list(self._books.keys.items())[-50:]
+        used = [(key, number) for key, number in used if self._is_remembered(number)]
+        if not used:
             return
-        (customer_id, key), number = self._random.choice(list(self._books.keys.items())[-50:])
+        (customer_id, key), number = self._random.choice(used)
         sent = self._books.sent[number]
         other = Decimal(sent.value) + 1
         event = self._event(customer_id=customer_id, key=key, value=f"{other:f}", is_unfit=True)
@@ -285,6 +289,11 @@ class Clients:
         answer = await self._get(path)
         if answer is not None and answer.status >= 500 and path != "/readyz":
             raise BrokenPromiseError("wrong", f"{path} is answered {answer}")
+
+    def _is_remembered(self, number: int) -> bool:
+        """Its key is not forgotten, unless it was never stored: who sends seldom has old ones."""
+        entry = self._books.stored.get(number)
+        return entry is None or self._clock.now_ms() - entry.received_ms < _REMEMBERED_MS
 
     # How they do it
 

@@ -153,7 +153,7 @@ class Oracle:
         number = json.loads(event.metadata)["n"]
         sent = self.books.sent.get(number)
         if sent is None or sent.is_unfit:
-            raise BrokenPromiseError("wrong", f"event {number} is stored and must not be")
+            raise BrokenPromiseError("wrong", f"{sent or number} is stored and must not be")
         told = (event.customer_id, event.event_type, event.value, event.idempotency_key)
         if (*told, event.timestamp_ms) != (
             sent.customer_id,
