@@ -82,6 +82,9 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
       void_check       what is void against the log
+      log_shape        whether the log is as it is written
+      span_check       a span of the log, and what is made of it
+      span_workers     processes that check spans
       log_check        hours, indexes and keys against the log
       late_check       periods to be revised, against totals
       published_check  aggregations against what was published of totals

@@ -123,9 +123,16 @@ def _summary(config: Config) -> list[tuple[str, str]]:
             for hook in config.webhooks
         ],
         ("keys", str(len(config.keys)) if config.keys else "none; the first start makes one"),
+        ("events", _kept(config.retention.events_ms)),
         ("dry run", "yes: nothing is sent" if config.dry_run else "no"),
         ("log level", config.log_level),
     ]
+
+
+def _kept(events_ms: int | None) -> str:
+    if events_ms is None:
+        return "kept for ever"
+    return f"kept for {format_duration(events_ms)} at least, then deleted for good"
 
 
 def _tls(server: Server) -> str:

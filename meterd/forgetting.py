@@ -36,3 +36,8 @@ class Forgetting(Protocol):
         """All events are there that were received, or happened, from this moment on; 0 where none
         was ever deleted.
         """
+
+    def last_before_start_ms(self) -> int:
+        """When the last event came of those that were there when the engine started; 0 where there
+        was none.
+        """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -21,6 +21,9 @@ from meterd.options import Name, config_option, data_folder, json_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# A proof that does not show all is none for whoever looks at the exit code alone.
+EXIT_PRUNED: Final = 3
+
 
 @click.command(epilog="Example: meterd prove acme_monthly_202601 acme-january.jsonl")
 @config_option
@@ -34,9 +37,11 @@ def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> No
     of the customer before: no more is needed to come to the digest that was sent with the webhook,
     and to the figures. It may be given to whoever doubts a bill: meterd check-proof. While a daemon
     runs, too. An aggregation whose events have changed since is proved when its revision is
-    published.
+    published. Of hours whose events were pruned (retention.events) FILE has the digests alone,
+    which proofs that were written before lead to.
 
-    Exit codes: 0 written and checked; 1 not written; 2 wrong arguments.
+    Exit codes: 0 written and checked; 1 not written; 2 wrong arguments; 3 written and checked, but
+    some events were pruned.
     """
     if file.exists():
         raise MeterdError(f"{file} is there already: name another, or remove it")
@@ -69,7 +74,8 @@ def check_proof(file: Path, as_json: bool) -> None:
     Needs nothing but FILE. That it is what was billed is shown by the digest it prints: the
     webhook has the same in data.digest.
 
-    Exit codes: 0 it does; 1 it does not, or cannot be read; 2 wrong arguments.
+    Exit codes: 0 it does; 1 it does not, or cannot be read; 2 wrong arguments; 3 it leads to its
+    digest, but some events were pruned before it was written, so its figures are not counted.
     """
     try:
         proved = check(partial(_read, file))
@@ -105,18 +111,22 @@ def _read(file: Path) -> Iterator[bytes]:
 def _report(proved: Proved, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(proved))
-        return
-    void = f", {proved.void:,} taken back" if proved.void else ""
-    click.echo(
-        f"{proved.id}, revision {proved.revision}: proved by {proved.events:,} events{void};"
-        f" behind {proved.published - 1:,} published before"
-    )
-    click.echo(f"digest {proved.digest}")
-    if proved.unknown:
-        shown = ", ".join(proved.unknown[:3])
-        more = f" and {len(proved.unknown) - 3:,} more" if len(proved.unknown) > 3 else ""
+    else:
+        void = f", {proved.void:,} taken back" if proved.void else ""
+        what = "as it was published, with" if proved.pruned else "proved by"
         click.echo(
-            f"note: of {shown}{more} nothing is shown, nor the figures: begun before there were"
-            " digests",
-            err=True,
+            f"{proved.id}, revision {proved.revision}: {what} {proved.events:,} events{void};"
+            f" behind {proved.published - 1:,} published before"
         )
+        click.echo(f"digest {proved.digest}")
+        _note(proved.unknown, "nothing is shown, nor the figures: begun before there were digests")
+        _note(proved.pruned, "the events were pruned: their digests are shown, not the figures")
+    if proved.pruned:
+        click.get_current_context().exit(EXIT_PRUNED)
+
+
+def _note(parts: list[str], what: str) -> None:
+    if parts:
+        shown = ", ".join(parts[:3])
+        more = f" and {len(parts) - 3:,} more" if len(parts) > 3 else ""
+        click.echo(f"note: of {shown}{more} {what}", err=True)

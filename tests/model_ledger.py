@@ -66,6 +66,11 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         received = [stored.received_ms for stored in self._log[-1:]]
         return max([self._clock_ms(), *received, *(period.end_ms for period in self._closed)])
 
+    def restarted(self) -> None:
+        """Forgets what an engine keeps in memory only."""
+        super().restarted()
+        self._last_before_start_ms = max((one.received_ms for one in self._log[-1:]), default=0)
+
     def require_room(self) -> None:
         """See ``Ledger.require_room``."""
 

@@ -24,6 +24,7 @@ class ModelPruning:
     _late: dict[tuple[str, Period], int]
     _forgotten: int
     _pruned = 0
+    _last_before_start_ms = 0
 
     def _kept(self) -> list[StoredEvent]:
         """The events that are not deleted."""
@@ -39,6 +40,10 @@ class ModelPruning:
         """See ``Forgetting.pruned_until_ms``."""
         await trio.lowlevel.checkpoint()
         return self._until_ms()
+
+    def last_before_start_ms(self) -> int:
+        """See ``Forgetting.last_before_start_ms``."""
+        return self._last_before_start_ms
 
     def prune_some(self, count: int) -> int:
         """Deletes the next ones, as many."""

@@ -234,6 +234,18 @@ class PruningConformance:
         await revise(bench)
         assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 1
 
+    async def test_when_the_last_event_came_before_the_start(self, bench: Bench) -> None:
+        """Whatever came since, and whether or not it is there."""
+        assert bench.ledger.last_before_start_ms() == 0
+        await bench.ledger.append([event(value=1)])
+        assert bench.ledger.last_before_start_ms() == 0
+        last_ms = bench.clock.now_ms
+        await close_all(bench)
+        assert await prune(bench) == 1
+        await bench.restart()
+        await bench.ledger.append([event(value=2)])
+        assert bench.ledger.last_before_start_ms() == last_ms
+
     async def test_much_goes_a_portion_at_a_time(self, bench: Bench) -> None:
         """And what is left is whole behind each: the newest, in their order."""
         many = [event(f"c{number % 300}", value=number) for number in range(2000)]

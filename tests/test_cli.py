@@ -75,9 +75,18 @@ def test_check_says_what_would_run() -> None:
             "HASH", result.stdout.split("localhost-3000-")[1][:8]
         ),
         "  keys        none; the first start makes one",
+        "  events      kept for ever",
         "  dry run     no",
         "  log level   info",
     ]
+
+
+def test_check_says_for_how_long_events_are_kept(folder: Path) -> None:
+    """What is taken over by a reload deletes them."""
+    text = (folder / "systemconfig.toml").read_text()
+    (folder / "systemconfig.toml").write_text(text + '\n[retention]\nevents = "400d"\n')
+    said = "  events      kept for 400d at least, then deleted for good\n"
+    assert said in run("check").stdout
 
 
 def test_check_looks_at_the_certificate(folder: Path) -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from meterd.cli import main
 from meterd.embedded import records
 from meterd.embedded.snapshot import open_snapshot
+from tests.embedded.pruned_store import LATER, make_prunable, prune_all
 from tests.embedded.sample_store import copied_sample, spoil
 from tests.embedded.test_proving import other_value
 
@@ -77,6 +78,32 @@ def test_what_is_damaged_is_not_written(data: Path, tmp_path: Path) -> None:
     assert 1 in {one.exit_code for one in said}
     whole = sum(one.exit_code == 0 for one in said)
     assert len(list(tmp_path.glob("*.jsonl*"))) == whole
+
+
+def test_what_is_pruned_is_shown_by_its_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and told by an exit code of its own; what was written before still holds."""
+    data = make_prunable(tmp_path)
+    monkeypatch.setenv("METERD_DATA_DIR", str(data))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "systemconfig.toml").write_text('[storage]\npath = "data"\n')
+    day = "acme_daily_20260114"
+    assert run("prove", day, "before.jsonl").exit_code == 0
+    prune_all(data, LATER)
+    written = run("prove", day, "after.jsonl")
+    checked = run("check-proof", "after.jsonl")
+    assert (written.exit_code, checked.exit_code) == (3, 3)
+    assert written.output == checked.output
+    assert "revision 2: as it was published, with 0 events; behind " in checked.stdout
+    assert "note: of hourly 2026011409, hourly 2026011411, hourly 2026011412 and " in checked.stderr
+    assert " the events were pruned: " in checked.stderr
+    found = [
+        json.loads(run("check-proof", name, "--json").stdout)
+        for name in ("before.jsonl", "after.jsonl")
+    ]
+    assert found[0]["digest"] == found[1]["digest"] == digest(data, day)
+    assert (found[0]["pruned"], found[1]["events"]) == ([], 0)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,16 @@ def test_a_sound_store() -> None:
     )
 
 
+def test_as_many_processes_as_one_likes() -> None:
+    """Which changes nothing that is said."""
+    (said,) = objects(run("verify", "--json", "--processes", "7"))
+    (by_default,) = objects(run("verify", "--json"))
+    assert {**said, "seconds": 0} == {**by_default, "seconds": 0}
+    refused = run("verify", "--processes", "0")
+    assert refused.exit_code == 2
+    assert "'--processes': '0' is no whole number from 1 to 256" in refused.stderr
+
+
 def test_events_that_are_in_no_total_yet_are_counted() -> None:
     """They are no difference, and whoever looks at totals must know of them."""
     (said,) = objects(run("verify", "--json"))

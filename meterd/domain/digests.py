@@ -2,9 +2,9 @@
 
 Everything that is digested is a line of JSON. An hour's chain begins with 32 zero bytes, and each
 line that comes to it makes the next digest: SHA-256 over the digest before (its 32 bytes) and the
-line. A line holds what one block of an append brought of the customer's in that hour, in the order
-of storing, or says that an event was taken back; so a chain only grows, also where events come
-late. A longer period has one line, which names its parts and their digests.
+line. A line holds what one append brought of the customer's in that hour, in the order of storing,
+or says that an event was taken back; so a chain only grows, also where events come late. A longer
+period has one line, which names its parts and their digests.
 
 ``docs/proof.md`` is the description for those who check it with tools of their own.
 """
@@ -18,7 +18,6 @@ import msgspec
 
 from meterd.domain.hierarchy import PROVED_BY
 from meterd.domain.periods import Period, period_at
-from meterd.domain.receipts import BLOCK_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,28 +52,14 @@ def chained(chain: bytes, receipt: Receipt, offsets: Sequence[int]) -> bytes:
     """
     if not chain:
         return UNKNOWN
-    events, blocks = receipt.events, receipt.blocks
-    if len(offsets) == 1:
-        number, offset = divmod(offsets[0], BLOCK_EVENTS)
-        return _sha256(
-            chain + events_line(blocks[number], (offset,), (events[offsets[0]],))
-        ).digest()
-    within: list[int] = []
-    found: list[UsageEvent] = []
-    number = offsets[0] // BLOCK_EVENTS
-    for place in offsets:
-        block, offset = divmod(place, BLOCK_EVENTS)
-        if block != number:
-            chain = _sha256(chain + events_line(blocks[number], within, found)).digest()
-            number, within, found = block, [], []
-        within.append(offset)
-        found.append(events[place])
-    return _sha256(chain + events_line(blocks[number], within, found)).digest()
+    events = receipt.events
+    line = events_line(receipt.blocks[0], offsets, [events[offset] for offset in offsets])
+    return _sha256(chain + line).digest()
 
 
-def events_line(block_id: bytes, offsets: Sequence[int], events: Sequence[UsageEvent]) -> bytes:
-    """Of a block's events at these offsets in it."""
-    return _encode(("events", block_id.hex(), offsets, events))
+def events_line(append_id: bytes, offsets: Sequence[int], events: Sequence[UsageEvent]) -> bytes:
+    """Of an append's events at these offsets in it; its id is that of its first event."""
+    return _encode(("events", append_id.hex(), offsets, events))
 
 
 def void_line(event_id: bytes, reason: str, voided_ms: int) -> bytes:

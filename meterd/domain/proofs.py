@@ -3,7 +3,8 @@
 The first line says what is proved. Then comes what was published of the customer and type of
 period, from the first aggregation to this one, each naming the digest of the one before. Then what
 its contents were made of: an hour's lines, or the parts of a longer period and behind these each
-part's, in their order. Each line but the first is what was digested, to the byte (``digests``).
+part's, in their order. Each line but the first is what was digested, to the byte (``digests``);
+but that an hour's events are pruned is only said, in the place of its lines.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import msgspec
 from meterd.domain.aggregations import Aggregation, aggregation_id
 from meterd.domain.digests import START, digest_of, linked, parts_to_prove
 from meterd.domain.errors import ProofError
-from meterd.domain.event_ids import ID_BYTES, Stamp, position, stamp_of
+from meterd.domain.event_ids import COUNTER_LIMIT, ID_BYTES, Stamp, position, stamp_of
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_of_key
-from meterd.domain.receipts import BLOCK_EVENTS
 from meterd.domain.totals import Totals, counted, totals_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _PARTS: Final = msgspec.json.Decoder(
     tuple[Literal["parts"], PeriodType, str, list[tuple[str, str | None]]]
 )
 _EVENTS: Final = msgspec.json.Decoder(tuple[Literal["events"], str, list[int], list[UsageEvent]])
+_PRUNED: Final = msgspec.json.Decoder(tuple[Literal["pruned"], str])
 _VOID: Final = msgspec.json.Decoder(tuple[Literal["void"], str, str, int])
 
 T = TypeVar("T")
@@ -48,7 +49,8 @@ T = TypeVar("T")
 class Proved(msgspec.Struct):
     """What a proof shows. ``events`` are those that count, ``void`` those that were taken back.
 
-    ``unknown`` are parts that began before meterd made digests: of these nothing is shown, and
+    ``unknown`` are parts that began before meterd made digests, and ``pruned`` those whose events
+    are not there any more: of these nothing is shown but their digests, which the latter have, and
     where there are any the figures are not either.
     """
 
@@ -59,11 +61,17 @@ class Proved(msgspec.Struct):
     events: int = 0
     void: int = 0
     unknown: list[str] = []
+    pruned: list[str] = []
 
 
 def proof_line(aggregation: Aggregation) -> bytes:
     """The first line."""
     return msgspec.json.encode(("proof", VERSION, aggregation.id, aggregation.revision))
+
+
+def pruned_line(hour: Period) -> bytes:
+    """In the place of an hour's lines."""
+    return msgspec.json.encode(("pruned", hour.key))
 
 
 def check(read: Callable[[], Iterable[bytes]]) -> Proved:
@@ -141,7 +149,7 @@ class _Check:
             raise ProofError(
                 f"{len(self._voids)} events are void, of which {self._taken_back} are there"
             )
-        if not proved.unknown:
+        if not (proved.unknown or proved.pruned):
             self._compare(figures)
         for line in self._rest():
             raise line.fault("is one too many")
@@ -194,6 +202,9 @@ class _Check:
         chain, self._last = START, b""
         while chain.hex() != should:
             line = next(self._lines)
+            if chain == START and line.text.startswith(b'["pruned"'):
+                self._pass_over(line, hour, proved)
+                return
             if line.text.startswith(b'["events"'):
                 self._count(line, hour, proved)
             elif line.text.startswith(b'["void"'):
@@ -204,19 +215,25 @@ class _Check:
                 )
             chain = linked(chain, line.text)
 
+    def _pass_over(self, line: _Line, hour: Period, proved: Proved) -> None:
+        _, key = line.decode(_PRUNED, "an hour whose events are pruned")
+        if key != hour.key:
+            raise line.fault(f"is of {key}, and not of hourly {hour.key}")
+        proved.pruned.append(f"{hour.type} {hour.key}")
+
     def _count(self, line: _Line, hour: Period, proved: Proved) -> None:
-        _, block_id, offsets, events = line.decode(_EVENTS, "what a block has")
-        block = _stamp(line, block_id)
+        _, append_id, offsets, events = line.decode(_EVENTS, "what an append has")
+        append = _stamp(line, append_id)
         if len(offsets) != len(events) or sorted(set(offsets)) != offsets:
             raise line.fault("does not have an offset for each event, going up")
-        if offsets and not 0 <= offsets[0] <= offsets[-1] < BLOCK_EVENTS:
-            raise line.fault(f"has an offset that is none of 0 to {BLOCK_EVENTS - 1}")
+        if not offsets or not 0 <= offsets[0] <= offsets[-1] < COUNTER_LIMIT - append.counter:
+            raise line.fault("has an offset that no event has, or none")
         # None twice: an hour's events stand in the order of their ids.
-        if block.id() <= self._last:
+        if append.id(offsets[0]) <= self._last:
             raise line.fault("is not behind the events before it")
-        self._last = block.id()
+        self._last = append.id(offsets[-1])
         for offset, event in zip(offsets, events, strict=True):
-            stamp = block.later(offset)
+            stamp = append.later(offset)
             happened_ms = stamp.received_ms if event.timestamp_ms is None else event.timestamp_ms
             is_in_hour = hour.start_ms <= happened_ms < hour.end_ms
             if event.customer_id != self._customer_id or not is_in_hour:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from quart import Response, request
 
 from meterd.domain.credentials import Scope
+from meterd.domain.periods import PeriodType
 from meterd.domain.sections import quoted
-from meterd.domain.usage import Groups, stored_rows
+from meterd.domain.usage import Groups, UsageQuery, stored_rows
 from meterd.edge import problems
 from meterd.edge.parameters import UnfitParameterError, customer_cursor, window_cursor
 from meterd.edge.problems import Answer
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from meterd.domain.config import Config
-    from meterd.domain.usage import Customer, UsageQuery, UsageRow, WindowTotals
+    from meterd.domain.usage import Customer, UsageRow, WindowTotals
     from meterd.edge.access import Access
     from meterd.edge.readiness import Readiness
     from meterd.edge.usage_request import UsageRequest
@@ -76,15 +77,20 @@ class Usage(NamedTuple):
                 return found, None
             after = found[-1].id
 
-    async def require_known(self, event_type: str | None) -> None:
-        """Raises UnfitParameterError for one that is neither configured nor stored.
+    async def require_known(self, query: UsageQuery) -> None:
+        """Raises UnfitParameterError for an event type that is neither configured nor stored.
 
-        A misspelled one would look like no usage; one that is configured no more has had some.
+        A misspelled one would look like no usage; one that is configured no more has had some. Its
+        events may be pruned, and then totals of the customer's are still there.
         """
-        known = self.config().events
+        known, event_type = self.config().events, query.event_type
         if event_type is None or event_type in known:
             return
-        if not await self.ledger.events(EventQuery(event_type=event_type), limit=1):
+        totals = UsageQuery(query.customer_id, PeriodType.YEARLY, event_type)
+        if not (
+            await self.ledger.events(EventQuery(event_type=event_type), limit=1)
+            or await self.ledger.usage_windows(totals, limit=1)
+        ):
             raise UnfitParameterError(
                 f"eventType must be one of: {', '.join(known) or 'none is configured'}; of"
                 f" {quoted(event_type)} nothing is stored either"
@@ -187,7 +193,7 @@ def add_usage_routes(app: QuartTrio, access: Access, usage: Usage) -> None:
     @unless(usage.readiness.refusal_to_read)
     async def usage_in_windows() -> Response:
         asked = usage_asked(request.args.items(multi=True))
-        await usage.require_known(asked.query.event_type)
+        await usage.require_known(asked.query)
         is_csv = request.accept_mimetypes.best_match((JSON, CSV), JSON) == CSV
         rows, end_ms = await usage.rows(asked)
         write = usage.csv if is_csv else usage.json

@@ -6,14 +6,15 @@ from collections import defaultdict
 from heapq import merge
 from typing import TYPE_CHECKING, Final
 
+from meterd.domain.event_ids import stamp_of
 from meterd.embedded import keys, log, queries, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
     from meterd.domain.periods import Period
+    from meterd.embedded.log import Block
     from meterd.embedded.transaction import Transaction
 
 _TABLE: Final = "blocks_by_hour"
@@ -21,39 +22,40 @@ _TABLE: Final = "blocks_by_hour"
 _WANTED_MAX: Final = 200_000
 
 Name = tuple[str, str]
-Found = tuple["Stamp", list[tuple[int, "UsageEvent"]]]
+Found = tuple["Block", list[tuple[int, "UsageEvent"]]]
 
 
 def dated_events(txn: Transaction, hour: Period, *, are_early: bool) -> Iterator[Found]:
     """By blocks, those received before the hour, else those received behind it: each event with its
     offset in its block, each customer's in the order of the log.
 
-    A block is read once for many customers, and for all of one's at once.
+    A block is read once for many customers. What an append has of a customer's comes together.
     """
     wanted: defaultdict[bytes, set[Name]] = defaultdict(set)
-    entries, last = 0, (b"", "")
+    entries, last = 0, ("", 0)
     within, behind = queries.id_at(hour.start_ms), queries.id_at(hour.end_ms)
     for block_id, name in _entries(txn, hour):
         if block_id < within if are_early else block_id >= behind:
-            # What a block has of a customer's stays together, whatever its types.
-            if entries >= _WANTED_MAX and (block_id, name[0]) != last:
+            # An append is of one moment, so one of the customer's is not cut here.
+            of = name[0], stamp_of(block_id).received_ms
+            if entries >= _WANTED_MAX and of != last:
                 yield from _events(txn, hour, wanted)
                 wanted.clear()
                 entries = 0
             wanted[block_id].add(name)
-            entries, last = entries + 1, (block_id, name[0])
+            entries, last = entries + 1, of
     yield from _events(txn, hour, wanted)
 
 
 def _events(txn: Transaction, hour: Period, wanted: Mapping[bytes, set[Name]]) -> Iterator[Found]:
     start_ms, end_ms = hour.start_ms, hour.end_ms
-    for block_id, stamp, events in log.blocks(txn, sorted(wanted)):
-        names = wanted[block_id]
+    for block in log.blocks(txn, sorted(wanted)):
+        names = wanted[block.id]
         yield (
-            stamp,
+            block,
             [
                 (offset, event)
-                for offset, event in enumerate(events)
+                for offset, event in enumerate(block.events)
                 if event.timestamp_ms is not None
                 and start_ms <= event.timestamp_ms < end_ms
                 and (event.customer_id, event.event_type) in names

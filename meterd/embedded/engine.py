@@ -86,6 +86,7 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
         self._past_waited_for = trio.lowlevel.ParkingLot()
         with store.read() as txn:
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
+        self._last_before_start_ms = self._last.received_ms
         self.started = trio.Event()
 
     @asynccontextmanager
@@ -247,6 +248,10 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
 
     async def _expired(self, before_ms: int) -> forgetting.Expired:
         return await self._read(lambda txn: forgetting.expired(txn, self._store.parts, before_ms))
+
+    def last_before_start_ms(self) -> int:
+        """See ``Forgetting.last_before_start_ms``."""
+        return self._last_before_start_ms
 
     def past_events(self) -> int:
         """See ``Ledger.past_events``."""

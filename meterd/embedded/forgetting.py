@@ -38,19 +38,20 @@ class Expired(msgspec.Struct):
 def expired(txn: Transaction, parts: int, before_ms: int) -> Expired:
     """The next ones, of events received before that moment."""
     found, posted = Expired({}, journal.forgotten_through(txn)), journal.posted_through(txn)
-    for receipt in log.read_from(txn, found.through):
-        if receipt.received_ms >= before_ms:
+    for block in log.blocks_from(txn, found.through):
+        stamp, through = block.stamp, block.stamp.id(len(block.events) - 1)
+        if stamp.received_ms >= before_ms:
             break
-        if receipt.last_id > posted:
+        if through > posted:
             found.is_unposted = True
             break
-        for offset, event in enumerate(receipt.events):
+        for offset, event in enumerate(block.events):
             if event.idempotency_key:
                 part = keys.part_of(event.customer_id, parts)
                 key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-                found.used[key] = receipt.stamp.id(offset, part)
-        found.events += len(receipt.events)
-        found.through = receipt.last_id
+                found.used[key] = stamp.id(offset, part)
+        found.events += len(block.events)
+        found.through = through
         if len(found.used) >= KEYS_AT_ONCE or found.events >= EVENTS_AT_ONCE:
             break
     return found

@@ -15,32 +15,35 @@ if TYPE_CHECKING:
 
 
 class HourChains:
-    """Some 150 bytes for each customer of the hour."""
+    """Some 150 bytes for each customer of the hour, and one append's events."""
 
     def __init__(self) -> None:
         self._chains: dict[str, bytes] = {}
         # By customer, what stands behind which digest.
         self._voids: defaultdict[str, dict[bytes, bytes]] = defaultdict(dict)
+        # Of the append that is being added, its events and their offsets, by customer.
+        self._append_id = b""
+        self._added: dict[str, tuple[list[int], list[UsageEvent]]] = {}
 
-    def add(self, block_id: bytes, counted: Iterable[tuple[int, UsageEvent]]) -> None:
-        """The events of a block that count in the hour, and those that did until they were void,
-        each with its offset; a customer's blocks come in the order of the log.
+    def add(
+        self, append_id: bytes, begins_at: int, counted: Iterable[tuple[int, UsageEvent]]
+    ) -> None:
+        """Events of an append that count in the hour, and those that did until they were void, each
+        with its offset behind ``begins_at``.
+
+        What an append has of a customer's comes together, and a customer's in the order of the log.
         """
-        found: dict[str, tuple[list[int], list[UsageEvent]]] = {}
+        if append_id != self._append_id:
+            self._link()
+            self._append_id = append_id
+        added = self._added
         for offset, event in counted:
             customer_id = event.customer_id
-            group = found.get(customer_id)
+            group = added.get(customer_id)
             if group is None:
-                group = found[customer_id] = [], []
-            group[0].append(offset)
+                group = added[customer_id] = [], []
+            group[0].append(begins_at + offset)
             group[1].append(event)
-        chains = self._chains
-        for customer_id, (offsets, events) in found.items():
-            line = events_line(block_id, offsets, events)
-            chain = linked(chains.get(customer_id, START), line)
-            chains[customer_id] = chain
-            if customer_id in self._voids:
-                self._take_back(customer_id, chain)
 
     def expect(self, customer_id: str, event_id: bytes, void: Void) -> None:
         """An event that is void is among those that come next."""
@@ -49,7 +52,18 @@ class HourChains:
 
     def of(self, customer_id: str) -> bytes:
         """What has come to so far."""
+        self._link()
         return self._chains.get(customer_id, START)
+
+    def _link(self) -> None:
+        """What was added of an append is one line for each customer."""
+        added, self._added = self._added, {}
+        chains = self._chains
+        for customer_id, (offsets, events) in added.items():
+            line = events_line(self._append_id, offsets, events)
+            chain = chains[customer_id] = linked(chains.get(customer_id, START), line)
+            if customer_id in self._voids:
+                self._take_back(customer_id, chain)
 
     def _take_back(self, customer_id: str, chain: bytes) -> None:
         voids = self._voids[customer_id]

@@ -8,6 +8,7 @@ beyond that shows at the end, where their sizes differ, and only then is looked 
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from itertools import takewhile
 from operator import lt
 from typing import TYPE_CHECKING, Final
 
@@ -31,13 +32,16 @@ _HOUR_BYTES: Final = 4
 
 
 class TypeIndex:
-    """``records_by_type``: for each type exactly the records that hold events of it.
+    """``records_by_type``: for each type exactly the records that hold events of it, of those from
+    ``start`` on and before ``end``.
 
     One place in it is kept for each event type.
     """
 
-    def __init__(self, txn: Transaction) -> None:
+    def __init__(self, txn: Transaction, start: bytes = b"", end: bytes | None = None) -> None:
         self._txn = txn
+        self._start = start
+        self._end = end
         self._rest: dict[str, Iterator[bytes]] = {}
         self._next: dict[str, bytes | None] = {}
 
@@ -45,8 +49,7 @@ class TypeIndex:
         """The next record of the log, and the types of its events."""
         for event_type in event_types:
             if event_type not in self._rest:
-                prefix = keys.record_by_type(event_type)
-                self._rest[event_type] = self._txn.keys_forward(_BY_TYPE, prefix, prefix)
+                self._rest[event_type] = self._standing(event_type)
                 self._advance(event_type)
             found = self._next[event_type]
             wanted = keys.record_by_type(event_type, record_id)
@@ -69,9 +72,19 @@ class TypeIndex:
                     yield _extra(found)
                     self._advance(name)
             else:
-                prefix = keys.record_by_type(name)
-                yield from map(_extra, self._txn.keys_forward(_BY_TYPE, prefix, prefix))
+                yield from map(_extra, self._standing(name))
             start = event_type + keys.AFTER_END
+
+    def _standing(self, event_type: str) -> Iterator[bytes]:
+        """What stands in it of that type."""
+        start, prefix = (
+            keys.record_by_type(event_type, self._start),
+            keys.record_by_type(event_type),
+        )
+        found = self._txn.keys_forward(_BY_TYPE, start, prefix)
+        if self._end is None:
+            return found
+        return takewhile(keys.record_by_type(event_type, self._end).__gt__, found)
 
     def _advance(self, event_type: str) -> bytes | None:
         found = self._next[event_type] = next(self._rest[event_type], None)
@@ -89,7 +102,7 @@ class BlockIndex:
         self._parts = parts
         self._is_by_hour = is_by_hour
         self._table = _BY_HOUR if is_by_hour else _BY_CUSTOMER
-        self._found = 0
+        self.found = 0
 
     def expect(
         self, hour: Period | None, customer_id: str, event_type: str, blocks: Sequence[bytes]
@@ -104,23 +117,23 @@ class BlockIndex:
         should = b"".join(blocks)
         # Most often a record of the index begins there, and has just that.
         if self._txn.get(self._table, prefix + blocks[0]) == should:
-            self._found += len(blocks)
+            self.found += len(blocks)
             return
         stands = self._ids_from(prefix, blocks[0], len(blocks))
         if stands == should:
-            self._found += len(blocks)
+            self.found += len(blocks)
             return
         last = blocks[-1]
         there = {one for one in records.split_block_ids(stands) if one <= last}
-        self._found += len(there.intersection(blocks))
+        self.found += len(there.intersection(blocks))
         for block_id in sorted(there.symmetric_difference(blocks)):
             if block_id in there:
                 yield self._extra(prefix, block_id)
             else:
                 yield at_key(self._table, prefix + block_id, "block", NOTHING, "there")
 
-    def finish(self, checking: Checking) -> Iterator[Difference]:
-        """What stands in it beyond all that was expected, or is not in its order."""
+    def finish(self, checking: Checking, found: int) -> Iterator[Difference]:
+        """What stands in it beyond the entries that were found, or is not in its order."""
         total, last, last_prefix = 0, b"", b""
         for key, payload in self._txn.forward(self._table, b"", b""):
             prefix, first = key[:-ID_BYTES], key[-ID_BYTES:]
@@ -133,7 +146,7 @@ class BlockIndex:
             last_prefix, last = prefix, ids[-1] if ids else b""
             total += len(ids)
         checking.counts["index entries"] += total
-        if total != self._found:
+        if total != found:
             yield from self._unexpected()
 
     def _ids_from(self, prefix: bytes, first: bytes, count: int) -> bytes:

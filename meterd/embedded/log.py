@@ -12,7 +12,7 @@ Synchronous, inside a transaction of ``store``; knows nothing of actors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meterd.domain.event_ids import ID_BYTES, Stamp, stamp_of
 from meterd.domain.receipts import BLOCK_EVENTS, receive
@@ -20,7 +20,7 @@ from meterd.embedded import journal, keys, records
 from meterd.embedded.records import LoggedBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from meterd.domain.events import UsageEvent
     from meterd.domain.receipts import Receipt
@@ -31,6 +31,20 @@ _FULL: Final = BLOCK_EVENTS
 _LAST_ID: Final = b"\xff" * ID_BYTES
 
 
+class Block(NamedTuple):
+    """Events of one append, one behind another, and at which offset in it they begin."""
+
+    id: bytes
+    stamp: Stamp
+    events: Sequence[UsageEvent]
+    begins_at: int
+
+    @property
+    def append_id(self) -> bytes:
+        """That of the append's first event."""
+        return self.stamp.later(-self.begins_at).id() if self.begins_at else self.id
+
+
 class _Record:
     """A record being filled."""
 
@@ -39,10 +53,10 @@ class _Record:
         self.blocks: list[LoggedBlock] = []
         self.events = 0
 
-    def add(self, stamp: Stamp, events: Sequence[UsageEvent]) -> None:
+    def add(self, stamp: Stamp, events: Sequence[UsageEvent], begins_at: int) -> None:
         later_ms = stamp.received_ms - self.first.received_ms
         later_counter = stamp.counter - self.first.counter
-        self.blocks.append(LoggedBlock(later_ms, later_counter, events))
+        self.blocks.append(LoggedBlock(later_ms, later_counter, events, begins_at))
         self.events += len(events)
 
     def write(self, txn: Transaction) -> None:
@@ -64,39 +78,41 @@ def write_receipts(txn: Transaction, receipts: Iterable[Receipt]) -> None:
                 record = None
             if record is None:
                 record = _Record(stamp)
-            record.add(stamp, receipt.events[start : start + BLOCK_EVENTS])
+            record.add(stamp, receipt.events[start : start + BLOCK_EVENTS], start)
         events += len(receipt.events)
     if record is not None:
         record.write(txn)
         txn.put("meta", keys.EVENTS, records.number(count_events(txn) + events))
 
 
-def read_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
-    """What was recorded behind that id, in order: a receipt for each block.
-
-    The id may lie within a record, of which the blocks behind it are read. It cuts no block: what
-    is posted is posted by whole appends, or by whole blocks.
-    """
+def blocks_from(txn: Transaction, after: bytes) -> Iterator[Block]:
+    """What was recorded behind that id, in order. It may lie within a record, and cuts no block."""
     start = txn.last_key("events", after) or b""
     for record_id, payload in txn.forward("events", start, b""):
-        first = stamp_of(record_id)
-        for block in records.decode_record(payload):
-            receipt = receive(block.stamp(first), block.events)
-            if receipt.last_id > after:
-                yield receipt
+        for found in blocks_in(record_id, payload):
+            if found.id > after:
+                yield found
+
+
+def appends_from(txn: Transaction, after: bytes) -> Iterator[Receipt]:
+    """The same as it was received; here it cuts no append."""
+    began: Block | None = None
+    events: list[UsageEvent] = []
+    for found in blocks_from(txn, after):
+        if began is not None and not found.begins_at:
+            yield receive(began.stamp, events)
+            began = None
+        if began is None:
+            began, events = found, []
+        events += found.events
+    if began is not None:
+        yield receive(began.stamp, events)
 
 
 def block(txn: Transaction, block_id: bytes) -> Sequence[UsageEvent]:
     """The events of the block of that id; none where there is no such block."""
-    record_id = txn.last_key("events", block_id)
-    payload = None if record_id is None else txn.get("events", record_id)
-    if record_id is None or payload is None:
-        return ()
-    first = stamp_of(record_id)
-    for found in records.decode_record(payload):
-        if found.stamp(first).id() == block_id:
-            return found.events
-    return ()
+    found = next(blocks(txn, [block_id]), None)
+    return () if found is None else found.events
 
 
 def event_at(txn: Transaction, stamp: Stamp) -> UsageEvent | None:
@@ -105,38 +121,40 @@ def event_at(txn: Transaction, stamp: Stamp) -> UsageEvent | None:
     payload = None if record_id is None else txn.get("events", record_id)
     if record_id is None or payload is None:
         return None
-    for found in records.decode_record(payload):
-        first = found.stamp(stamp_of(record_id))
-        offset = stamp.counter - first.counter
-        if first.later(offset) == stamp and 0 <= offset < len(found.events):
+    for found in blocks_in(record_id, payload):
+        offset = stamp.counter - found.stamp.counter
+        if found.stamp.later(offset) == stamp and 0 <= offset < len(found.events):
             return found.events[offset]
     return None
 
 
-def blocks(
-    txn: Transaction, block_ids: Iterable[bytes]
-) -> Iterator[tuple[bytes, Stamp, Sequence[UsageEvent]]]:
+def blocks(txn: Transaction, block_ids: Iterable[bytes]) -> Iterator[Block]:
     """Those of the blocks that are there, of ids that go up or down: each record is read once."""
     record_id: bytes | None = None
-    found: dict[bytes, tuple[Stamp, Sequence[UsageEvent]]] = {}
+    found: Mapping[bytes, Block] = {}
     for block_id in block_ids:
         if block_id not in found:
             if (its_record := txn.last_key("events", block_id)) is None or its_record == record_id:
                 continue
             record_id, payload = its_record, txn.get("events", its_record)
-            first = stamp_of(record_id)
-            in_record = [] if payload is None else records.decode_record(payload)
-            stamps = [(one.stamp(first), one.events) for one in in_record]
-            found = {stamp.id(): (stamp, events) for stamp, events in stamps}
+            read = [] if payload is None else blocks_in(its_record, payload)
+            found = {one.id: one for one in read}
         if block_id in found:
-            yield block_id, *found[block_id]
+            yield found[block_id]
+
+
+def blocks_in(record_id: bytes, payload: bytes) -> list[Block]:
+    """All that a record holds, in their order."""
+    first = stamp_of(record_id)
+    stamps = [(one.stamp(first), one) for one in records.decode_record(payload)]
+    return [Block(stamp.id(), stamp, one.events, one.begins_at) for stamp, one in stamps]
 
 
 def last_stamp(txn: Transaction) -> Stamp | None:
     """The stamp of the last event that was ever stored; None while there is none."""
     for record_id, payload in txn.backward("events", _LAST_ID, b""):
-        block = records.decode_record(payload)[-1]
-        return block.stamp(stamp_of(record_id)).later(len(block.events) - 1)
+        block = blocks_in(record_id, payload)[-1]
+        return block.stamp.later(len(block.events) - 1)
     pruned = journal.read_pruned(txn)
     return stamp_of(pruned.through) if pruned.events else None
 

@@ -1,320 +1,88 @@
-"""Reads the whole log, and holds against it what is made of it: the totals of hours, both indexes,
-idempotency keys, the count of events.
-
-One pass in the order of the log, an hour at a time. Behind the mark ``posted`` each customer's
-events are counted up to some event of its own, and none after it: that much may be missing in its
-totals and index, and nothing else.
+"""Holds against the log what is made of it: totals of hours, indexes, idempotency keys, and the
+count of events. It is read in spans of hours, here or by several processes.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from meterd.domain.digests import UNKNOWN
 from meterd.domain.event_ids import ID_BYTES, stamp_of
-from meterd.domain.idempotency import fingerprint
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.domain.receipts import BLOCK_EVENTS
-from meterd.embedded import journal, keys, log, records
-from meterd.embedded.dated import dated_events
-from meterd.embedded.differences import NOTHING, PRUNED, UNPOSTED, Difference, at_key, period_name
-from meterd.embedded.hour_chains import HourChains
-from meterd.embedded.index_check import BlockIndex, TypeIndex
-from meterd.embedded.marks import check_closed
-from meterd.embedded.recount import HourRecount
-from meterd.embedded.totals_check import compare, compare_counts, join, starts, totals_in
-from meterd.embedded.void_check import VoidCheck
+from meterd.embedded import keys, log, queries
+from meterd.embedded.differences import PRUNED, Difference, at_key
+from meterd.embedded.index_check import BlockIndex
+from meterd.embedded.span_check import Span, SpanCheck, SpanFound
+from meterd.embedded.totals_check import starts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
-
-    from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
-    from meterd.domain.voids import Void
     from meterd.embedded.differences import Checking
     from meterd.embedded.marks import Marks
-    from meterd.embedded.records import LoggedBlock
     from meterd.embedded.transaction import Transaction
 
-_PROGRESS_RECORDS: Final = 500
-_LOOKED_UP_MAX: Final = 100_000
-# Idempotency keys that are looked up in one go.
-_KEYS_AT_ONCE: Final = 500
+# Checks these spans, and says what was found of each; counts and progress are in ``checking``.
+RunSpans = Callable[[Sequence[Span], "Checking"], Iterator[Difference | SpanFound]]
 
 
 class LogCheck:
-    """See above."""
+    """See above. The log is cut into so many spans at most."""
 
-    def __init__(self, txn: Transaction, parts: int, marks: Marks, checking: Checking) -> None:
+    def __init__(
+        self,
+        txn: Transaction,
+        parts: int,
+        marks: Marks,
+        checking: Checking,
+        run_spans: RunSpans | None = None,
+        spans_max: int = 1,
+    ) -> None:
         self._txn = txn
         self._parts = parts
         self._marks = marks
         self._checking = checking
-        self._by_type = TypeIndex(txn)
-        self._by_customer = BlockIndex(txn, parts, is_by_hour=False)
-        self._by_hour = BlockIndex(txn, parts, is_by_hour=True)
-        self._hour: Period | None = None
-        self._hours: set[Period] = set()
-        self._recount = HourRecount(parts)
-        self._chains = HourChains()
-        self._voids = VoidCheck(txn, parts)
-        # Who has void events in the hour.
-        self._voided: set[str] = set()
-        # What the index of idempotency keys must have: key, record, whether its event is posted.
-        self._used: list[tuple[bytes, bytes, bool]] = []
-        self._used_found = 0
-        # Blocks with counted events of another hour than their own, by that, customer and type.
-        self._dated: defaultdict[tuple[Period, str, str], list[bytes]] = defaultdict(list)
-        # Through which event a customer's are counted in an hour, whether that is closed.
-        self._counted: dict[tuple[Period, str], tuple[bytes, bool]] = {}
-        self._unposted: set[str] = set()
+        self._run_spans = run_spans or self._run_here
+        self._spans_max = spans_max
+        self._found = SpanFound(set(), 0, 0, 0)
 
     def run(self) -> Iterator[Difference]:
-        """Every difference, in the order of the log."""
-        try:
-            yield from self._run()
-        finally:
-            self._recount.close()
-
-    def _run(self) -> Iterator[Difference]:
+        """Every difference; of each span in the order of the log."""
         counts, expected = self._checking.counts, log.count_events(self._txn)
-        last = b""
-        for number, (record_id, payload) in enumerate(self._txn.forward("events", b"", b"")):
-            blocks = records.decode_record(payload)
-            yield from _record_faults(record_id, blocks, last or self._marks.pruned.through)
-            event_types = {event.event_type for block in blocks for event in block.events}
-            yield from self._by_type.expect(sorted(event_types), record_id)
-            first = stamp_of(record_id)
-            for block in blocks:
-                last = yield from self._block(block.stamp(first), block.events)
-            if number % _PROGRESS_RECORDS == 0:
-                self._checking.progress("events", counts["events"], expected)
-        yield from self._end_hour()
-        yield from self._voids.finish()
+        spans = _spans(self._txn, self._marks, self._spans_max)
+        for found in self._run_spans(spans, self._checking):
+            if isinstance(found, SpanFound):
+                self._add(found)
+            else:
+                yield found
         self._checking.progress("events", counts["events"], expected)
         counts[PRUNED] = self._marks.pruned.events
         stored = counts["events"] + counts[PRUNED]
         if stored != expected:
             yield Difference("meta", "count of events", str(expected), str(stored))
-        yield from self._by_type.finish()
-        yield from self._by_customer.finish(self._checking)
-        yield from self._by_hour.finish(self._checking)
+        found = self._found
+        by_customer = BlockIndex(self._txn, self._parts, is_by_hour=False)
+        yield from by_customer.finish(self._checking, found.by_customer)
+        by_hour = BlockIndex(self._txn, self._parts, is_by_hour=True)
+        yield from by_hour.finish(self._checking, found.by_hour)
         yield from self._other_hours()
         counts["idempotency keys"] += self._txn.count("idempotency_keys")
-        if self._used_found != counts["idempotency keys"]:
+        if found.used_keys != counts["idempotency keys"]:
             yield from self._other_keys()
 
-    def _block(
-        self, stamp: Stamp, events: Sequence[UsageEvent]
-    ) -> Generator[Difference, None, bytes]:
-        """Counts a block; returns the id of its last event."""
-        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
-        if hour is not self._hour:
-            yield from self._end_hour()
-            self._hour = hour
-            self._hours.add(hour)
-            self._count_dated(hour, are_early=True)
-        block_id, last = stamp.id(), stamp.id(len(events) - 1)
-        counted = list(enumerate(events))
-        if last > self._marks.posted:
-            counted = yield from self._posted(hour, stamp, events)
-        if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
-            counted = self._received_in(hour, stamp, block_id, counted)
-        void = yield from self._voids.of_block(stamp, events)
-        self._count(stamp, block_id, counted, void)
-        has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
-        if has_keys and last > self._marks.forgotten:
-            self._use(stamp, events, last)
-        self._checking.counts["events"] += len(events)
-        if self._recount.is_full:
-            yield from self._fold()
-        return last
+    def _run_here(
+        self, spans: Sequence[Span], checking: Checking
+    ) -> Iterator[Difference | SpanFound]:
+        for span in spans:
+            check = SpanCheck(self._txn, self._parts, self._marks, span, checking)
+            yield from check.run()
+            yield check.found
 
-    def _received_in(
-        self, hour: Period, stamp: Stamp, block_id: bytes, counted: Sequence[tuple[int, UsageEvent]]
-    ) -> list[tuple[int, UsageEvent]]:
-        """Those that happened in that hour; the others are counted in their own, by the index."""
-        found = []
-        start_ms, end_ms = hour.start_ms, hour.end_ms
-        for offset, event in counted:
-            happened_ms = event.timestamp_ms
-            if happened_ms is None or start_ms <= happened_ms < end_ms:
-                found.append((offset, event))
-                continue
-            its_hour = period_at(PeriodType.HOURLY, happened_ms)
-            self._recount.note(stamp, block_id, event)
-            blocks = self._dated[its_hour, event.customer_id, event.event_type]
-            if not blocks or blocks[-1] != block_id:
-                blocks.append(block_id)
-        return found
-
-    def _count(
-        self,
-        stamp: Stamp,
-        block_id: bytes,
-        counted: Sequence[tuple[int, UsageEvent]],
-        void: Mapping[int, Void],
-    ) -> None:
-        """Counts these events of a block, which are of one hour; those that are void are in its
-        chain, and in the index all the same.
-        """
-        if void:
-            left = []
-            for offset, event in counted:
-                if offset in void:
-                    self._recount.note(stamp, block_id, event)
-                    self._voided.add(event.customer_id)
-                    event_id = stamp.id(offset, keys.part_of(event.customer_id, self._parts))
-                    self._chains.expect(event.customer_id, event_id, void[offset])
-                else:
-                    left.append((offset, event))
-            self._recount.count(stamp, block_id, left)
-        else:
-            self._recount.count(stamp, block_id, counted)
-        self._chains.add(block_id, counted)
-
-    def _count_dated(self, hour: Period, *, are_early: bool) -> None:
-        """Counts what happened in that hour and was received before it, or else behind it."""
-        for stamp, events in dated_events(self._txn, hour, are_early=are_early):
-            counted = [
-                (offset, event)
-                for offset, event in events
-                if self._is_counted(hour, event, stamp.id(offset))
-            ]
-            void = self._voids.among(stamp, counted)
-            self._count(stamp, stamp.id(), counted, void)
-            if self._recount.is_full:
-                self._recount.fold()
-        self._recount.fold()
-
-    def _is_counted(self, hour: Period, event: UsageEvent, event_id: bytes) -> bool:
-        """In the totals of that hour, by how far these say they have come."""
-        if event_id <= self._marks.posted:
-            return True
-        through, _ = self._through(hour, event.customer_id)
-        return event_id <= through
-
-    def _posted(
-        self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
-    ) -> Generator[Difference, None, list[tuple[int, UsageEvent]]]:
-        """Returns those of a block behind the mark that are counted in their hour's totals."""
-        counted = []
-        for offset, event in enumerate(events):
-            its_hour = _hour_of(event, hour)
-            through, closed = self._through(its_hour, event.customer_id)
-            event_id = stamp.id(offset)
-            if event_id <= max(through, self._marks.posted):
-                counted.append((offset, event))
-                if event.customer_id in self._unposted:
-                    should = "counted behind the customer's earlier events"
-                    yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
-                continue
-            self._unposted.add(event.customer_id)
-            self._checking.counts[UNPOSTED] += 1
-            # What came late is posted as late as anything.
-            if its_hour is hour and (closed or self._marks.must_be_closed(hour)):
-                should = "counted: its hour is closed"
-                yield _of(event, hour, "event " + event_id.hex(), "not counted", should)
-        return counted
-
-    def _through(self, hour: Period, customer_id: str) -> tuple[bytes, bool]:
-        found = self._counted.get((hour, customer_id))
-        if found is None:
-            part = keys.part_of(customer_id, self._parts)
-            totals = journal.read_totals(self._txn, part, hour, customer_id)
-            found = (b"", False) if totals is None else (totals.through, totals.closed)
-            if len(self._counted) >= _LOOKED_UP_MAX:
-                self._counted.clear()
-            self._counted[hour, customer_id] = found
-        return found
-
-    def _use(self, stamp: Stamp, events: Sequence[UsageEvent], last: bytes) -> None:
-        """Takes down what the index must have of a block's keys; ``last`` is its last event."""
-        posted = self._marks.posted
-        for offset, event in enumerate(events):
-            if event.idempotency_key:
-                part = keys.part_of(event.customer_id, self._parts)
-                key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-                record = records.used_key(stamp.id(offset, part), fingerprint(event))
-                is_posted = last <= posted or stamp.id(offset) <= posted
-                self._used.append((key, record, is_posted))
-
-    def _fold(self) -> Iterator[Difference]:
-        # In the order of keys, or each would be looked for on a page of its own.
-        for (customer_id, event_type), group in sorted(self._recount.fold().items()):
-            yield from self._by_customer.expect(None, customer_id, event_type, group.blocks)
-        dated, self._dated = self._dated, defaultdict(list)
-        for (hour, customer_id, event_type), blocks in sorted(dated.items()):
-            yield from self._by_hour.expect(hour, customer_id, event_type, blocks)
-        used, self._used = self._used, []
-        used.sort()
-        for start in range(0, len(used), _KEYS_AT_ONCE):
-            yield from self._compare_keys(used[start : start + _KEYS_AT_ONCE])
-
-    def _compare_keys(self, used: Sequence[tuple[bytes, bytes, bool]]) -> Iterator[Difference]:
-        # Most often all of them are there, which is seen at once.
-        stand = self._txn.get_all("idempotency_keys", [key for key, _, _ in used])
-        if stand == [record for _, record, _ in used]:
-            self._used_found += len(used)
-            return
-        for key, should, is_posted in used:
-            stands = self._txn.get("idempotency_keys", key)
-            if stands == should:
-                self._used_found += 1
-            elif stands is None and not is_posted:
-                self._checking.counts["keys not yet indexed"] += 1
-            else:
-                shown = NOTHING if stands is None else stands.hex()
-                yield at_key("idempotency_keys", key, "event", shown, should.hex())
-
-    def _end_hour(self) -> Iterator[Difference]:
-        yield from self._fold()
-        if self._hour is not None:
-            yield from self._compare(self._hour)
-        self._begin_hour()
-
-    def _begin_hour(self) -> None:
-        self._recount.close()
-        self._recount = HourRecount(self._parts)
-        self._chains = HourChains()
-        self._counted.clear()
-        self._voided.clear()
-
-    def _compare(self, hour: Period) -> Iterator[Difference]:
-        """What was counted in that hour with what stands there."""
-        self._count_dated(hour, are_early=False)
-        marks = self._marks
-        is_pruned = marks.may_lack_events(hour)
-        stored = (
-            found for part in range(self._parts) for found in totals_in(self._txn, part, hour)
-        )
-        for customer, counted, stands in join(self._recount.totals(), stored):
-            customer_id = customer[1:].decode()
-            by_type = {} if stands is None else stands.by_type
-            check = compare_counts if is_pruned else compare
-            yield from check(hour, customer_id, by_type, counted or {})
-            if stands is None:
-                continue
-            self._checking.counts["totals"] += 1
-            if not (by_type or is_pruned or customer_id in self._voided):
-                name = period_name(hour)
-                yield Difference("totals", "record", "empty", NOTHING, customer_id, name)
-            yield from check_closed(marks, hour, customer_id, closed=stands.closed)
-            chain = self._chains.of(customer_id)
-            if not is_pruned and stands.chain not in {UNKNOWN, chain}:
-                name = period_name(hour)
-                yield Difference(
-                    "totals", "digest", stands.chain.hex(), chain.hex(), customer_id, name
-                )
-            last = max((one.last_at[8:] for one in by_type.values()), default=b"")
-            if not last <= stands.through <= marks.last_id:
-                should = f"from {last.hex()} to {marks.last_id.hex()}"
-                name = period_name(hour)
-                yield Difference(
-                    "totals", "through", stands.through.hex(), should, customer_id, name
-                )
+    def _add(self, found: SpanFound) -> None:
+        total = self._found
+        total.hours |= found.hours
+        total.by_customer += found.by_customer
+        total.by_hour += found.by_hour
+        total.used_keys += found.used_keys
 
     def _other_hours(self) -> Iterator[Difference]:
         """Hours in which nothing was received."""
@@ -323,10 +91,11 @@ class LogCheck:
             for part in range(self._parts)
             for hour in starts(self._txn, part, PeriodType.HOURLY)
         }
-        for hour in sorted((stored | set(self._dated_hours())) - self._hours):
-            self._count_dated(hour, are_early=True)
-            yield from self._compare(hour)
-            self._begin_hour()
+        others = sorted(stored | set(self._dated_hours()))
+        check = SpanCheck(self._txn, self._parts, self._marks, Span(0), self._checking)
+        yield from check.check_others(
+            hour for hour in others if hour.start_ms not in self._found.hours
+        )
 
     def _dated_hours(self) -> Iterator[Period]:
         """Those of ``blocks_by_hour``, found with one seek for each."""
@@ -353,32 +122,20 @@ class LogCheck:
         return log.event_at(self._txn, stamp_of(event_id))
 
 
-def _record_faults(
-    record_id: bytes, blocks: Sequence[LoggedBlock], last: bytes
-) -> Iterator[Difference]:
-    """What ``log.write_receipts`` would not have written behind the event of the id ``last``."""
-    first = stamp_of(record_id)
-    if record_id <= last:
-        yield at_key("events", record_id, "record", "there", f"behind {last.hex()}")
-    if first.id() != record_id or not blocks or blocks[0].stamp(first) != first:
-        yield at_key("events", record_id, "record", "named otherwise", "named by its first event")
-    for block in blocks:
-        if not 0 < len(block.events) <= BLOCK_EVENTS:
-            should = f"1 to {BLOCK_EVENTS}"
-            yield at_key("events", record_id, "events of a block", str(len(block.events)), should)
-    for one, other in itertools.pairwise(blocks):
-        if other.stamp(first).id() <= one.stamp(first).id(len(one.events) - 1):
-            yield at_key("events", record_id, "blocks", "one within another", "one behind another")
+def _spans(txn: Transaction, marks: Marks, spans_max: int) -> list[Span]:
+    """All of the log, in spans of about as many hours with events."""
+    hours = list(_hours(txn, marks)) if spans_max > 1 else []
+    cuts = [0, *hours[:: -(-len(hours) // spans_max) or 1][1:]]
+    return [Span(start, end) for start, end in zip(cuts, [*cuts[1:], None], strict=True)]
 
 
-def _hour_of(event: UsageEvent, received: Period) -> Period:
-    """In which it is counted that was received in that one."""
-    happened_ms = event.timestamp_ms
-    if happened_ms is None or received.start_ms <= happened_ms < received.end_ms:
-        return received
-    return period_at(PeriodType.HOURLY, happened_ms)
-
-
-def _of(event: UsageEvent, hour: Period, what: str, stands: str, should: str) -> Difference:
-    name = period_name(hour)
-    return Difference("totals", what, stands, should, event.customer_id, name, event.event_type)
+def _hours(txn: Transaction, marks: Marks) -> Iterator[int]:
+    """When those of the log's hours begin that a span may begin with."""
+    posted_ms = stamp_of(marks.posted).received_ms if marks.posted else 0
+    start = b""
+    while (key := txn.first_key("events", start)) is not None:
+        hour = period_at(PeriodType.HOURLY, stamp_of(key).received_ms)
+        if hour.start_ms > posted_ms:
+            return
+        yield hour.start_ms
+        start = queries.id_at(hour.end_ms)

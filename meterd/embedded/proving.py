@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heapq import merge
 from itertools import groupby, takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from meterd.domain.aggregations import aggregation_id, publication_line
@@ -19,14 +20,16 @@ from meterd.domain.digests import (
 )
 from meterd.domain.errors import StoreError
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.events import UsageEvent
 from meterd.domain.periods import Period, PeriodType, period_of_key
-from meterd.domain.proofs import proof_line
+from meterd.domain.proofs import proof_line, pruned_line
 from meterd.embedded import journal, keys, log, queries, trail, voids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meterd.domain.aggregations import Aggregation
+    from meterd.embedded.log import Block
     from meterd.embedded.transaction import Transaction
 
 
@@ -37,10 +40,12 @@ class Proving:
         self._txn = txn
         self._part = keys.part_of(customer_id, parts)
         self._customer_id = customer_id
+        self._pruned_until_ms = journal.read_pruned(txn).until_ms
 
     def lines(self, proved: Aggregation) -> Iterator[bytes]:
         """See ``proofs``; an hour at a time is read. Raises StoreError where it cannot be proved,
-        or what is stored does not lead to its digest.
+        or what is stored does not lead to its digest. Of an hour some of whose events are pruned
+        nothing is shown but that.
         """
         totals = journal.read_totals(self._txn, self._part, proved.period, self._customer_id)
         if not proved.closed:
@@ -61,7 +66,10 @@ class Proving:
 
     def _of_period(self, period: Period, chain: bytes) -> Iterator[bytes]:
         if period.type is PeriodType.HOURLY:
-            yield from self._of_hour(period, chain)
+            if period.start_ms < self._pruned_until_ms:
+                yield from self._of_old_hour(period, chain)
+            else:
+                yield from self._of_hour(period, chain)
             return
         found = ((part, self._chain(part)) for part in parts_to_prove(period))
         parts = [(part, its_chain) for part, its_chain in found if its_chain is not None]
@@ -74,44 +82,55 @@ class Proving:
         chain = journal.read_chain(self._txn, self._part, period, self._customer_id)
         return digest_of_parts(period, self._chain) if chain == STALE else chain
 
+    def _of_old_hour(self, hour: Period, should: bytes) -> Iterator[bytes]:
+        """All of it, or none: what is left leads nowhere."""
+        try:
+            yield from list(self._of_hour(hour, should))
+        except StoreError:
+            yield pruned_line(hour)
+
     def _of_hour(self, hour: Period, should: bytes) -> Iterator[bytes]:
         chain, taken_back = START, dict[bytes, bytes]()
         totals = journal.read_totals(self._txn, self._part, hour, self._customer_id)
         through = b"" if totals is None else totals.through
-        for block_id, stamp, events in log.blocks(self._txn, self._blocks(hour)):
-            found = [
-                (offset, event)
-                for offset, event in enumerate(events)
-                if event.customer_id == self._customer_id
-                and hour.start_ms <= (event.timestamp_ms or stamp.received_ms) < hour.end_ms
-                and stamp.id(offset) <= through
-            ]
-            if not found:
-                continue
-            for offset, _ in found:
-                event_id = stamp.id(offset, self._part)
-                void = voids.read_void(self._txn, event_id)
-                if void is not None:
-                    line = void_line(event_id, void.reason, void.voided_ms)
-                    taken_back[void.behind] = line
-            next_line: bytes | None = events_line(
-                block_id, [offset for offset, _ in found], [event for _, event in found]
-            )
+        blocks = log.blocks(self._txn, self._blocks(hour))
+        for append_id, its_blocks in groupby(blocks, key=attrgetter("append_id")):
+            offsets, events = list[int](), list[UsageEvent]()
+            for block in its_blocks:
+                for offset, event in self._counted(block, hour, through):
+                    offsets.append(block.begins_at + offset)
+                    events.append(event)
+                    event_id = block.stamp.id(offset, self._part)
+                    void = voids.read_void(self._txn, event_id)
+                    if void is not None:
+                        line = void_line(event_id, void.reason, void.voided_ms)
+                        taken_back[void.behind] = line
+            next_line = events_line(append_id, offsets, events) if events else None
             while next_line is not None:
                 yield next_line
                 chain = linked(chain, next_line)
                 next_line = taken_back.pop(chain, None)
         if chain != should:
             name = aggregation_id(self._customer_id, hour)
-            if hour.start_ms < journal.read_pruned(self._txn).until_ms:
-                raise StoreError(
-                    f"events of {name} were pruned (retention.events): a proof that was written"
-                    f" before still proves it, by its digest {should.hex()}"
-                )
             raise StoreError(
                 f"the events of {name} come to {chain.hex()}, not to their digest {should.hex()}:"
                 " meterd verify says what differs"
             )
+
+    def _counted(
+        self, block: Block, hour: Period, through: bytes
+    ) -> Iterator[tuple[int, UsageEvent]]:
+        """The customer's events of a block that are counted in the hour, with their offsets."""
+        stamp = block.stamp
+        for offset, event in enumerate(block.events):
+            happened_ms = event.timestamp_ms or stamp.received_ms
+            is_of_hour = hour.start_ms <= happened_ms < hour.end_ms
+            if (
+                is_of_hour
+                and event.customer_id == self._customer_id
+                and stamp.id(offset) <= through
+            ):
+                yield offset, event
 
     def _blocks(self, hour: Period) -> list[bytes]:
         """The ids of blocks that may have events of the hour, in order."""

@@ -7,11 +7,14 @@ not touched.
 
 The indexes of a customer stand in the order of the log, too, so what goes of them is their
 beginning. Idempotency keys are gone before (``forgetting``).
+
+All that is read is read before, beside the writer: it waits for no page of the disk then, and a
+damaged record is met where it ends nothing but this.
 """
 
 from __future__ import annotations
 
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,19 +35,23 @@ if TYPE_CHECKING:
 TOUCHED_AT_ONCE: Final = 256
 # Some 20 ms of reading, where a batch is of few customers.
 EVENTS_AT_ONCE: Final = 4_000
-# Where more periods wait to be revised it waits, too, rather than to look through all of them.
-LATE_MAX: Final = 10_000
+# Where more periods wait to be revised it waits, too, rather than to look through all of them:
+# these take 0.4 s of reading, once for many transactions.
+LATE_MAX: Final = 100_000
 
 
 class Prunable(msgspec.Struct):
     """Records of the log with the types of their events, and where the indexes name them: keys of
     ``blocks_by_customer`` and ``blocks_by_hour`` without the block. ``until_ms`` is as in
-    ``Pruned``.
+    ``Pruned``. ``dropped`` and ``kept`` are what becomes of index records: their tables and keys,
+    and what stands there instead.
     """
 
     records: list[tuple[bytes, set[str]]] = []
     blocks: set[bytes] = set()
     dated_blocks: set[bytes] = set()
+    dropped: list[tuple[str, bytes]] = []
+    kept: list[tuple[str, bytes, bytes]] = []
     voids: list[bytes] = []
     through: bytes = b""
     until_ms: int = 0
@@ -76,10 +83,25 @@ class Prunable(msgspec.Struct):
         return touched >= TOUCHED_AT_ONCE or self.events >= EVENTS_AT_ONCE
 
 
-def prunable(txn: Transaction, parts: int, *, before_ms: int, ended_ms: int) -> Prunable:
-    """See ``Forgetting.prune_events``: what is next."""
+def settled_until_ms(txn: Transaction, ended_ms: int) -> int:
+    """Before this moment every period is closed, ended by ``ended_ms``, and as it was published."""
+    until_ms = min(
+        period_at(kind, max(0, min(ended_ms, closed_ms))).start_ms
+        for kind, closed_ms in journal.all_closed_until_ms(txn).items()
+    )
+    for number, key in enumerate(txn.keys_forward("late", b"", b"")):
+        if number == LATE_MAX:
+            return 0
+        until_ms = min(until_ms, keys.totals_period(keys.late_totals_key(key)).start_ms)
+    return until_ms
+
+
+def prunable(txn: Transaction, parts: int, before_ms: int) -> Prunable:
+    """What is next of what was received or happened before the hour of that moment, and has no key
+    any more; that is settled.
+    """
     found = Prunable()
-    before_ms = min(before_ms // HOUR_MS * HOUR_MS, _settled_until_ms(txn, ended_ms))
+    before_ms = before_ms // HOUR_MS * HOUR_MS
     forgotten = journal.forgotten_through(txn)
     void = txn.keys_forward("voids", b"", b"")
     next_void = next(void, None)
@@ -97,6 +119,10 @@ def prunable(txn: Transaction, parts: int, *, before_ms: int, ended_ms: int) -> 
             next_void = next(void, None)
         if found.is_enough:
             break
+    for prefix in sorted(found.blocks):
+        _split_blocks(txn, "blocks_by_customer", prefix, found)
+    for prefix in sorted(found.dated_blocks):
+        _split_blocks(txn, "blocks_by_hour", prefix, found)
     return found
 
 
@@ -106,27 +132,14 @@ def prune(txn: Transaction, found: Prunable) -> None:
         txn.delete("events", record_id)
         for event_type in event_types:
             txn.delete("records_by_type", keys.record_by_type(event_type, record_id))
-    for prefix in sorted(found.blocks):
-        _drop_blocks(txn, "blocks_by_customer", prefix, found.through)
-    for prefix in sorted(found.dated_blocks):
-        _drop_blocks(txn, "blocks_by_hour", prefix, found.through)
+    for table, key in found.dropped:
+        txn.delete(table, key)
+    for table, key, payload in found.kept:
+        txn.put(table, key, payload)
     txn.delete_all("voids", found.voids)
     before = journal.read_pruned(txn)
     until_ms = max(before.until_ms, found.until_ms)
     journal.write_pruned(txn, Pruned(found.through, until_ms, before.events + found.events))
-
-
-def _settled_until_ms(txn: Transaction, ended_ms: int) -> int:
-    """Before this moment every period is closed, ended by ``ended_ms``, and as it was published."""
-    until_ms = min(
-        period_at(kind, max(0, min(ended_ms, closed_ms))).start_ms
-        for kind, closed_ms in journal.all_closed_until_ms(txn).items()
-    )
-    late = list(islice(txn.keys_forward("late", b"", b""), LATE_MAX))
-    if len(late) == LATE_MAX:
-        return 0
-    waiting = (keys.totals_period(keys.late_totals_key(key)).start_ms for key in late)
-    return min(until_ms, *waiting) if late else until_ms
 
 
 def _latest_ms(receipts: Sequence[Receipt]) -> int:
@@ -137,11 +150,11 @@ def _latest_ms(receipts: Sequence[Receipt]) -> int:
     )
 
 
-def _drop_blocks(txn: Transaction, table: str, prefix: bytes, through: bytes) -> None:
-    """Takes the blocks up to that event out of an index's beginning."""
-    found = txn.forward(table, prefix, prefix)
-    for key, payload in list(takewhile(lambda one: one[0][-ID_BYTES:] <= through, found)):
-        txn.delete(table, key)
-        rest = [one for one in records.split_block_ids(payload) if one > through]
+def _split_blocks(txn: Transaction, table: str, prefix: bytes, found: Prunable) -> None:
+    """What becomes of an index's beginning, without the blocks up to the last event that goes."""
+    stand = txn.forward(table, prefix, prefix)
+    for key, payload in takewhile(lambda one: one[0][-ID_BYTES:] <= found.through, stand):
+        found.dropped.append((table, key))
+        rest = [one for one in records.split_block_ids(payload) if one > found.through]
         if rest:
-            txn.put(table, prefix + rest[0], b"".join(rest))
+            found.kept.append((table, prefix + rest[0], b"".join(rest)))

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import TYPE_CHECKING
+
 from meterd.embedded import journal, pruning
 from meterd.embedded.void_desk import VoidDesk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meterd.embedded.committer import Committer, Hop
+    from meterd.embedded.store import Store
 
 
 class PruningDesk(VoidDesk):
     """See ``forgetting.Forgetting``."""
 
+    def __init__(
+        self, store: Store, committer: Committer, clock_ms: Callable[[], int], read_hop: Hop
+    ) -> None:
+        super().__init__(store, committer, clock_ms, read_hop)
+        # Of a run of portions that were asked for alike: by what, and until when all is settled.
+        self._settled: tuple[int, int] | None = None
+
     async def prune_events(self, *, before_ms: int, ended_ms: int) -> int:
         """See ``Forgetting.prune_events``."""
         self._require_disk()
+        pruned = await self._prune_some(before_ms, ended_ms)
+        if not pruned:
+            self._settled = None
+        return pruned
+
+    async def _prune_some(self, before_ms: int, ended_ms: int) -> int:
         if self._posting.may_lack(before_ms):  # late, and not among what is to be revised yet
             await self._posting.post_all()
-        # Whoever takes an event back reads its hour in several transactions.
+            self._settled = None
+        # Whoever takes an event back reads its hour in several transactions, and has its periods
+        # revised then.
         before_ms = min([before_ms, *self._held_ms])
+        settled_ms = await self._settled_until_ms(ended_ms)
         parts = self._store.parts
         found = await self._read(
-            lambda txn: pruning.prunable(txn, parts, before_ms=before_ms, ended_ms=ended_ms)
+            lambda txn: pruning.prunable(txn, parts, min(before_ms, settled_ms))
         )
-        if not found.events or found.until_ms > min(self._held_ms, default=found.until_ms):
+        # Of what was taken back meanwhile neither the void was seen nor what is to be revised.
+        if not found.events or found.until_ms > self._held_since_ms:
             return 0
         self._pruned_until_ms = max(self._pruned_until_ms, found.until_ms)
         await self._committer.execute(lambda txn: pruning.prune(txn, found))
         return found.events
+
+    async def _settled_until_ms(self, ended_ms: int) -> int:
+        if self._settled is None or self._settled[0] != ended_ms:
+            self._held_since_ms = min(self._held_ms, default=inf)
+            until_ms = await self._read(lambda txn: pruning.settled_until_ms(txn, ended_ms))
+            self._settled = ended_ms, until_ms
+        return self._settled[1]
 
     async def pruned_until_ms(self) -> int:
         """See ``Forgetting.pruned_until_ms``."""

@@ -24,11 +24,14 @@ _SPLIT_AT_ONCE: Final = 128
 
 
 class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
-    """A block in its record: how much later it is stamped than the record, and its events."""
+    """A block in its record: how much later it is stamped than the record, its events, and at which
+    offset in its append it begins. Up to format 8 each block is as an append of its own.
+    """
 
     later_ms: int
     later_counter: int
     events: Sequence[UsageEvent]
+    begins_at: int = 0
 
     def stamp(self, record: Stamp) -> Stamp:
         """The block's, from that of its record."""

@@ -9,7 +9,6 @@ a crash in here costs nothing either, nor does a stop.
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# In one transaction. Only totals, keys and ids of them are held, the events themselves one record
+# In one transaction. Only totals, keys and ids of them are held, the events themselves one append
 # at a time: 10 MB, also where each block is of other customers, and 30 where each event has a key.
 _BLOCKS_AT_ONCE: Final = 2_000
 _ATTEMPTS_AT_ONCE: Final = 500
@@ -91,10 +90,12 @@ def post_some(txn: Transaction, parts: int) -> Posted:
     used: dict[bytes, bytes] = {}
     blocks, through = 0, b""
     closed_until_ms = journal.all_closed_until_ms(txn)
-    for receipt in islice(log.read_from(txn, journal.posted_through(txn)), _BLOCKS_AT_ONCE):
+    for receipt in log.appends_from(txn, journal.posted_through(txn)):
         _count(txn, parts, receipt, accounts, closed_until_ms)
         _note_keys(parts, receipt, used)
-        blocks, through = blocks + 1, receipt.last_id
+        blocks, through = blocks + len(receipt.blocks), receipt.last_id
+        if blocks >= _BLOCKS_AT_ONCE:
+            break
     if blocks:
         counted = (account.take_change() for account in accounts.values())
         changes = [change for change in counted if change is not None]

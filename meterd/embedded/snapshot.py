@@ -63,6 +63,11 @@ class Snapshot:
         self._replaced = older_root(metas)
         self.pages = Pages(descriptor, self._found)
 
+    @property
+    def transaction_id(self) -> int:
+        """Of the last commit that it sees."""
+        return self._found.txn_id
+
     def meta(self) -> Meta:
         """What the store says of itself, read without LMDB.
 
@@ -147,6 +152,22 @@ class Snapshot:
         sync(path.parent)
 
 
+def store_bytes(folder: Path) -> int:
+    """How large the data folder's store is, as a file. Raises StoreError as ``open_snapshot``."""
+    with _readable(folder):
+        return (folder / "store" / "data.mdb").stat().st_size
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as fault:
+        raise no_store(folder) from fault
+    except OSError as fault:
+        raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
+
+
 @contextmanager
 def open_snapshot(folder: Path) -> Iterator[Snapshot]:
     """The data folder's store as it stands now; nothing in the folder is changed.
@@ -155,14 +176,9 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
     not LMDB's.
     """
     place = folder / "store"
-    data = place / "data.mdb"
-    try:
-        size = data.stat().st_size
-        descriptor = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as fault:
-        raise no_store(folder) from fault
-    except OSError as fault:
-        raise StoreError(f"the store in {folder} cannot be read: {fault.strerror}") from fault
+    size = store_bytes(folder)
+    with _readable(folder):
+        descriptor = os.open(place / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
     try:
         share(descriptor)
         read_metas(descriptor)

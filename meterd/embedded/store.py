@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 # Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
 # 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it;
-# 6: no times of events, each type of period closed for itself; 7: no digests.
-UPGRADED: Final = (3, 4, 5, 6, 7)
+# 6: no times of events, each type of period closed for itself; 7: no digests;
+# 8: a line of digests for each block.
+UPGRADED: Final = (3, 4, 5, 6, 7, 8)
 _NUMBERED: Final = 5
 _IN_ORDER: Final = 6
 _CLOSED_TOGETHER: Final = 7

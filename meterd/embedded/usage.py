@@ -245,7 +245,7 @@ def _dated_events(
     part = keys.part_of(customer_id, parts)
     before = queries.LATEST_ID if before is None else before
     block_ids = _dated_blocks(txn, part, query, before)
-    for _, stamp, events in log.blocks(txn, block_ids):
+    for _, stamp, events, _ in log.blocks(txn, block_ids):
         for offset in range(len(events) - 1, -1, -1):
             event = events[offset]
             happened_ms = event.timestamp_ms

@@ -22,19 +22,23 @@ from meterd.embedded.marks import check_floor, check_marks, read_marks
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.pages import DamagedError
 from meterd.embedded.published_check import check_published
-from meterd.embedded.snapshot import LmdbError, open_snapshot
+from meterd.embedded.snapshot import LmdbError, open_snapshot, store_bytes
+from meterd.embedded.span_workers import started
 from meterd.embedded.store import FORMAT
 from meterd.embedded.totals_check import check_customers, check_totals, is_known_key
 from meterd.embedded.transaction import is_sealed, unchecked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from meterd.embedded.snapshot import Snapshot
+    from meterd.embedded.span_workers import SpanWorkers
     from meterd.embedded.transaction import Transaction
 
 _PROGRESS_LEAVES: Final = 200
+# From here on it takes longer than a second, and processes for it pay.
+LARGE_BYTES: Final = 64 << 20
 _STRUCTURE: Final = "structure"
 _FILE: Final = "data.mdb"
 
@@ -47,21 +51,32 @@ class _Check(NamedTuple):
     run: Callable[[], Iterator[Difference]]
 
 
-def verify(folder: Path, checking: Checking | None = None) -> Iterator[Difference]:
+def verify(
+    folder: Path, checking: Checking | None = None, processes: int = 1
+) -> Iterator[Difference]:
     """Every difference in the data folder's store, as it is when the first is asked for.
 
     Beside a daemon, or where none runs. Of an earlier format, which ``checking`` then says, only
-    pages and checksums are looked at. Raises StoreError where there is no store, or one of a later
-    version, and where the disk has no room for what is counted meanwhile.
+    pages and checksums are looked at. The log of a large store is checked by so many processes.
+    Raises StoreError where there is no store, or one of a later version, and where the disk has no
+    room for what is counted meanwhile.
     """
+    checking = checking or Checking()
+    is_large = processes > 1 and store_bytes(folder) >= LARGE_BYTES
     try:
-        with open_snapshot(folder) as snapshot:
-            yield from verify_snapshot(snapshot, checking or Checking())
+        if not is_large:
+            with open_snapshot(folder) as snapshot:
+                yield from verify_snapshot(snapshot, checking)
+            return
+        with started(folder, processes) as workers, workers.snapshot() as snapshot:
+            yield from verify_snapshot(snapshot, checking, workers)
     except DamagedError as fault:
         yield _structure(_FILE, fault)
 
 
-def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]:
+def verify_snapshot(
+    snapshot: Snapshot, checking: Checking, workers: SpanWorkers | None = None
+) -> Iterator[Difference]:
     """See ``verify``; a snapshot is verified once."""
     damaged: set[str] = set()
     try:
@@ -74,14 +89,15 @@ def verify_snapshot(snapshot: Snapshot, checking: Checking) -> Iterator[Differen
         yield _structure(_FILE, fault)
         return
     if meta.format == FORMAT and damaged.isdisjoint({_STRUCTURE, "meta"}):
-        yield from _check_contents(snapshot.transaction(), meta.parts, checking, damaged)
+        checks = _checks(snapshot.transaction(), meta.parts, checking, workers)
+        yield from _check_contents(checks, checking, damaged)
 
 
 def _check_contents(
-    txn: Transaction, parts: int, checking: Checking, damaged: set[str]
+    checks: Iterable[_Check], checking: Checking, damaged: set[str]
 ) -> Iterator[Difference]:
     """With LMDB, which can be trusted to find its way."""
-    for check in _checks(txn, parts, checking):
+    for check in checks:
         is_done = False
         if damaged.isdisjoint(check.tables):
             try:
@@ -119,8 +135,13 @@ def _check_pages(snapshot: Snapshot, checking: Checking) -> Iterator[Difference]
             yield _structure("free pages", fault)
 
 
-def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
+def _checks(
+    txn: Transaction, parts: int, checking: Checking, workers: SpanWorkers | None
+) -> list[_Check]:
     marks = read_marks(txn)
+    log_check = LogCheck(txn, parts, marks, checking)
+    if workers is not None:
+        log_check = LogCheck(txn, parts, marks, checking, workers.run, workers.spans_wanted)
     index = ("records_by_type", "blocks_by_customer", "blocks_by_hour")
     return [
         _Check((), ("meta",), lambda: check_marks(txn, marks)),
@@ -128,7 +149,7 @@ def _checks(txn: Transaction, parts: int, checking: Checking) -> list[_Check]:
         _Check(
             ("events",),
             ("events", "voids", *index, "totals", "idempotency_keys"),
-            lambda: LogCheck(txn, parts, marks, checking).run(),
+            log_check.run,
         ),
         _Check(("totals",), ("totals",), lambda: check_totals(txn, parts, marks, checking)),
         _Check((), ("totals", "events"), lambda: _check_keys_of_totals(txn, parts, checking)),

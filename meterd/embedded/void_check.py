@@ -6,6 +6,7 @@ Asked in the order of the log for what is void in it next, so nothing is held.
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 
 
 class VoidCheck:
-    """See above."""
+    """See above; of the events from ``start`` on and before ``end``."""
 
-    def __init__(self, txn: Transaction, parts: int) -> None:
+    def __init__(
+        self, txn: Transaction, parts: int, start: bytes = b"", end: bytes | None = None
+    ) -> None:
         self._txn = txn
         self._parts = parts
-        self._rest = txn.forward("voids", b"", b"")
+        found = txn.forward("voids", start, b"")
+        self._rest = takewhile(lambda one: end is None or one[0] < end, found)
         self._next = next(self._rest, None)
 
     def of_block(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -52,9 +53,11 @@ class VoidDesk(UsageDesk):
         # again. Each lock lives as long as somebody has it or waits for it.
         self._voiding: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._reading = trio.CapacityLimiter(VOIDS_READING)
-        # When the hours began of which events are being taken back, and until when events are
-        # deleted, or about to be: one looks at the other with nothing in between.
+        # When the hours began of which events are being taken back; the first of those of which
+        # some were, or began to be, since it was last looked until when all is settled; and until
+        # when events are deleted, or about to be. Each looks at the others with nothing in between.
         self._held_ms: list[int] = []
+        self._held_since_ms: float = inf
         self._pruned_until_ms = 0
 
     @abstractmethod
@@ -85,6 +88,7 @@ class VoidDesk(UsageDesk):
         if hour.start_ms < self._pruned_until_ms:
             raise PrunedError(self._pruned_until_ms)
         self._held_ms.append(hour.start_ms)
+        self._held_since_ms = min(self._held_since_ms, hour.start_ms)
         try:
             yield
         finally:

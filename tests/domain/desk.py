@@ -57,7 +57,7 @@ class Desk:
 
     def _count(self, receipt: Receipt) -> None:
         self._take_in_hand(receipt.hour)
-        self.account.append(receipt, range(len(receipt.events)), NOTHING_CLOSED)
+        self.account.append(receipt, list(range(len(receipt.events))), NOTHING_CLOSED)
 
     def close(self, period: Period, now_ms: int) -> Aggregation | None:
         self._take_in_hand(period, *takers(period))

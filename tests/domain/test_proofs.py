@@ -14,7 +14,7 @@ from meterd.domain.errors import ProofError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
-from meterd.domain.proofs import Proved, check, proof_line
+from meterd.domain.proofs import Proved, check, proof_line, pruned_line
 from tests.ledger_bench import at, event
 
 if TYPE_CHECKING:
@@ -145,6 +145,26 @@ def test_of_what_began_before_digests_nothing_is_shown() -> None:
         check(lambda: lines)
 
 
+def test_of_what_is_pruned_the_digest_stands() -> None:
+    """The trail leads to it, and so does whatever proved it before; the figures do not follow, and
+    the rest is still held against its digests.
+    """
+    whole = proof()
+    lines = [*whole[:4], pruned_line(TEN), whole[6]]
+    proved = Proved("acme_daily_20260114", 2, digest_of(whole[2]).hex(), 2, 1, 0)
+    proved.pruned = ["hourly 2026011410"]
+    assert check(lambda: lines) == proved
+    for changed, said in (
+        ([*whole[:4], pruned_line(ELEVEN), whole[6]], "line 5 is of 2026011411, and not of hourly"),
+        ([*whole[:5], pruned_line(TEN), whole[6]], "line 6 comes before the events of hourly"),
+        ([*whole[:4], pruned_line(TEN), whole[6].replace(b'"4"', b'"5"')], "ends behind line 6"),
+        ([*whole[:2], whole[2].replace(b'"7"', b'"8"'), pruned_line(TEN)], "ends behind|line 4"),
+        ([*whole[:4], pruned_line(TEN)], "ends behind line 5"),
+    ):
+        with pytest.raises(ProofError, match=said):
+            check(lambda changed=changed: changed)  # type: ignore[misc]
+
+
 def of_hour(*lines: bytes) -> list[bytes]:
     """Made by somebody who can make digests: each is right."""
     hour = Aggregation(
@@ -158,20 +178,24 @@ def of_hour(*lines: bytes) -> list[bytes]:
 
 ONE = events_line(STAMP.id(), [0], [event(value=3)])
 NEXT_ONE = events_line(STAMP.id(1), [0], [event(value=3)])
+TWO = events_line(STAMP.id(), [0, 70], [event(value=3)] * 2)
+WITHIN_TWO = events_line(STAMP.id(64), [6], [event(value=3)])
 
 
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ([ONE, ONE], "line 4 is not behind the events before it"),
+        ([TWO, WITHIN_TWO], "line 4 is not behind the events before it"),
+        ([events_line(STAMP.id(), [], [])], "has an offset that no event has, or none"),
         ([ONE, void_line(STAMP.id(1), "why", 5)], "1 events are void, of which 0 are there"),
         ([ONE, void_line(STAMP.id(0), "why", 5)], "sum: .* come to nothing"),
         ([ONE.replace(b'"3"', b'"NaN"')], "come to NaN of 1"),
         ([ONE.replace(b'"3"', b'"NaN"'), NEXT_ONE], "line 4 has a value that no event has"),
         ([ONE.replace(b'"3"', b'"1E+999999"')], "sum: sum was published"),
-        ([ONE.replace(b"[0]", b"[64]")], "has an offset that is none of 0 to 63"),
-        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that is none of 0 to 63"),
-        ([ONE.replace(b"[0]", b"[1e99]")], "is not what a block has"),
+        ([ONE.replace(b"[0]", b"[1073741824]")], "has an offset that no event has"),
+        ([ONE.replace(b"[0]", b"[-1]")], "has an offset that no event has"),
+        ([ONE.replace(b"[0]", b"[1e99]")], "is not what an append has"),
         ([ONE, NEXT_ONE.replace(b'"3"', b'"1E+9999"')], "a value that no event has: 1E.9999"),
     ],
 )

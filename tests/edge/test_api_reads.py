@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.domain.events import UsageEvent
 from meterd.edge.pages import PAGE
 from tests.edge.api_bench import NOW, Api, serving
 from tests.edge.loopback import GET
@@ -353,3 +355,14 @@ async def test_groups_of_a_window_with_pruned_events_are_refused() -> None:
         assert "From then on all are there" in refused.json()["error"]
         behind = f"{windows}&groupBy=metadata.region&from=2026-03-10T10:00:00Z"
         assert len((await api.ask("GET", behind)).json()) == 1
+
+
+async def test_usage_of_a_type_whose_events_are_all_pruned_is_told() -> None:
+    """Though it is configured no more; one that nobody ever sent is still refused."""
+    async with serving() as api:
+        await api.ledger.append([UsageEvent("c", "sold.once", Decimal(5), b"{}")])
+        assert api.ledger.prune_some(1) == 1
+        (row,) = (await api.ask("GET", "/usage?customerId=c&eventType=sold.once")).json()
+        assert row["sum"] == 5
+        refused = await api.ask("GET", "/usage?customerId=c&eventType=sold.twice")
+        assert refused.status_code == 400

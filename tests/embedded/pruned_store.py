@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.events import UsageEvent
     from meterd.embedded.pruning import Prunable
+    from meterd.embedded.transaction import Transaction
 
 ALL_PERIODS: Final = rules(*PeriodType)
 LATER: Final = at("2027-06-01T00:00")
@@ -64,7 +65,11 @@ def events(first: int, count: int, happened_ms: int | None = None) -> list[Usage
 
 def found_in(store: Store, before_ms: int = LATER) -> Prunable:
     with store.read() as txn:
-        return pruning.prunable(txn, PARTS, before_ms=before_ms, ended_ms=LATER)
+        return prunable(txn, before_ms)
+
+
+def prunable(txn: Transaction, before_ms: int = LATER) -> Prunable:
+    return pruning.prunable(txn, PARTS, min(before_ms, pruning.settled_until_ms(txn, LATER)))
 
 
 def prune_all(data: Path, before_ms: int = LATER) -> list[int]:

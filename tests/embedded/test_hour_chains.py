@@ -18,7 +18,7 @@ def test_block_by_block_it_is_the_same() -> None:
     """For each customer by itself; who has nothing is at the start."""
     chains = HourChains()
     for begin in (0, 64):
-        chains.add(STAMP.id(begin), list(enumerate(EVENTS[begin : begin + 64])))
+        chains.add(STAMP.id(), begin, list(enumerate(EVENTS[begin : begin + 64])))
     for customer_id in ("acme", "b"):
         offsets = [place for place, one in enumerate(EVENTS) if one.customer_id == customer_id]
         assert chains.of(customer_id) == chained(START, RECEIPT, offsets)
@@ -41,5 +41,5 @@ def test_voids_stand_where_they_came() -> None:
     for event_id, void in reversed(voids):
         chains.expect("acme", event_id, void)
     for stamp, events in zip(stamps, (first, second), strict=True):
-        chains.add(stamp.id(), list(enumerate(events)))
+        chains.add(stamp.id(), 0, list(enumerate(events)))
     assert chains.of("acme") == came

@@ -40,7 +40,7 @@ def change_of(customer_id: str, *, events: int = 1, at_ms: int = START_MS) -> Ch
     receipt = receive(Stamp(at_ms, 0, 0), [event(customer_id)] * events)
     account = Account(customer_id)
     account.restore(receipt.hour, None)
-    account.append(receipt, range(events), NOTHING_CLOSED)
+    account.append(receipt, list(range(events)), NOTHING_CLOSED)
     change = account.take_change()
     assert change is not None
     return change

@@ -21,7 +21,6 @@ from tests.ledger_bench import START_MS, event
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from meterd.domain.events import UsageEvent
     from meterd.embedded.transaction import Transaction
 
 B: Final = BLOCK_EVENTS
@@ -99,27 +98,6 @@ def write(store: Store, transactions: Iterable[list[Receipt]]) -> None:
         store.write(partial(log.write_receipts, receipts=receipts))
 
 
-def events_of(receipts: Iterable[Receipt]) -> list[tuple[bytes, UsageEvent]]:
-    """Every event behind its id, in order."""
-    return [
-        (receipt.stamp.id(offset), one)
-        for receipt in receipts
-        for offset, one in enumerate(receipt.events)
-    ]
-
-
-def blocks_of(receipts: Iterable[Receipt]) -> list[list[tuple[bytes, UsageEvent]]]:
-    """The same, each block for itself."""
-    found = []
-    for receipt in receipts:
-        of_receipt = events_of([receipt])
-        found += [
-            of_receipt[start : start + BLOCK_EVENTS]
-            for start in range(0, len(of_receipt), BLOCK_EVENTS)
-        ]
-    return found
-
-
 def records_in(txn: Transaction) -> list[tuple[bytes, list[records.LoggedBlock]]]:
     return [
         (record_id, records.decode_record(payload))
@@ -178,13 +156,17 @@ def test_any_mix_of_appends_reads_back_event_for_event(
     with fresh_store() as store:
         write(store, transactions)
         with store.read() as txn:
-            found = list(log.read_from(txn, b""))
+            found = list(log.blocks_from(txn, b""))
+            appends = list(log.appends_from(txn, b""))
             last = log.last_stamp(txn)
             assert log.count_events(txn) == sum(arrival.events for arrival in arrivals)
-    assert [events_of([block]) for block in found] == blocks_of(receipts)
+    assert [block.id for block in found] == [one for each in receipts for one in each.blocks]
+    assert [one for block in found for one in block.events] == [
+        one for receipt in receipts for one in receipt.events
+    ]
+    assert appends == receipts
     assert last is not None
-    assert last.id() == found[-1].last_id == receipts[-1].last_id
-    assert found == [receive(block.stamp, block.events) for block in found]
+    assert last.id() == receipts[-1].last_id
 
 
 @given(APPENDS, FIRST_STAMPS, st.data())
@@ -193,13 +175,17 @@ def test_it_is_read_from_behind_any_id(
 ) -> None:
     """In the middle of a record too: a mark lies wherever the last event was at that moment."""
     transactions = transactions_of(arrivals, first)
-    blocks = blocks_of(receipt for transaction in transactions for receipt in transaction)
-    behind = data.draw(st.integers(0, len(blocks) - 1), label="behind")
+    receipts = [receipt for transaction in transactions for receipt in transaction]
+    behind = data.draw(st.integers(0, len(receipts) - 1), label="behind")
+    blocks = [one for receipt in receipts for one in receipt.blocks]
+    within = data.draw(st.integers(0, len(blocks) - 1), label="within")
     with fresh_store() as store:
         write(store, transactions)
         with store.read() as txn:
-            found = list(log.read_from(txn, blocks[behind][-1][0]))
-    assert [events_of([block]) for block in found] == blocks[behind + 1 :]
+            appends = list(log.appends_from(txn, receipts[behind].last_id))
+            found = list(log.blocks_from(txn, blocks[within]))
+    assert appends == receipts[behind + 1 :]
+    assert [block.id for block in found] == blocks[within + 1 :]
 
 
 @given(APPENDS, FIRST_STAMPS)
@@ -230,15 +216,17 @@ def test_any_choice_of_blocks_is_read(
     """Each as it is read alone, and of ids of no block nothing."""
     transactions = transactions_of(arrivals, first)
     known = [one for receipts in transactions for receipt in receipts for one in receipt.blocks]
+    appends = {receipt.blocks[0] for receipts in transactions for receipt in receipts}
     ids = chosen.draw(st.sets(st.sampled_from([b"", *known, *map(next_id, known)])))
     with fresh_store() as store:
         write(store, transactions)
         with store.read() as txn:
             found = list(log.blocks(txn, sorted(ids)))
-            assert [one for one, _, _ in found] == sorted(ids.intersection(known))
-            for block_id, stamp, events in found:
-                assert stamp == stamp_of(block_id)
-                assert events == log.block(txn, block_id)
+            assert [one.id for one in found] == sorted(ids.intersection(known))
+            for one in found:
+                assert one.stamp == stamp_of(one.id)
+                assert one.events == log.block(txn, one.id)
+                assert one.append_id in appends
 
 
 def next_id(block_id: bytes) -> bytes:
@@ -272,5 +260,5 @@ def test_of_an_empty_log_nothing_is_known(store: Store) -> None:
     with store.read() as txn:
         assert log.last_stamp(txn) is None
         assert log.count_events(txn) == 0
-        assert list(log.read_from(txn, b"")) == []
+        assert list(log.appends_from(txn, b"")) == []
         assert txn.get("meta", keys.EVENTS) is None

@@ -15,12 +15,14 @@ from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import journal, keys, log, pruning, records
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import running
+from tests.embedded.proved import prove_in
 from tests.embedded.pruned_store import (
     ALL_PERIODS,
     HOURS,
     LATER,
     found_in,
     make_prunable,
+    prunable,
     prune_all,
 )
 from tests.embedded.sample_store import checked, lines, spoil
@@ -89,6 +91,29 @@ def test_a_beginning_goes_and_what_stands_in_one_index_record_is_split(data: Pat
         assert journal.read_pruned(txn).until_ms == BEFORE
 
 
+def test_what_is_pruned_is_proved_by_its_digest(data: Path) -> None:
+    """All that was published still leads to the digests that were sent; and of what is left, to its
+    events.
+    """
+    before = prove_in(data)
+    prune_all(data, BEFORE)
+    after = prove_in(data)
+    assert after.keys() == before.keys()
+    gone = {name for name, one in after.items() if one.pruned}
+    for name, one in before.items():
+        assert after[name].digest == one.digest
+        assert after[name] == one or name in gone
+    hours = {one.rpartition(" ")[2] for name in gone for one in after[name].pruned}
+    assert hours == {f"202601{14 + hour // 24}{hour % 24:02}" for hour in range(8, 23)}
+    assert {name.rpartition("_")[2] for name in gone} == {
+        *hours,
+        "20260114",
+        "202603",
+        "202601",
+        "2026",
+    }
+
+
 async def test_ids_go_on_where_the_whole_log_is_gone(tmp_path: Path) -> None:
     """Received time and counter never go back, though no event is left to tell of them."""
     async with running(tmp_path) as bench:
@@ -110,7 +135,7 @@ def test_it_waits_where_very_much_is_to_be_revised(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than look through all of it each time."""
-    monkeypatch.setattr(pruning, "LATE_MAX", 1)
+    monkeypatch.setattr(pruning, "LATE_MAX", 0)
     with closing(Store(data)) as store:
         assert found_in(store).events
         key = b"".join((b"\0" * 8, bytes(2), keys.hour(LATER), b"acme"))
@@ -125,8 +150,7 @@ def mark(txn: Transaction, **changed: object) -> None:
 def an_event_too_many_is_gone(txn: Transaction) -> None:
     """A record of the log behind the mark, with its indexes."""
     before = journal.read_pruned(txn)
-    found = pruning.prunable(txn, PARTS, before_ms=LATER, ended_ms=LATER)
-    pruning.prune(txn, found)
+    pruning.prune(txn, prunable(txn))
     journal.write_pruned(txn, before)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -10,14 +10,17 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import PrunedError
 from meterd.domain.periods import HOUR_MS
-from tests.embedded.engine_bench import running
+from meterd.embedded import pruning
+from tests.embedded.engine_bench import EngineBench, inline, running
+from tests.embedded.sample_store import checked
 from tests.ledger_bench import ALL, EVERY_EVENT, START_MS, event
-from tests.pruning_conformance import HOUR, LATER, close_all, prune
+from tests.pruning_conformance import HOUR, LATER, close_all, prune, revise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.embedded.engine_bench import EngineBench
+T = TypeVar("T")
 
 
 async def two_hours(bench: EngineBench) -> list[bytes]:
@@ -75,6 +78,59 @@ async def test_an_event_that_is_about_to_be_deleted_is_not_taken_back(
             assert refused.value.until_ms == HOUR + 2 * HOUR_MS
             bench.hop.may_pass.set()
         assert await bench.ledger.events(EVERY_EVENT, limit=ALL) == []
+
+
+@pytest.mark.parametrize("is_revised", [False, True])
+async def test_what_is_taken_back_while_others_are_looked_for_is_kept(
+    tmp_path: Path, *, is_revised: bool
+) -> None:
+    """A slow reader has not seen the void, which would be left of nothing; nor what is to be
+    revised.
+    """
+    may_pass = trio.Event()
+    may_pass.set()
+
+    async def slow(work: Callable[[], T]) -> T:
+        result, passes = await inline(work), may_pass
+        await passes.wait()
+        return result
+
+    async with trio.open_nursery() as nursery:
+        bench = EngineBench(tmp_path / "data", nursery, read_hop=slow)
+        await bench.start()
+        _, second = await two_hours(bench)
+        async with trio.open_nursery() as deleting:
+            held_back = may_pass = trio.Event()
+
+            async def delete() -> None:
+                assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 0
+
+            deleting.start_soon(delete)
+            await wait_all_tasks_blocked()
+            may_pass = trio.Event()
+            may_pass.set()
+            assert await bench.ledger.void(second, "as agreed") is not None
+            if is_revised:
+                await revise(bench)
+            held_back.set()
+        await revise(bench)
+        assert await prune(bench) == 2
+        await bench.stop()
+    assert checked(tmp_path / "data")["pruned events"] == 2
+
+
+async def test_what_is_taken_back_between_two_portions_is_revised_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what is to be revised is looked for once for many portions."""
+    monkeypatch.setattr(pruning, "EVENTS_AT_ONCE", 1)
+    async with running(tmp_path) as bench:
+        _, second = await two_hours(bench)
+        assert await bench.ledger.prune_events(before_ms=LATER, ended_ms=LATER) == 1
+        assert await bench.ledger.void(second, "as agreed") is not None
+        assert await prune(bench) == 0
+        await revise(bench)
+        assert await prune(bench) == 1
 
 
 async def test_a_void_of_another_hour_holds_nothing_up(tmp_path: Path) -> None:

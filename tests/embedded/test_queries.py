@@ -226,7 +226,7 @@ def known(txn: Transaction) -> tuple[int, int]:
 
 def not_posted(txn: Transaction) -> list[Receipt]:
     """What a start reads after a crash."""
-    found = list(log.read_from(txn, journal.posted_through(txn)))
+    found = list(log.appends_from(txn, journal.posted_through(txn)))
     assert len(found) == LIMIT - 1
     return found
 

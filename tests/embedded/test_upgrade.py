@@ -15,9 +15,12 @@ from meterd.domain.deliveries import DeliveryStatus, settle_attempt
 from meterd.domain.idempotency import Recorded
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
+from meterd.domain.proofs import check
 from meterd.embedded.differences import Checking
 from meterd.embedded.outbox_check import OutboxCheck
+from meterd.embedded.proving import Proving, find
 from meterd.embedded.store import FORMAT, UPGRADED, Store
+from meterd.embedded.verification import verify
 from meterd.ledger import DeliveryQuery
 from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import at, close_ended, event, published, rules, stored
@@ -94,6 +97,24 @@ async def test_nothing_is_lost_by_an_upgrade(tmp_path: Path, store_format: int) 
         # 1.5 at midnight, the great number behind the last posting, and what came just now.
         assert str(hour.figures["sum"].value) == "9007199254740995.5"
         assert hour.figures["sum"].count == 3
+
+
+async def test_digests_of_format_8_are_proved(tmp_path: Path) -> None:
+    """It had a line for each block of a batch, of which one was posted and one was not."""
+    lay(tmp_path, 8)
+    async with running(tmp_path) as bench:
+        bench.clock.now_ms = at("2026-02-01T00:12")
+        batch = [event("batched", "sum", number) for number in range(100)]
+        await bench.ledger.append(batch)
+        await close_ended(bench, rules(PeriodType.HOURLY), clock_ms=at("2026-02-01T01:00"))
+        with bench.store.read() as txn:
+            proved = find(txn, bench.store.parts, "batched_hourly_2026020100")
+            lines = list(Proving(txn, bench.store.parts, "batched").lines(proved))
+    events = [line for line in lines if line.startswith(b'["events"')]
+    # 100 and 1, each block of 150 with a customer in between, and what came to this version.
+    assert len(events) == 2 + 1 + 3 + 1
+    assert check(lambda: lines).events == 100 + 1 + 75 + 100
+    assert list(verify(tmp_path / "data")) == []
 
 
 @pytest.mark.parametrize("store_format", UPGRADED)

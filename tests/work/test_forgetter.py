@@ -1,4 +1,4 @@
-"""Keys are forgotten when their time is over, in mock time."""
+"""Keys are forgotten and events pruned when their time is over, in mock time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.admission import Admission
 from meterd.domain.config import Config, Retention
-from meterd.domain.errors import DiskFullError
+from meterd.domain.errors import CorruptRecordError, DiskFullError, MeterdError
 from meterd.domain.periods import DAY_MS, HOUR_MS
 from meterd.work.forgetter import Forgetter
 from tests.fake_clock import FakeClock
@@ -29,14 +30,15 @@ class Keys:
 
     def __init__(self, portions: int, takes_s: float = 0.0) -> None:
         self.asked: list[tuple[float, int]] = []
-        self.is_full = False
+        self.fault: MeterdError | None = None
+        self.last_ms = 0
         self._portions = self._left = portions
         self._takes_s = takes_s
 
     async def forget_keys(self, *, before_ms: int) -> int:
         self.asked.append((trio.current_time(), before_ms))
-        if self.is_full:
-            raise DiskFullError("the disk is full")
+        if self.fault is not None:
+            raise self.fault
         await trio.sleep(self._takes_s)
         self._left -= 1
         if self._left >= 0:
@@ -44,16 +46,21 @@ class Keys:
         self._left = self._portions
         return 0
 
+    def last_before_start_ms(self) -> int:
+        return self.last_ms
+
 
 class Events(Keys):
     """The same, of events to prune; there are no keys."""
 
-    def __init__(self, portions: int) -> None:
-        super().__init__(portions)
+    def __init__(self, portions: int, takes_s: float = 0.0) -> None:
+        super().__init__(portions, takes_s)
+        self.forgotten = 0
         self.pruned: list[tuple[int, int]] = []
 
     async def forget_keys(self, *, before_ms: int) -> int:
         await trio.lowlevel.checkpoint()
+        self.forgotten += 1
         return 0
 
     async def prune_events(self, *, before_ms: int, ended_ms: int) -> int:
@@ -86,9 +93,9 @@ async def test_each_hour_what_is_over_is_forgotten(autojump_clock: MockClock) ->
         assert [before_ms - first_ms for _, before_ms in keys.asked] == [0, 0, 0]
         await pass_time(minutes=59)
         assert len(keys.asked) == 3
-        keys.is_full = True
+        keys.fault = DiskFullError("the disk is full")
         await pass_time(minutes=1)
-        keys.is_full = False
+        keys.fault = None
         await pass_time(hours=1)
         nursery.cancel_scope.cancel()
     hours = [(before_ms - first_ms) / HOUR_MS for _, before_ms in keys.asked]
@@ -146,7 +153,7 @@ async def test_events_are_pruned_as_long_after_their_time_as_a_clock_may_be_wron
         await wait_all_tasks_blocked()
         clock.advance(days=30)
         await wait_all_tasks_blocked()
-        events.is_full = True
+        events.fault = DiskFullError("the disk is full")
         autojump_clock.jump(3600)
         clock.advance(hours=1)
         await wait_all_tasks_blocked()
@@ -158,3 +165,66 @@ async def test_events_are_pruned_as_long_after_their_time_as_a_clock_may_be_wron
     days = (35 + 400) * 24, (35 + 3) * 24
     hours = [1, 1, 1, 1, 2]
     assert asked == [(days[0] - hour, days[1] - hour) for hour in hours]
+
+
+RETAINED = Config(retention=Retention(400 * DAY_MS))
+
+
+async def test_keys_are_forgotten_each_hour_however_much_there_is_to_prune(
+    autojump_clock: MockClock,
+) -> None:
+    """A year's events may take days; each hour says what went of them, and so does a stop."""
+    events, clock = Events(portions=10_000, takes_s=1.0), FakeClock("2026-01-14T00:00:00Z")
+    with capture_logs() as logs, trio.move_on_after(3 * 3600 + 1800):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Forgetter(cast("Forgetting", events), clock, lambda: RETAINED).run)
+            for _ in range(3):
+                await trio.sleep(3600)
+                clock.advance(hours=1)
+            await trio.sleep_forever()
+    assert events.forgotten == 4
+    assert {before_ms for before_ms, _ in events.pruned} == {
+        clock.now_ms() - (435 * 24 + hour) * HOUR_MS for hour in range(4)
+    }
+    said = [line["events"] for line in logs if line["event"] == "events were pruned"]
+    assert said == [720, 720, 720, 360]
+
+
+async def test_damage_is_said_each_hour_and_ends_nothing(autojump_clock: MockClock) -> None:
+    """Of a record that nobody may ask for any more; else no start would serve for a minute."""
+    events, clock = Events(portions=1), FakeClock("2026-01-14T00:00:00Z")
+    events.fault = CorruptRecordError("a record of events does not match its checksum")
+    async with trio.open_nursery() as nursery:
+        with capture_logs() as logs:
+            nursery.start_soon(Forgetter(cast("Forgetting", events), clock, lambda: RETAINED).run)
+            await wait_all_tasks_blocked()
+            autojump_clock.jump(3600)
+            clock.advance(hours=1)
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [(line["log_level"], line["error"]) for line in logs] == [
+        ("error", str(events.fault))
+    ] * 2
+
+
+@pytest.mark.parametrize(("days", "pruned"), [(35, [0, 1]), (36, [35 * 24, 35 * 24 + 1])])
+async def test_a_start_far_ahead_of_all_that_is_stored_prunes_nothing_at_first(
+    autojump_clock: MockClock, days: int, pruned: list[int]
+) -> None:
+    """Whether meterd was off, or the clock is wrong: what goes by a wrong one never comes back."""
+    events, clock = Events(portions=0), FakeClock("2026-01-14T00:00:00Z")
+    began_ms = clock.now_ms()
+    events.last_ms = began_ms - days * DAY_MS
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Forgetter(cast("Forgetting", events), clock, lambda: RETAINED).run)
+            await wait_all_tasks_blocked()
+            while len(events.pruned) < 2:
+                autojump_clock.jump(3600)
+                clock.advance(hours=1)
+                await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    first_ms = began_ms - 435 * DAY_MS
+    assert [(before_ms - first_ms) // HOUR_MS for before_ms, _ in events.pruned] == pruned
+    said = [line["until"] for line in logs if line["log_level"] == "warning"]
+    assert said == (["2026-02-18T00:00:00.000Z"] if days > 35 else [])

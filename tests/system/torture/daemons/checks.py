@@ -71,7 +71,7 @@ def read_offline(folder: Path) -> Contents:
                     receipt.received_ms,
                     event.idempotency_key,
                 )
-                for receipt in log.read_from(txn, b"")
+                for receipt in log.appends_from(txn, b"")
                 for offset, event in enumerate(receipt.events)
             ]
             found = queries.read_aggregations(txn, store.parts, AggregationQuery(), _ALL, None)

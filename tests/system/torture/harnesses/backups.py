@@ -209,7 +209,7 @@ def _open_and_count(data: Path) -> dict[int, list[int]]:
         while store.write(partial(post_some, parts=PARTS)).blocks:
             pass
         with store.read() as txn:
-            for receipt in log.read_from(txn, b""):
+            for receipt in log.appends_from(txn, b""):
                 for event in receipt.events:
                     client, number = msgspec.json.decode(event.metadata, type=tuple[int, int])
                     found[client].append(number)

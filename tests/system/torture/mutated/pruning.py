@@ -25,14 +25,14 @@ def prunes_a_record_too_many() -> None:
 @mutant
 def prunes_what_is_not_closed() -> None:
     """Only age counts."""
-    patch(module("embedded.pruning"), "_settled_until_ms", lambda txn, ended_ms: 1 << 60)
+    patch(module("embedded.pruning"), "settled_until_ms", lambda txn, ended_ms: 1 << 60)
 
 
 @mutant
 def prunes_before_it_is_revised() -> None:
     """What is late is not looked at."""
     pruning = module("embedded.pruning")
-    settled_until_ms = pruning._settled_until_ms
+    settled_until_ms = pruning.settled_until_ms
 
     class NothingLate:
         def __init__(self, txn: Any) -> None:
@@ -48,7 +48,7 @@ def prunes_before_it_is_revised() -> None:
         found: int = settled_until_ms(NothingLate(txn), ended_ms)
         return found
 
-    patch(pruning, "_settled_until_ms", settled)
+    patch(pruning, "settled_until_ms", settled)
 
 
 @mutant
