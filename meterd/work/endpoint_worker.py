@@ -318,7 +318,13 @@ class EndpointWorker:
             self._waiting.add(waiting)
             await self._slots.acquire()
         self._waiting.discard(waiting)
-        return not waiting.cancelled_caught
+        if waiting.cancelled_caught:
+            return False
+        # It was given the slot a turn ago: it waited no more when the others were given back.
+        if self._is_held(url):
+            self._slots.release()
+            return False
+        return True
 
     def _is_held(self, url: str) -> bool:
         is_other = url != self._endpoint.url

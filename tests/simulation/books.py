@@ -6,9 +6,9 @@ of its values, each time somebody claims one.
 
 from __future__ import annotations
 
-import operator
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
+from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meterd.domain.aggregations import Figure
+from meterd.domain.instants import format_instant
 from tests.model_ledger import result_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.operations import Operation
     from meterd.domain.periods import Period
+    from meterd.domain.voids import Void
 
 
 class BrokenPromiseError(Exception):
@@ -42,6 +46,8 @@ class Sent(msgspec.Struct, frozen=True):
     key: str = ""
     # Wrong on purpose, or with a key that was used for another: it must not be stored.
     is_unfit: bool = False
+    # When it says that it happened, if it does.
+    timestamp_ms: int | None = None
 
     def document(self, *, with_type: bool) -> dict[str, object]:
         """As it is sent."""
@@ -54,94 +60,167 @@ class Sent(msgspec.Struct, frozen=True):
             document["eventType"] = self.event_type
         if self.key:
             document["idempotencyKey"] = self.key
+        if self.timestamp_ms is not None:
+            document["timestamp"] = format_instant(self.timestamp_ms)
         return document
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An event as it is stored."""
+    """An event as it is stored, at that place in the log."""
 
     number: int
     received_ms: int
+    happened_ms: int
     id: bytes
+    place: int
 
 
 class _Series:
-    """One customer's values of one type, in the order of storing, which is that of time."""
+    """One customer's values of one type that count, by when they happened, then as stored."""
 
     def __init__(self) -> None:
         self.times: list[int] = []
         self.values: list[Decimal] = []
         self.places: list[int] = []
-        # Of all values before that place: a year's sum would take its time.
-        self.sums = [Fraction(0)]
+        # Of all values before that place, as far as they were asked for since the last change: a
+        # year's sum would take its time.
+        self._sums = [Fraction(0)]
 
-    def append(self, received_ms: int, value: Decimal, place: int) -> None:
-        self.times.append(received_ms)
-        self.values.append(value)
-        self.places.append(place)
-        self.sums.append(self.sums[-1] + Fraction(value))
+    def add(self, entry: Entry, value: Decimal) -> None:
+        at = bisect_right(self.times, entry.happened_ms)
+        self.times.insert(at, entry.happened_ms)
+        self.values.insert(at, value)
+        self.places.insert(at, entry.place)
+        del self._sums[at + 1 :]
 
-    def bounds(self, period: Period, until: int | None = None) -> tuple[int, int]:
+    def remove(self, entry: Entry) -> None:
+        at = bisect_left(self.times, entry.happened_ms)
+        at = self.places.index(entry.place, at)
+        del self.times[at], self.values[at], self.places[at], self._sums[at + 1 :]
+
+    def bounds(self, period: Period) -> tuple[int, int]:
         start = bisect_left(self.times, period.start_ms)
-        end = bisect_left(self.times, period.end_ms, start)
-        if until is not None:
-            end = bisect_left(self.places, until, start, max(start, end))
-        return start, end
+        return start, bisect_left(self.times, period.end_ms, start)
 
-    def figure(self, operation: Operation, start: int, end: int) -> Figure:
-        values, total = self.values[start:end], self.sums[end] - self.sums[start]
-        return Figure(operation, result_of(operation, values, total), len(values))
+    def figure(self, operation: Operation, period: Period, until: int | None) -> Figure | None:
+        start, end = self.bounds(period)
+        if start == end:
+            return None
+        values = self.values[start:end]
+        if until is not None and max(self.places[start:end]) >= until:
+            places = self.places[start:end]
+            values = [one for one, place in zip(values, places, strict=True) if place < until]
+            total = sum(map(Fraction, values), Fraction(0))
+        else:
+            total = self._sum(end) - self._sum(start)
+        return (
+            Figure(operation, result_of(operation, values, total), len(values)) if values else None
+        )
+
+    def _sum(self, end: int) -> Fraction:
+        sums = self._sums
+        while len(sums) <= end:
+            sums.append(sums[-1] + Fraction(self.values[len(sums) - 1]))
+        return sums[end]
 
 
 class Books:
-    """Everything that was ever sent, and the log."""
+    """Everything that was ever sent, the log, and what of it was taken back."""
 
     def __init__(self) -> None:
         self.sent: dict[int, Sent] = {}
         self.stored: dict[int, Entry] = {}
         self.log: list[Entry] = []
+        self.by_id: dict[bytes, Entry] = {}
+        self.voids: dict[bytes, Void] = {}
         self.customers: defaultdict[str, list[Entry]] = defaultdict(list)
         self.keys: dict[tuple[str, str], int] = {}
-        self.times: list[int] = []
+        # When each happened, and its place in the log.
+        self._times: list[tuple[int, int]] = []
         self._series: defaultdict[tuple[str, str], _Series] = defaultdict(_Series)
 
     def sending(self, event: Sent) -> None:
         """Before its first byte is sent."""
         self.sent.setdefault(event.number, event)
 
-    def enter(self, event: Sent, entry: Entry) -> None:
+    def enter(self, event: Sent, received_ms: int, event_id: bytes) -> Entry:
         """It is in the log, on disk."""
-        self.stored[event.number] = entry
+        happened_ms = received_ms if event.timestamp_ms is None else event.timestamp_ms
+        entry = Entry(event.number, received_ms, happened_ms, event_id, len(self.log))
+        self.stored[event.number] = self.by_id[event_id] = entry
         self.log.append(entry)
-        self.times.append(entry.received_ms)
+        insort(self._times, (happened_ms, entry.place))
         self.customers[event.customer_id].append(entry)
         if event.key:
             self.keys[event.customer_id, event.key] = event.number
-        series = self._series[event.customer_id, event.event_type]
-        series.append(entry.received_ms, Decimal(event.value), len(self.log) - 1)
+        self._series_of(event).add(entry, Decimal(event.value))
+        return entry
+
+    def take_back(self, entry: Entry, void: Void) -> None:
+        """It is void, on disk."""
+        self.voids[entry.id] = void
+        self._series_of(self.sent[entry.number]).remove(entry)
+
+    @contextmanager
+    def before_taking_back(self, entries: Iterable[Entry]) -> Iterator[None]:
+        """As if these were not void yet."""
+        found = [(entry, self.sent[entry.number]) for entry in entries]
+        for entry, event in found:
+            self._series_of(event).add(entry, Decimal(event.value))
+        yield
+        for entry, event in found:
+            self._series_of(event).remove(entry)
 
     def recount(
         self, customer_id: str, period: Period, by: ClosingRules, until: int | None = None
     ) -> dict[str, Figure]:
         """What that customer's period comes to; or came to, when the log had so many events."""
+        return self.figures(customer_id, period, by.operations, until)
+
+    def figures(
+        self,
+        customer_id: str,
+        period: Period,
+        operations: Mapping[str, Operation],
+        until: int | None = None,
+    ) -> dict[str, Figure]:
+        """The same, of these types."""
         figures = {}
-        for event_type, operation in by.operations.items():
+        for event_type, operation in operations.items():
             series = self._series.get((customer_id, event_type))
-            if series is not None:
-                start, end = series.bounds(period, until)
-                if start < end:
-                    figures[event_type] = series.figure(operation, start, end)
+            figure = series and series.figure(operation, period, until)
+            if figure:
+                figures[event_type] = figure
         return figures
 
-    def customers_in(self, period: Period) -> set[str]:
-        """Who has events in that period."""
-        return {
-            customer_id
-            for (customer_id, _), series in self._series.items()
-            if operator.lt(*series.bounds(period))
-        }
+    def moments(self, customer_id: str, period: Period, since: int = 0) -> Iterator[int]:
+        """Lengths of the log from that one on, the greatest first: one for each thing that the
+        customer's period may have come to.
+        """
+        places: list[int] = []
+        for (whose, _), series in self._series.items():
+            if whose == customer_id:
+                start, end = series.bounds(period)
+                places += series.places[start:end]
+        yield len(self.log)
+        yield from sorted((place for place in places if place >= since), reverse=True)
 
-    def first_behind(self, instant_ms: int) -> int | None:
-        """When the first event came that was not before that moment."""
-        place = bisect_left(self.times, instant_ms)
-        return self.times[place] if place < len(self.times) else None
+    def customers_in(self, period: Period, until: int) -> set[str]:
+        """Who had events in that period, when the log had so many."""
+        found = set()
+        for (customer_id, _), series in self._series.items():
+            start, end = series.bounds(period)
+            if start < end and min(series.places[start:end]) < until:
+                found.add(customer_id)
+        return found
+
+    def first_behind(self, instant_ms: int, until: int | None = None) -> int | None:
+        """When the first event happened that was not before that moment, of so many in the log."""
+        for at in range(bisect_left(self._times, (instant_ms, 0)), len(self._times)):
+            happened_ms, place = self._times[at]
+            if until is None or place < until:
+                return happened_ms
+        return None
+
+    def _series_of(self, event: Sent) -> _Series:
+        return self._series[event.customer_id, event.event_type]

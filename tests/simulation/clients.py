@@ -13,8 +13,9 @@ from urllib.parse import quote
 import msgspec
 import trio
 
+from meterd.domain.event_ids import to_text
 from meterd.domain.events import item_key
-from meterd.domain.periods import HOUR_MS
+from meterd.domain.periods import DAY_MS, HOUR_MS
 from tests.simulation.books import BrokenPromiseError, Sent
 from tests.simulation.exchange import Answer, Conversation, GoneError, request
 from tests.simulation.network import RefusedError
@@ -37,9 +38,16 @@ SEASONAL: Final = "seasonal"
 _VALUES: Final = ("1", "2", "0.1", "0.25", "-3", "17", "1e3", "9007199254740993", "0.10", "1e40")
 # Moments near the end of an hour, and of its grace of five minutes.
 _AROUND_MS: Final = (-1, 0, 1, -250, -2_000, 300_000 - 1, 300_000, 300_001)
+# How long ago events happened that say when: ahead, within what is taken, and in closed hours.
+_AGES_MS: Final = (-240_000, -1, 0, 60_000, HOUR_MS, HOUR_MS, 3 * HOUR_MS, DAY_MS, 28 * DAY_MS)
+# Beyond what is taken, whatever the clock does meanwhile.
+_UNFIT_AGES_MS: Final = (40 * DAY_MS, -3 * DAY_MS)
+_DATED: Final = 0.01
 _UNFIT: Final = ('"many"', "null", "1e999", "true")
 _READ_MAX: Final = 50
 _REMEMBERED: Final = 8
+# Well within idempotency_window, whatever the clock does.
+_REMEMBERED_MS: Final = 28 * DAY_MS
 
 Action = Callable[[], Awaitable[None]]
 
@@ -57,7 +65,7 @@ class Clients:
         disk: Disk,
         ease: int,
     ) -> None:
-        self.answers = Answers(oracle.books)
+        self.answers = Answers(oracle)
         self._clock = clock
         self._network = network
         self._random = random
@@ -159,32 +167,43 @@ class Clients:
                 self._trace.seen["repeats answered"] += "duplicate" in answer.body.decode()
                 if self._random.random() < 0.8:
                     return
-            elif answer is not None and answer.status == 400:
+            elif answer is not None and answer.status in (400, 422):
                 return
             await trio.sleep(self._random.uniform(0, pause_s))
             pause_s = min(1.5 * pause_s, 7200)
 
     async def _repeat(self) -> None:
         """Sends again what it sent a while ago, whatever came of it then."""
-        if self._keyed_events:
-            post = Post((self._random.choice(self._keyed_events),))
-            await self._post(post)
+        known = [event for event in self._keyed_events if self._is_remembered(event.number)]
+        if known:
+            await self._post(Post((self._random.choice(known),)))
 
     async def _conflict(self) -> None:
         """A key that was used, with another value."""
-        if not self._books.keys:
+        used = list(self._books.keys.items())[-50:]
+        used = [(key, number) for key, number in used if self._is_remembered(number)]
+        if not used:
             return
-        (customer_id, key), number = self._random.choice(list(self._books.keys.items())[-50:])
-        other = Decimal(self._books.sent[number].value) + 1
+        (customer_id, key), number = self._random.choice(used)
+        sent = self._books.sent[number]
+        other = Decimal(sent.value) + 1
         event = self._event(customer_id=customer_id, key=key, value=f"{other:f}", is_unfit=True)
+        if self._random.random() < 0.3:  # the same, at another time
+            changed_ms = (sent.timestamp_ms or self._clock.now_ms()) - 1
+            same = {"event_type": sent.event_type, "value": sent.value}
+            event = msgspec.structs.replace(event, **same, timestamp_ms=changed_ms)
         await self._post(Post((event,), is_batch=self._random.random() < 0.3))
 
     async def _unfit(self) -> None:
-        event = self._event(value=self._random.choice(_UNFIT), is_unfit=True)
+        if self._random.random() < 0.3:
+            age_ms = self._random.choice(_UNFIT_AGES_MS)
+            event = self._event(timestamp_ms=self._clock.now_ms() - age_ms, is_unfit=True)
+        else:
+            event = self._event(value=self._random.choice(_UNFIT), is_unfit=True)
         if self._random.random() < 0.4:
             await self._post(Post((event,)))
             return
-        others = [self._event() for _ in range(self._random.randrange(1, 5))]
+        others = [self._event(may_be_dated=False) for _ in range(self._random.randrange(1, 5))]
         others.insert(self._random.randrange(len(others)), event)
         is_lenient = self._random.random() < 0.5
         await self._post(Post(tuple(others), is_batch=True, is_lenient=is_lenient))
@@ -215,11 +234,11 @@ class Clients:
         with self._connected() as talk:
             if talk is None:
                 return
-            self._oracle.triggering()
+            self._oracle.regime.triggering(len(self._books.log))
             answer = await self._ask(talk, request("POST", "/aggregations/trigger"))
             if answer is None:
                 return
-            self._oracle.triggered()
+            self._oracle.regime.triggered()
             self._trace.count(f"trigger {answer.status}")
             if answer.status not in (200, 202, 503, 507):
                 raise BrokenPromiseError("wrong", f"a trigger is answered {answer}")
@@ -227,6 +246,7 @@ class Clients:
     async def _read_events(self) -> None:
         """The newest of a customer, all of them, in order; those that came meanwhile may lack."""
         customer_id = self._random.choice(CUSTOMERS)
+        void = {to_text(event_id) for event_id in self._books.voids}
         before = len(self._books.customers[customer_id])
         was_full = self._disk.is_full
         path = f"/events?customerId={quote(customer_id)}&limit={_READ_MAX}"
@@ -242,22 +262,26 @@ class Clients:
         # Of a full disk what was posted before is read.
         if found not in expected and not (was_full or self._disk.is_full):
             raise BrokenPromiseError("lost", f"{path}: {found}, not one of {expected}")
+        for document in answer.json():
+            if document["_id"] in void and "void" not in document:
+                raise BrokenPromiseError("lost", f"{path}: {document} is void, and is not so told")
 
     async def _read_aggregations(self) -> None:
-        """Every closed one of the latest, as it closed."""
+        """Every closed one of the latest, as it was published last, or is meanwhile."""
         customer_id = self._random.choice(CUSTOMERS)
         path = f"/aggregations?customerId={quote(customer_id)}&period=daily&limit=10"
-        days = [p for (customer, p) in self._oracle.closed if customer == customer_id]
-        days = sorted(day for day in days if day.type == "daily")
+        published = self._oracle.publications.revisions
+        days = sorted(p for who, p in published if who == customer_id and p.type == "daily")
+        known = [(day, len(published[customer_id, day])) for day in days[-8:]]
         answer = await self._get(path)
         if answer is None or answer.status in (503, 507):
             return
         closed = {one["_id"]: one for one in answer.json() if one["status"] == "closed"}
-        for key in days[-8:]:
-            made = self._oracle.closed[customer_id, key]
-            told = closed.get(made.id)
-            figures = {name: figure.value for name, figure in made.figures.items()}
-            if told is None or {n: Decimal(v) for n, v in told["exact"].items()} != figures:
+        for day, revisions in known:
+            made = published[customer_id, day][revisions - 1 :]
+            told = closed.get(made[0].id)
+            figures = [{name: figure.value for name, figure in one.figures.items()} for one in made]
+            if told is None or {n: Decimal(v) for n, v in told["exact"].items()} not in figures:
                 raise BrokenPromiseError("lost", f"{path} says {told} of {made}")
 
     async def _look_around(self) -> None:
@@ -265,6 +289,11 @@ class Clients:
         answer = await self._get(path)
         if answer is not None and answer.status >= 500 and path != "/readyz":
             raise BrokenPromiseError("wrong", f"{path} is answered {answer}")
+
+    def _is_remembered(self, number: int) -> bool:
+        """Its key is not forgotten, unless it was never stored: who sends seldom has old ones."""
+        entry = self._books.stored.get(number)
+        return entry is None or self._clock.now_ms() - entry.received_ms < _REMEMBERED_MS
 
     # How they do it
 
@@ -276,9 +305,13 @@ class Clients:
         value: str = "",
         key: str = "",
         is_unfit: bool = False,
+        timestamp_ms: int | None = None,
+        may_be_dated: bool = True,
     ) -> Sent:
         random = self._random
         self._numbers += 1
+        if may_be_dated and not is_unfit and random.random() < _DATED:
+            timestamp_ms = self._timestamp_ms()
         return Sent(
             self._numbers,
             customer_id or random.choice(CUSTOMERS),
@@ -286,7 +319,17 @@ class Clients:
             value or random.choice(_VALUES),
             key,
             is_unfit,
+            timestamp_ms,
         )
+
+    def _timestamp_ms(self) -> int:
+        """At any time, or on a border between hours or days."""
+        random = self._random
+        happened_ms = self._clock.now_ms() - random.choice(_AGES_MS)
+        if random.random() < 0.3:
+            span_ms = random.choice((HOUR_MS, DAY_MS))
+            happened_ms -= happened_ms % span_ms + random.choice((0, 1))
+        return happened_ms
 
     async def _post(self, post: Post) -> Answer | None:
         with self._connected() as talk:
@@ -307,12 +350,13 @@ class Clients:
         self.answers.sending(post)
         numbers = [event.number for event in post.events]
         self._trace.add(f"send {numbers[0]}+{len(numbers)}")
+        since_s = trio.current_time()
         answer = await self._ask(talk, post.data())
         status = "nothing" if answer is None else answer.status
         self._trace.add(f"answer {numbers[0]}+{len(numbers)} {status}")
         self._trace.seen[f"answers {status}"] += 1
         if answer is not None:
-            self.answers.heard(post, answer)
+            self.answers.heard(post, answer, since_s)
         return answer
 
     async def _ask(self, talk: Conversation, data: bytes) -> Answer | None:

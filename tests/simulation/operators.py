@@ -1,4 +1,6 @@
-"""Operators of a simulated daemon: they look into deliveries, and have them sent again."""
+"""Operators of a simulated daemon: they look into deliveries and have them sent again, and take
+events back.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from meterd.domain.deliveries import delivery_id
+from meterd.domain.event_ids import to_text
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import DAY_MS, HOUR_MS
+from meterd.domain.thresholds import reached_delivery_id
 from tests.simulation.books import BrokenPromiseError
 from tests.simulation.exchange import request
 from tests.simulation.parcels import Asked
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
+    from tests.simulation.books import Entry
     from tests.simulation.clock import VirtualClock
     from tests.simulation.exchange import Answer
     from tests.simulation.oracle import Oracle
@@ -61,6 +66,7 @@ class Operators:
             self._enable: 8,
             self._follow: 4,
             self._look_into: 4,
+            self._void: 4,
         }
         async with trio.open_nursery() as nursery:
             while True:
@@ -101,6 +107,36 @@ class Operators:
             is_answered()
         if answer.status != 200 or answer.json()["id"] != name:
             raise BrokenPromiseError("wrong", f"a retry of {name} is answered {answer}")
+
+    async def _void(self) -> None:
+        """One of the latest, or of long ago; sometimes twice at once, or once more."""
+        log = self._oracle.books.log
+        if not log:
+            return
+        entry = self._random.choice(log[-self._random.choice((1, 5, 30, 400)) :])
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._random.choice((1, 1, 1, 2))):
+                nursery.start_soon(self._take_back, entry)
+
+    async def _take_back(self, entry: Entry) -> None:
+        """What is answered stands: it is void, with the first reason, or too late for that."""
+        books, reasons = self._oracle.books, self._oracle.to_be_void[entry.number]
+        before = books.voids.get(entry.id)
+        reason = f"mistake {len(reasons)}"
+        reasons.add(reason)
+        body = json.dumps({"reason": reason}).encode()
+        answer = await self._post(f"/events/{to_text(entry.id)}/void", body)
+        if answer is None or answer.status in _NOT_NOW:
+            return
+        if answer.status == 422 and before is None:
+            if not self._oracle.may_be_too_late(entry.happened_ms):
+                raise BrokenPromiseError("wrong", f"{entry} is not taken back: {answer}")
+            return
+        void = books.voids.get(entry.id)
+        if answer.status not in (200, 201) or (before is not None and answer.status != 200):
+            raise BrokenPromiseError("wrong", f"{entry} is to be void, and that is {answer}")
+        if void is None or answer.json()["void"]["reason"] != void.reason:
+            raise BrokenPromiseError("lost", f"{entry} is void, says {answer}, and is {void}")
 
     async def _replay(self) -> None:
         """Counted first, mostly, and then page by page. What closes meanwhile may be in it."""
@@ -145,18 +181,19 @@ class Operators:
             body["cursor"] = told["cursor"]
 
     def _due(self, endpoint_id: str, from_ms: int, to_ms: int) -> tuple[int, int]:
-        """How many closed aggregations ended then, and to how many of them it has deliveries."""
-        ended = [
-            made
-            for (_, period), made in self._oracle.closed.items()
+        """How much is told of what ended then and is closed, and how much of it has deliveries."""
+        told = [
+            delivery_id(endpoint_id, made.id, made.revision)
+            for (_, period), made in self._oracle.publications.closed.items()
             if from_ms <= period.end_ms <= to_ms
         ]
-        known = [
-            made
-            for made in ended
-            if self._parcels.is_known(delivery_id(endpoint_id, made.id, made.revision))
+        told += [
+            reached_delivery_id(reached, endpoint_id)
+            for reached in self._oracle.tellings.told.values()
+            if from_ms <= reached.period.end_ms <= to_ms
+            and (reached.customer_id, reached.period) in self._oracle.publications.closed
         ]
-        return len(ended), len(known)
+        return len(told), sum(self._parcels.is_known(name) for name in told)
 
     def _require_counted(
         self, done: tuple[int, int] | None, before: tuple[int, int], behind: tuple[int, int]

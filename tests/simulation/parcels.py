@@ -33,8 +33,10 @@ _FAILURES_MAX: Final = len(SCHEDULE_MS) + 1
 
 # An attempt: endpoint, sequence of the delivery or number of the batch, and which of its attempts.
 AttemptKey: TypeAlias = tuple[str, int, int]
-# Of each endpoint and customer, what is still to arrive.
-Lines: TypeAlias = dict[tuple[str, str], set[tuple["Period", int]]]
+# Endpoint and customer, and whether it is of thresholds: each has an order of its own.
+Line: TypeAlias = tuple[str, str, bool]
+# Of each, what is still to arrive.
+Lines: TypeAlias = dict[Line, set[tuple["Period", int] | tuple[int]]]
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -58,8 +60,9 @@ class Asked(msgspec.Struct, frozen=True):
 class Parcels:
     """``pending`` are the ids of what is still to arrive."""
 
-    def __init__(self, trace: Trace, is_closed: Callable[[str, Period], bool]) -> None:
+    def __init__(self, trace: Trace, is_to_be_sent: Callable[[Delivery], bool]) -> None:
         self.pending: set[str] = set()
+        self._pending_of: defaultdict[str, set[str]] = defaultdict(set)
         self.batches: dict[str, Delivery] = {}
         # As they are written; what is in a batch stands as it was before that.
         self._deliveries: dict[str, Delivery] = {}
@@ -67,9 +70,9 @@ class Parcels:
         self._named: dict[tuple[str, int], str] = {}
         self._states: dict[str, EndpointState] = {}
         self._asked: list[Asked] = []
-        # And by endpoint and customer, what of it is in the air.
+        # And what of each line is in the air.
         self._waiting: Lines = defaultdict(set)
-        self._in_air: dict[tuple[str, str], str] = {}
+        self._in_air: dict[Line, str] = {}
         self._last_begun_ms: dict[str, int] = {}
         self._made: Counter[str] = Counter()
         self._sent: set[AttemptKey] = set()
@@ -77,7 +80,7 @@ class Parcels:
         # With which attempt a receiver last took a delivery, and what the log says of attempts.
         self._taken: dict[str, AttemptKey] = {}
         self._errors: dict[AttemptKey, str | None] = {}
-        self._is_closed = is_closed
+        self._is_to_be_sent = is_to_be_sent
         self._trace = trace
 
     # What it is asked
@@ -109,25 +112,30 @@ class Parcels:
         """Whether somebody has that period replayed to the endpoint."""
         return any(asked.covers_period(endpoint_id, period) for asked in self._asked)
 
-    def neglected(self, endpoint_ids: Iterable[str], since_ms: int) -> Delivery | None:
-        """What one of these endpoints should have been sent since then, and nothing was tried."""
-        for name in sorted(self.pending):
+    def unsent(self, endpoint_id: str, since_ms: int) -> Delivery | None:
+        """What is due to that endpoint since then."""
+        for name in sorted(self._pending_of[endpoint_id]):
+            delivery = self.shown(name)
+            if delivery.next_attempt_ms < since_ms:
+                return delivery
+        return None
+
+    def neglected(self, endpoint_id: str, since_ms: int) -> Delivery | None:
+        """What that endpoint should have been sent since then, and nothing was tried."""
+        last_begun_ms = self._last_begun_ms.get(endpoint_id, 0)
+        if self.is_disabled(endpoint_id) or last_begun_ms >= since_ms:
+            return None
+        for name in sorted(self._pending_of[endpoint_id]):
             parcel = self._parcel_of(name)
-            endpoint_id = parcel.endpoint_id
-            if (
-                endpoint_id in endpoint_ids
-                and not self.is_disabled(endpoint_id)
-                and max(parcel.next_attempt_ms, self._last_begun_ms.get(endpoint_id, 0)) < since_ms
-                and all(self._is_first(one) for one in self._parts(parcel))
-            ):
+            is_due = parcel.next_attempt_ms < since_ms
+            if is_due and all(self._is_first(one) for one in self._parts(parcel)):
                 return parcel
         return None
 
     def _is_first(self, name: str) -> bool:
         """Nothing that is still to arrive is before it."""
         delivery = self._deliveries[name]
-        waiting = self._waiting[delivery.endpoint_id, delivery.customer_id]
-        return _closing_order(delivery) == min(waiting)
+        return _place_in_line(delivery) == min(self._waiting[_line(delivery)])
 
     # What it is told
 
@@ -235,9 +243,10 @@ class Parcels:
         self._made[f"batches {batch.endpoint_id}"] += 1
         number = BATCH + self._made[f"batches {batch.endpoint_id}"]
         parts = [self._deliveries[name] for name in self._parts(batch)]
-        periods = {(one.period, one.revision) for one in parts}
+        periods = {one.period for one in parts}
         customers = {one.customer_id for one in parts}
-        if batch.sequence != number or len(periods) != 1 or len(customers) != len(parts):
+        is_mixed = len(periods) != 1 or any(one.threshold is not None for one in parts)
+        if batch.sequence != number or is_mixed or len(customers) != len(parts):
             raise BrokenPromiseError("wrong", f"a batch is made so: {batch}, of {parts}")
 
     def _require_fresh(self, before: Delivery) -> None:
@@ -252,7 +261,7 @@ class Parcels:
 
     def _changed(self, before: Delivery | None, after: Delivery) -> None:
         if before is None:
-            if not self._is_closed(after.customer_id, after.period):
+            if not self._is_to_be_sent(after):
                 raise BrokenPromiseError("wrong", f"{after.id} is of nothing that was closed")
             self._made[after.endpoint_id] += 1
             if after.sequence != self._made[after.endpoint_id]:
@@ -263,7 +272,7 @@ class Parcels:
             raise BrokenPromiseError("wrong", f"{after.id} changes: {before}, {after}")
         self._require_attempts(before, after)
         if before.begun_ms is not None and _attempt_of(before) != _attempt_of(after):
-            del self._in_air[after.endpoint_id, after.customer_id]
+            del self._in_air[_line(after)]
         if before.status is not after.status:
             self._require_status(before, after)
         is_asked_for = any(asked.covers(after) for asked in self._asked)
@@ -272,9 +281,9 @@ class Parcels:
 
     def _begun(self, begun: Delivery, waited: Lines) -> None:
         """In the same transaction an earlier one may have been asked for: just behind that."""
-        line = begun.endpoint_id, begun.customer_id
+        line = _line(begun)
         first = min(self._waiting[line])
-        if first != _closing_order(begun) and first in waited.get(line, ()):
+        if first != _place_in_line(begun) and first in waited.get(line, ()):
             raise BrokenPromiseError("wrong", f"{begun.id} overtakes {first}")
         if line in self._in_air:
             raise BrokenPromiseError("wrong", f"{begun.id} goes beside {self._in_air[line]}")
@@ -316,11 +325,13 @@ class Parcels:
 
     def _waits(self, delivery: Delivery) -> None:
         self.pending.add(delivery.id)
-        self._waiting[delivery.endpoint_id, delivery.customer_id].add(_closing_order(delivery))
+        self._pending_of[delivery.endpoint_id].add(delivery.id)
+        self._waiting[_line(delivery)].add(_place_in_line(delivery))
 
     def _ended(self, delivery: Delivery) -> None:
         self.pending.remove(delivery.id)
-        self._waiting[delivery.endpoint_id, delivery.customer_id].remove(_closing_order(delivery))
+        self._pending_of[delivery.endpoint_id].remove(delivery.id)
+        self._waiting[_line(delivery)].remove(_place_in_line(delivery))
 
     def _require_body(self, parcel: Delivery, bodies: list[bytes], body: bytes) -> None:
         """A batch says of each what it would be told alone."""
@@ -358,7 +369,14 @@ class Parcels:
         return self._named[endpoint_id, keys.sequence_in(key)]
 
 
-def _closing_order(delivery: Delivery) -> tuple[Period, int]:
+def _line(delivery: Delivery) -> Line:
+    return delivery.endpoint_id, delivery.customer_id, delivery.threshold is not None
+
+
+def _place_in_line(delivery: Delivery) -> tuple[Period, int] | tuple[int]:
+    """In the order of closing and revising; thresholds as they were reached."""
+    if delivery.threshold is not None:
+        return (delivery.sequence,)
     return delivery.period, delivery.revision
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tests.simulation.books import Books, BrokenPromiseError, Sent
+from tests.simulation.books import BrokenPromiseError, Sent
 from tests.simulation.exchange import request
 
 if TYPE_CHECKING:
     from tests.simulation.exchange import Answer
+    from tests.simulation.oracle import Oracle
 
 # Of a 503 that says what is full, or that it starts: nothing was stored.
 _UNKNOWN = b"The outcome is not known"
@@ -47,8 +48,9 @@ class Post(msgspec.Struct, frozen=True):
 class Answers:
     """Holds answers against the books, at the moment that a client hears them."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self._books = oracle.books
         self.refused: set[int] = set()
         self._times_sent: Counter[int] = Counter()
         self.acknowledged = 0
@@ -59,8 +61,8 @@ class Answers:
             self.refused.discard(event.number)
             self._times_sent[event.number] += 1
 
-    def heard(self, post: Post, answer: Answer) -> None:
-        """Raises BrokenPromiseError."""
+    def heard(self, post: Post, answer: Answer, since_s: float) -> None:
+        """It was sent then. Raises BrokenPromiseError."""
         is_first = all(self._times_sent[event.number] == 1 for event in post.events)
         known = [event.number in self._books.stored for event in post.events]
         match answer.status:
@@ -74,7 +76,7 @@ class Answers:
             case 503 if _UNKNOWN in answer.body:
                 pass
             case 400 | 409 | 422 | 503 | 507:
-                self._refused(post, answer, is_first=is_first)
+                self._refused(post, answer, since_s, is_first=is_first)
             case _:
                 raise BrokenPromiseError("wrong", f"{post} is answered {answer}")
 
@@ -96,9 +98,11 @@ class Answers:
                 raise BrokenPromiseError("lost", f"event {number} is acknowledged, and not on disk")
         self.acknowledged += len(places)
 
-    def _refused(self, post: Post, answer: Answer, *, is_first: bool) -> None:
+    def _refused(self, post: Post, answer: Answer, since_s: float, *, is_first: bool) -> None:
         """Of what is sent for the first time nothing is stored, now or later."""
-        if answer.status in (409, 422) and not any(event.is_unfit for event in post.events):
+        if answer.status in (409, 422) and not any(
+            event.is_unfit or self._oracle.may_refuse(event, since_s) for event in post.events
+        ):
             raise BrokenPromiseError("lost", f"{post} is refused: {answer.body!r}")
         if is_first:
             self.refused.update(event.number for event in post.events)

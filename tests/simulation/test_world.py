@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-SEED, DAYS = 5, 15
+SEED, DAYS = 6, 15
 
 
 def lived(folder: Path) -> World:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import trio
 
+from meterd.domain.admission import Late
+from meterd.domain.alerts import WATCHABLE, Alert
 from meterd.domain.config import Config, EventType, LogLevel
 from meterd.domain.credentials import ALL_SCOPES, ApiKey, hash_of
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.operations import Operation
 from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType
-from tests.simulation.clients import SEASONAL, TYPES
+from tests.simulation.clients import CUSTOMERS, SEASONAL, TYPES
 from tests.simulation.disk import Fault
 from tests.simulation.exchange import KEY
 from tests.simulation.receivers import Mood
@@ -39,8 +42,16 @@ _WEBHOOKS: Final = (
     (BILLING, CRM, msgspec.structs.replace(BULK, batch=1)),
     (BILLING, msgspec.structs.replace(BULK, batch=2)),
 )
+_AMOUNTS: Final = tuple(map(Decimal, ("0.2", "3", "50", "1e4", "1e16")))
 _STEPS_MS: Final = (1, 40, 1_000, 60_000, HOUR_MS // 2, HOUR_MS, 5 * HOUR_MS, DAY_MS)
 GRACES_MS: Final = (300_000, 300_000, 0, 0, 60_000, 1_800_000)
+
+
+_ALERTS: Final = (
+    Alert("daily", "api.calls", PeriodType.DAILY, _AMOUNTS[3:4]),
+    Alert("monthly", "storage.bytes", PeriodType.MONTHLY, _AMOUNTS[1:4]),
+    Alert("of one", "seats", PeriodType.HOURLY, _AMOUNTS[2:3], "acme"),
+)
 
 
 def first_config(folder: Path, grace_ms: int) -> Config:
@@ -50,6 +61,7 @@ def first_config(folder: Path, grace_ms: int) -> Config:
         log_level=LogLevel.ERROR,
         events={name: EventType(Operation.SUM) for name in (*TYPES, SEASONAL)},
         webhooks=(BILLING, CRM, BULK),
+        alerts=_ALERTS,
         keys=(ApiKey("clients", hash_of(KEY), ALL_SCOPES),),
     )
     storage = msgspec.structs.replace(config.storage, path=str(folder))
@@ -120,6 +132,22 @@ class Weather:
         self._receivers.moods = {}
         return msgspec.structs.replace(
             self._machine.config, webhooks=(BILLING, CRM, BULK), periods=tuple(PeriodType)
+        )
+
+    def _alerts(self) -> tuple[Alert, ...]:
+        """Some others, or those of the start, or none."""
+        random = self._random
+        if random.random() < 0.5:
+            return random.choice((_ALERTS, ()))
+        return tuple(
+            Alert(
+                f"alert {number}",
+                random.choice(TYPES),
+                random.choice(list(PeriodType)),
+                tuple(sorted(random.sample(_AMOUNTS, random.randint(1, 2)))),
+                random.choice((None, *CUSTOMERS)),
+            )
+            for number in range(random.randint(1, 2))
         )
 
     async def _at_a_bad_moment(self) -> None:
@@ -198,7 +226,7 @@ class Weather:
     async def _reload(self) -> None:
         await self._at_a_bad_moment()
         config, random = self._machine.config, self._random
-        match random.randrange(6):
+        match random.randrange(9):
             case 0 | 1:
                 name = random.choice(list(config.events))
                 changed = EventType(random.choice(list(Operation)))
@@ -216,6 +244,19 @@ class Weather:
                 config = msgspec.structs.replace(config, events=events)
             case 5:
                 config = msgspec.structs.replace(config, grace_ms=random.choice(GRACES_MS))
+            case 6:
+                config = msgspec.structs.replace(config, alerts=self._alerts())
+            case 7:
+                late = random.choice((Late.REVISE, Late.REVISE, Late.REJECT))
+                admission = msgspec.structs.replace(config.admission, late=late)
+                config = msgspec.structs.replace(config, admission=admission)
+            case 8:
+                waits_ms = random.choice((0, 60_000, 60_000, HOUR_MS // 2))
+                config = msgspec.structs.replace(config, revise_after_ms=waits_ms)
+        # What cannot be watched any more is taken out with it: no file that says so is taken.
+        watchable = [name for name, kind in config.events.items() if kind.op in WATCHABLE]
+        alerts = tuple(alert for alert in config.alerts if alert.event in watchable)
+        config = msgspec.structs.replace(config, alerts=alerts)
         self._trace.count("reload")
         self._machine.reconfigure(config)
 

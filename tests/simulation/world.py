@@ -23,7 +23,6 @@ from meterd.domain.periods import DAY_MS
 from meterd.embedded import queries
 from meterd.embedded.store import Store
 from meterd.ledger import AggregationQuery, EventQuery
-from meterd.work.closer import rules_of
 from tests.fake_clock import ms
 from tests.simulation.books import BrokenPromiseError
 from tests.simulation.clients import Clients
@@ -156,7 +155,7 @@ class World:
         self._configured_at = trio.current_time()
         if self._daemon is not None:
             self._daemon.reconfigure(config)
-            self.oracle.reconfigured(rules_of(config), config.grace_ms)
+            self.oracle.reconfigured(config)
 
     # How it goes
 
@@ -205,7 +204,7 @@ class World:
         self.trace.count("start")
         self._well_since = trio.current_time()
         config = self.config
-        self.oracle.started(rules_of(config), config.grace_ms)
+        self.oracle.started(config)
         async with listening(config, self.clock, self.machine) as daemon:
             self._daemon = daemon
             if self.config is not config:
@@ -234,6 +233,8 @@ class World:
             await trio.sleep(self._pauses.uniform(600, 7200))
             if self._is_well():
                 self._require_closed()
+                self._require_revised()
+                self._require_told()
                 self._require_delivered()
             if self._is_well(_REST_S) and trio.current_time() - self._configured_at > _REST_S:
                 self._require_tried()
@@ -243,21 +244,31 @@ class World:
         if period is not None:
             raise BrokenPromiseError("lost", f"{period.type} {period.key} does not close")
 
+    def _require_revised(self) -> None:
+        """What is published of closed periods says what came late, and was taken back."""
+        place = self.oracle.publications.overdue(int(_AT_ONCE_S * 1000))
+        if place is not None:
+            raise BrokenPromiseError("lost", f"{place} is late, and is not revised")
+
+    def _require_told(self) -> None:
+        told = self.oracle.tellings.untold(_AT_ONCE_S)
+        if told is not None:
+            raise BrokenPromiseError("lost", f"{told} is reached, and nobody is told")
+
     def _require_delivered(self) -> None:
         """The healthy receiver has what is due since two minutes."""
         due_ms = self.clock.now_ms() - int(_AT_ONCE_S * 1000)
-        for name in sorted(self.oracle.parcels.pending):
-            delivery = self.oracle.parcels.shown(name)
-            if delivery.endpoint_id == BILLING.id and delivery.next_attempt_ms < due_ms:
-                raise BrokenPromiseError("lost", f"{delivery} is not sent")
+        delivery = self.oracle.parcels.unsent(BILLING.id, due_ms)
+        if delivery is not None:
+            raise BrokenPromiseError("lost", f"{delivery} is not sent")
 
     def _require_tried(self) -> None:
         """Nobody is forgotten whom something waits for, whether the receiver is well or not."""
         since_ms = self.clock.now_ms() - int(_REST_S * 1000)
-        names = {endpoint.id for endpoint in self.config.webhooks}
-        neglected = self.oracle.parcels.neglected(names, since_ms)
-        if neglected is not None:
-            raise BrokenPromiseError("lost", f"{neglected} is due, and nobody tries")
+        for endpoint in self.config.webhooks:
+            neglected = self.oracle.parcels.neglected(endpoint.id, since_ms)
+            if neglected is not None:
+                raise BrokenPromiseError("lost", f"{neglected} is due, and nobody tries")
 
     async def _drain(self) -> None:
         """Until all that was closed is delivered or parked."""
@@ -274,6 +285,8 @@ class World:
             name = min(parcels.pending)
             raise BrokenPromiseError("lost", f"{parcels.shown(name)} never arrives")
         self._require_closed()
+        self._require_revised()
+        self._require_told()
         self.clients.answers.require_refused()
 
     def _read_all(self) -> None:
@@ -283,18 +296,23 @@ class World:
             with store.read() as txn:
                 log = queries.read_events(txn, store.parts, EventQuery(), _ALL, None)
                 made = queries.read_aggregations(txn, store.parts, AggregationQuery(), _ALL, None)
+                reached = txn.count("reached")
         finally:
             store.close()
         books = self.oracle.books
         if [one.id for one in reversed(log)] != [entry.id for entry in books.log]:
             raise BrokenPromiseError("lost", f"{len(log)} events are read, {len(books.log)} stored")
+        if {one.id: one.void for one in log if one.void} != books.voids:
+            raise BrokenPromiseError("lost", "what is void is not what it was")
+        if reached != len(self.oracle.tellings.told):
+            raise BrokenPromiseError("lost", f"{reached} thresholds are not all that were told")
         closed: dict[tuple[str, Period], Aggregation] = {}
         for found in made:
             if found.aggregation.closed:
                 closed[found.aggregation.customer_id, found.aggregation.period] = found.aggregation
                 if any(self.oracle.parcels.shown(one.id) != one for one in found.deliveries):
                     raise BrokenPromiseError("wrong", f"deliveries of {found.aggregation.id}")
-        if closed != self.oracle.closed:
+        if closed != self.oracle.publications.closed:
             raise BrokenPromiseError("lost", "closed aggregations are not what they were")
 
     @contextmanager

@@ -177,6 +177,32 @@ async def test_an_endpoint_that_is_gone_is_disabled(autojump_clock: MockClock) -
     assert state.is_disabled(BILLING.url)
 
 
+async def test_what_was_given_a_slot_just_before_is_not_sent(autojump_clock: MockClock) -> None:
+    """One ends and hands its slot on, the next one says that it is gone: in one turn of all tasks,
+    whose order is this or the reverse.
+    """
+    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=3))
+    ends = [trio.Event() for _ in range(3)]
+    left = list(zip(ends, (Outcome(), GONE, Outcome()), strict=True))
+
+    async def answer() -> Outcome:
+        if not left:
+            return Outcome()
+        end, outcome = left.pop(0)
+        await end.wait()
+        return outcome
+
+    bench.receivers.answers["billing"] = answer
+    await bench.close_hour("a", "b", "c", "d", "e")
+    async with bench.running():
+        await wait_all_tasks_blocked()
+        for end in ends:
+            end.set()
+        await trio.sleep(86400)
+    assert len(seconds(bench)) == 3
+    assert sorted(await attempts_of(bench)) == [0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("by", ["configuration", "operator"])
 async def test_who_is_gone_comes_back(autojump_clock: MockClock, by: str) -> None:
     """With another URL, or when an operator says so; then all that waits is sent."""

@@ -65,7 +65,8 @@ HARNESS = Harness(
     name="simulation",
     unit="simulated years",
     promise="Whatever happens, and whenever: nothing is lost, nothing counts twice, all that ends "
-    "is closed in order and delivered, and the same seed is the same world.",
+    "is closed in order, revised and delivered, each threshold told once, and the same seed is the "
+    "same world.",
     short=2,
     long=100,
     mutant_count=25,
@@ -84,5 +85,8 @@ HARNESS = Harness(
         "rules_of_the_start",
         "interrupted_was_not_begun",
         "batch_is_formed_anew",
+        "late_events_are_never_published",
+        "late_events_stay_in_their_hour",
+        "thresholds_are_told_behind_their_record",
     ),
 )

@@ -38,3 +38,14 @@ def thresholds_wait_for_aggregations() -> None:
     from meterd.embedded import keys
 
     patch(keys, "outbox_thresholds_prefix", keys.outbox_customer_prefix)
+
+
+@mutant
+def thresholds_of_before_the_start_are_forgotten() -> None:
+    """A start watches what changes from then on, and looks at nobody else."""
+    from meterd.work.threshold_watcher import ThresholdWatcher
+
+    async def look_at_none(self: Any, *asked: Any) -> None:
+        """Whoever was posted by the start is not told."""
+
+    patch(ThresholdWatcher, "_look_at_all", look_at_none)
