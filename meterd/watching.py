@@ -32,8 +32,8 @@ class Watching(Protocol):
         forgotten. None: nothing is.
 
         Returns where ``users`` begins: until when periods of each type are closed. Where not
-        everything was looked at before, until when they were then: a look is over when ``changed``
-        is asked next, and much may have closed since it began.
+        everything was looked at before, until when they were then, also if a crash came between: a
+        look is over when ``changed`` is asked next, and much may have closed since it began.
         """
 
     async def changed(self, *, limit: int) -> list[Look]:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from meterd.domain.admission import Admission
+    from meterd.domain.aggregations import ClosingRules
     from meterd.domain.events import UsageEvent
     from meterd.domain.idempotency import Recorded
+    from meterd.ledger import Closed
 
 
 class ModelThresholds(ModelLedger):
@@ -28,7 +30,24 @@ class ModelThresholds(ModelLedger):
         self._watched: Watched | None = None
         self._noted: list[Look] = []
         self._unseen_since_ms: Mapping[PeriodType, int] | None = None
+        self._unseen_on_disk_ms: Mapping[PeriodType, int] | None = None
         self._more_noted = trio.Event()
+
+    def restarted(self) -> None:
+        """See ``ModelOutbox.restarted``."""
+        super().restarted()
+        self._watched = None
+        self._noted.clear()
+        self._unseen_since_ms = self._unseen_on_disk_ms
+
+    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+        """See ``Ledger.close``."""
+        before_ms = self._all_closed_until_ms() if self._watched else None
+        closed_before = len(self._closed)
+        closed = await super().close(period, rules)
+        if len(self._closed) > closed_before:
+            self._unseen_on_disk_ms = self._unseen_since_ms or before_ms
+        return closed
 
     async def append(
         self,

@@ -8,6 +8,7 @@ import trio
 from tests.ledger_bench import START_MS, SettableClock
 from tests.model_thresholds import ModelThresholds
 from tests.threshold_deliveries_conformance import ThresholdDeliveriesConformance
+from tests.threshold_looks_conformance import ThresholdLooksConformance
 from tests.thresholds_conformance import ThresholdsConformance
 
 
@@ -26,6 +27,10 @@ class ModelBench:
 @pytest.fixture
 def bench() -> ModelBench:
     return ModelBench()
+
+
+class TestModelThresholdLooks(ThresholdLooksConformance):
+    pass
 
 
 class TestModelThresholds(ThresholdsConformance):

@@ -300,48 +300,6 @@ class ThresholdsConformance:
         await bench.ledger.close(following, rules(*DAY))
         assert await watcher.at_changed() == ["acme 2026011409 sum 3"]
 
-    @pytest.mark.parametrize("is_closed", [False, True])
-    async def test_the_last_hour_before_a_crash_is_looked_at(
-        self, bench: ThresholdBench, *, is_closed: bool
-    ) -> None:
-        """Its end may have come, and its close, before anybody could tell."""
-        await append_at(bench, "2026-01-14T10:59", value=3)
-        bench.clock.now_ms = at("2026-01-14T11:00")
-        if is_closed:
-            await close_ended(bench, rules(*DAY))
-        await bench.restart()
-        bench.clock.now_ms = at("2026-01-16T07:00")
-        watcher = Watcher(bench, alert(3, period=PeriodType.HOURLY), alert(3))
-        await close_ended(bench, rules(*DAY))
-        assert sorted(await watcher.at_all()) == ["acme 20260114 sum 3", "acme 2026011410 sum 3"]
-
-    @pytest.mark.parametrize("is_taken", [False, True])
-    async def test_what_was_not_looked_at_is_not_forgotten(
-        self, bench: ThresholdBench, *, is_taken: bool
-    ) -> None:
-        """Alerts change while an hour waits to be looked at, or is; two have closed meanwhile."""
-        hourly = alert(2, period=PeriodType.HOURLY)
-        Watcher(bench, hourly)
-        await append_at(bench, "2026-01-14T11:15", value=3)
-        await bench.ledger.customer_usage("acme", PeriodType.HOURLY)
-        if is_taken:
-            assert await bench.ledger.changed(limit=1)
-        await append_at(bench, "2026-01-14T12:15")
-        assert await close_ended(bench, rules(*DAY), clock_ms=at("2026-01-14T13:05"))
-        again = Watcher(bench, hourly, alert(9))
-        assert await again.at_all() == ["acme 2026011411 sum 2"]
-
-    async def test_what_was_looked_at_is_over(self, bench: ThresholdBench) -> None:
-        """A new threshold is not told of an hour of which nothing waits, and another has closed."""
-        watcher = Watcher(bench, alert(5, period=PeriodType.HOURLY))
-        assert await watcher.at_all() == []
-        await append_at(bench, "2026-01-14T11:15", value=3)
-        await append_at(bench, "2026-01-14T12:15", value=3)
-        assert await watcher.at_changed() == []
-        await close_ended(bench, rules(*DAY), clock_ms=at("2026-01-14T13:05"))
-        again = Watcher(bench, alert(2, period=PeriodType.HOURLY))
-        assert await again.at_all() == ["acme 2026011412 sum 2"]
-
     async def test_only_what_is_watched_is_noted(self, bench: ThresholdBench) -> None:
         """Not other event types, nor other customers; nothing where nothing is watched."""
         watched = watching(alert(1, customer="acme"))

@@ -7,6 +7,7 @@ on being counted meanwhile.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from meterd.embedded.mailbox import Reply
 from meterd.ledger import Closed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from meterd.domain.aggregations import ClosingRules
     from meterd.embedded.committer import Committer
@@ -122,7 +123,9 @@ class Closing:
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
                     after = customers[-1]
-            await self._committer.execute(lambda txn: journal.write_closed(txn, period))
+            # Whoever watches usage may not come to look before a crash: the next start then does.
+            unseen_ms = self._committer.posted.unseen_since_ms(self.done_until_ms)
+            await self._committer.execute(partial(_write_done, period=period, unseen_ms=unseen_ms))
             self.done_until_ms = self.closed_until_ms
         return Closed(snapshots[False], snapshots[True])
 
@@ -189,3 +192,10 @@ class Closing:
         return await self._read(
             lambda txn: journal.customers_in_any(txn, part, periods, after, CLOSED_AT_ONCE)
         )
+
+
+def _write_done(
+    txn: Transaction, period: Period, unseen_ms: Mapping[PeriodType, int] | None
+) -> None:
+    journal.write_closed(txn, period)
+    journal.write_unseen(txn, unseen_ms)

@@ -26,6 +26,7 @@ from meterd.embedded.ahead import TOLERATED_MS, Ahead
 from meterd.embedded.closing import Closing
 from meterd.embedded.committer import Committer
 from meterd.embedded.mailbox import InFlight, Reply
+from meterd.embedded.posted import Posted
 from meterd.embedded.posting import Posting
 from meterd.embedded.pruning_desk import PruningDesk
 from meterd.embedded.registry import Registry
@@ -86,6 +87,7 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
         self._past_waited_for = trio.lowlevel.ParkingLot()
         with store.read() as txn:
             self._last = log.last_stamp(txn) or Stamp(0, 0, nonce)
+            self._committer.posted = Posted(journal.read_unseen(txn))
         self._last_before_start_ms = self._last.received_ms
         self.started = trio.Event()
 

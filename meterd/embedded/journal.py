@@ -172,6 +172,22 @@ def write_pruned(txn: Transaction, pruned: Pruned) -> None:
     txn.put("meta", keys.PRUNED, records.encode(pruned))
 
 
+def write_unseen(txn: Transaction, since_ms: Mapping[PeriodType, int] | None) -> None:
+    """Who watches usage, if anybody does, may not have looked at all periods of each type that
+    ended at these moments or later.
+    """
+    if since_ms is None:
+        txn.delete("meta", keys.UNSEEN)
+    else:
+        txn.put("meta", keys.UNSEEN, records.encode(dict(since_ms)))
+
+
+def read_unseen(txn: Transaction) -> dict[PeriodType, int] | None:
+    """What was written last."""
+    found = txn.get("meta", keys.UNSEEN)
+    return None if found is None else records.decode_instants(found)
+
+
 def read_totals(
     txn: Transaction, part: int, period: Period, customer_id: str
 ) -> PeriodTotals | None:

@@ -51,6 +51,7 @@ FLOOR: Final = b"floor"
 POSTED: Final = b"posted"
 FORGOTTEN: Final = b"forgotten"
 PRUNED: Final = b"pruned"
+UNSEEN: Final = b"unseen"
 # What an outbox place begins with, and all of it.
 PERIOD_BYTES: Final = 5
 PLACE_BYTES: Final = 9

@@ -31,6 +31,7 @@ _NAMES: Final = {
     keys.POSTED,
     keys.FORGOTTEN,
     keys.PRUNED,
+    keys.UNSEEN,
     *map(keys.closed_key, PeriodType),
 }
 
@@ -50,6 +51,7 @@ class Marks(msgspec.Struct, frozen=True):
     last_id: bytes
     forgotten: bytes = b""
     pruned: Pruned = Pruned()
+    unseen_ms: dict[PeriodType, int] = {}
     faults: tuple[Difference, ...] = ()
 
     def must_be_closed(self, period: Period) -> bool:
@@ -92,8 +94,9 @@ def read_marks(txn: Transaction) -> Marks:
     posted = event_id(keys.POSTED, journal.posted_through(txn))
     forgotten = event_id(keys.FORGOTTEN, journal.forgotten_through(txn))
     pruned = _pruned(txn, faults)
+    unseen_ms = _unseen(txn, faults)
     last_id = _last_id(txn, faults)
-    return Marks(known, floor_ms, posted, last_id, forgotten, pruned, tuple(faults))
+    return Marks(known, floor_ms, posted, last_id, forgotten, pruned, unseen_ms, tuple(faults))
 
 
 def _instant(payload: bytes) -> int:
@@ -118,6 +121,18 @@ def _pruned(txn: Transaction, faults: list[Difference]) -> Pruned:
         )
         return Pruned()
     return pruned
+
+
+def _unseen(txn: Transaction, faults: list[Difference]) -> dict[PeriodType, int]:
+    try:
+        unseen_ms = journal.read_unseen(txn) or {}
+        for kind, until_ms in unseen_ms.items():
+            period_at(kind, until_ms)
+    except MISTAKES:
+        stands = (txn.get("meta", keys.UNSEEN) or b"").hex()
+        faults.append(at_key("meta", keys.UNSEEN, "record", stands, "instants by period"))
+        return {}
+    return unseen_ms
 
 
 def _last_id(txn: Transaction, faults: list[Difference]) -> bytes:
@@ -149,6 +164,9 @@ def check_marks(txn: Transaction, marks: Marks) -> Iterator[Difference]:
         if until_ms and period_at(kind, until_ms).start_ms != until_ms:
             should = f"the end of a {kind} period"
             yield Difference("meta", f"closed:{kind}", format_instant(until_ms), should)
+        if (unseen_ms := marks.unseen_ms.get(kind, 0)) > until_ms:
+            should = f"not after {format_instant(until_ms)}, when {kind} periods are closed"
+            yield Difference("meta", f"unseen:{kind}", format_instant(unseen_ms), should)
         if marks.floor_ms is not None and until_ms > marks.floor_ms:
             should = f"not before {format_instant(until_ms)}, when {kind} periods are closed"
             yield Difference("meta", "floor", format_instant(marks.floor_ms), should)

@@ -28,7 +28,10 @@ NOTED_MAX: Final = 200_000
 class Posted:
     """See above."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_ms: Mapping[PeriodType, int] | None = None) -> None:
+        """``since_ms`` is what ``unseen_since_ms`` was when the last period closed before a start:
+        what came since may not have been looked at.
+        """
         self._closed_until_ms: Callable[[], Mapping[PeriodType, int]]
         self._watched: Watched | None = None
         # In the order of noting; a dictionary is an ordered set.
@@ -37,7 +40,7 @@ class Posted:
         # Until when periods were closed when the first of what is noted was, and the first of what
         # was not looked at yet: that, and what is in the hands of the one who watches.
         self._noted_since_ms: Mapping[PeriodType, int] | None = None
-        self._since_ms: Mapping[PeriodType, int] | None = None
+        self._since_ms = since_ms
         self._something = Bell()
 
     def watch(
@@ -49,6 +52,12 @@ class Posted:
         self._since_ms = None if watched is None else since_ms
         self._forget()
         return since_ms
+
+    def unseen_since_ms(
+        self, closed_until_ms: Mapping[PeriodType, int]
+    ) -> Mapping[PeriodType, int] | None:
+        """Where ``watch`` would begin now; None where nobody watches, and nothing waits for one."""
+        return self._since_ms or (closed_until_ms if self._watched else None)
 
     def note(self, changes: Iterable[Change]) -> None:
         """These are on disk."""

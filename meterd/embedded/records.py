@@ -14,6 +14,7 @@ from meterd.domain.deliveries import Attempt, Delivery
 from meterd.domain.endpoint_states import EndpointState
 from meterd.domain.event_ids import ID_BYTES, Stamp
 from meterd.domain.events import UsageEvent
+from meterd.domain.periods import PeriodType
 from meterd.domain.thresholds import Reached
 from meterd.domain.totals import PeriodTotals
 from meterd.domain.voids import Void
@@ -82,6 +83,7 @@ decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode
 decode_pruned: Final = msgspec.msgpack.Decoder(Pruned).decode
+decode_instants: Final = msgspec.msgpack.Decoder(dict[PeriodType, int]).decode
 decode_void: Final = msgspec.msgpack.Decoder(Void).decode
 decode_delivery: Final = msgspec.msgpack.Decoder(Delivery).decode
 decode_reached: Final = msgspec.msgpack.Decoder(Reached).decode

@@ -60,6 +60,15 @@ def a_floor_before_all_events(txn: Transaction) -> None:
     journal.write_floor(txn, at("2001-01-01T00:00"))
 
 
+def unseen_beyond_what_is_closed(txn: Transaction) -> None:
+    closed_ms = journal.all_closed_until_ms(txn)
+    journal.write_unseen(txn, {**closed_ms, PeriodType.DAILY: closed_ms[PeriodType.DAILY] + 1})
+
+
+def unseen_since_no_instant(txn: Transaction) -> None:
+    journal.write_unseen(txn, {PeriodType.DAILY: 1 << 62})
+
+
 def a_mark_of_nothing(txn: Transaction) -> None:
     txn.put("meta", b"mark", b"")
 
@@ -89,6 +98,8 @@ def an_hour_that_is_closed_too_early(txn: Transaction) -> None:
         (a_floor_within_an_hour, "should be the end of a period with events in it"),
         (a_floor_far_ahead, "meta: floor: stands 2100-01-01T00:00:00.000Z, should be the end of"),
         (a_floor_before_all_events, "should be the end of a period with events in it"),
+        (unseen_beyond_what_is_closed, "meta: unseen:daily: stands"),
+        (unseen_since_no_instant, "should be instants by period"),
         (a_mark_of_nothing, "meta: record mark: stands there, should be nothing"),
         (
             an_hour_that_is_open_again,

@@ -13,6 +13,7 @@ from meterd.embedded.verification import verify
 from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import event
 from tests.threshold_deliveries_conformance import ThresholdDeliveriesConformance
+from tests.threshold_looks_conformance import ThresholdLooksConformance
 from tests.thresholds_conformance import (
     ThresholdsConformance,
     Watcher,
@@ -33,6 +34,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
 
 
 class TestEmbeddedThresholds(ThresholdsConformance):
+    pass
+
+
+class TestEmbeddedThresholdLooks(ThresholdLooksConformance):
     pass
 
 
