@@ -8,139 +8,43 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import lru_cache
-from itertools import chain, starmap
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from zlib import crc32
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from meterd.domain.aggregations import completed_body
-from meterd.domain.deliveries import DeliveryStatus, batch_body, delivery_id
-from meterd.domain.event_ids import stamp_of
 from meterd.domain.operations import Operation
 from meterd.domain.periods import Period, PeriodType, period_at
 from meterd.embedded import keys, records
-from meterd.embedded.transaction import TABLES
 from tests.model_ledger import read
-from tests.system.torture.engine_life import ENDPOINTS, RULES
+from tests.system.torture.engine_contents import Contents, Stored, decode_aggregation
+from tests.system.torture.engine_deliveries import delivery_faults
+from tests.system.torture.engine_scenario import RULES
+from tests.system.torture.engine_thresholds import lacking, told_faults
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from meterd.domain.deliveries import Delivery
-    from meterd.domain.events import UsageEvent
     from meterd.embedded.store import Store
-    from tests.system.torture.engine_life import Scenario
+    from tests.system.torture.engine_heard import Heard
+    from tests.system.torture.engine_scenario import Scenario
     from tests.system.torture.harness import Tally
 
 _BASIC: Final = (Operation.SUM, Operation.MIN, Operation.MAX, Operation.FIRST, Operation.LAST)
-_decode_number: Final = msgspec.json.Decoder(dict[str, int]).decode
+
+Group = tuple[str, Period, str]
 
 
-class Heard(msgspec.Struct):
-    """What clients and receivers know."""
+class Counted(msgspec.Struct):
+    """Of each customer's events of each period and type those that count, in the order in which
+    they happened, and where some are void.
+    """
 
-    ready: bool = False
-    acknowledged: set[int] = msgspec.field(default_factory=set)
-    unknown: set[int] = msgspec.field(default_factory=set)
-    refused: set[int] = msgspec.field(default_factory=set)
-    sent: dict[str, int] = msgspec.field(default_factory=dict)
-    arrived: set[str] = msgspec.field(default_factory=set)
-    delivered: set[str] = msgspec.field(default_factory=set)
-    closed: set[tuple[str, int]] = msgspec.field(default_factory=set)
-
-    def hear(self, said: bytes) -> None:
-        """Adds what a child said; half a line was not said."""
-        for line in said.decode().split("\n")[:-1]:
-            word, *rest = line.split(" ")
-            match word:
-                case "ready":
-                    self.ready = True
-                case "acknowledged" | "unknown" | "refused":
-                    getattr(self, word).update(map(int, rest))
-                case "sent" | "arrived":
-                    self.sent[rest[0]] = int(rest[1])
-                    if word == "arrived":
-                        self.arrived.add(rest[0])
-                case "delivered":
-                    self.delivered.update(rest)
-                case "asked":  # for each of these once more, or for all
-                    self.delivered.difference_update(rest or self.delivered.copy())
-                case "closed":
-                    self.closed.add((rest[0], int(rest[1])))
-        self.unknown -= self.acknowledged
-        self.refused -= self.acknowledged | self.unknown
-
-    def copy(self) -> Heard:
-        return msgspec.convert(msgspec.to_builtins(self), Heard)
+    events: dict[Group, list[Stored]]
+    void: set[Group]
 
 
-class Stored(NamedTuple):
-    """An event of the log."""
-
-    number: int
-    event: UsageEvent
-    event_id: bytes
-    received_ms: int
-
-
-class Contents:
-    """All that stands in a store. Raises CorruptRecordError where a record is not what was put."""
-
-    def __init__(self, store: Store) -> None:
-        with store.read() as txn:
-            tables = {name: dict(txn.forward(name, b"", b"")) for name in TABLES}
-        self.tables = tables
-        self.log = list(chain.from_iterable(starmap(_record, tables["events"].items())))
-        self.aggregations = [*map(_aggregation, tables["aggregations"].values())]
-        self.deliveries: dict[str, Delivery] = {}
-        self.batches: dict[str, Delivery] = {}
-        self.batch_of: dict[str, Delivery] = {}
-        for key, payload in tables["deliveries"].items():
-            each = _delivery(payload)
-            if each.members:
-                self.batches[each.id] = each
-                continue
-            self.deliveries[each.id] = each
-            number = tables["batched"].get(key)
-            if number is not None:
-                self.batch_of[each.id] = _delivery(tables["deliveries"][key[:-8] + number])
-
-    def state_of(self, delivery: Delivery) -> Delivery:
-        """Who has it: the delivery, or the batch that it is in."""
-        return self.batch_of.get(delivery.id, delivery)
-
-
-# The same records are looked at after each of a thousand kills.
-_remembered: Final = lru_cache(maxsize=1 << 14)
-
-
-@_remembered
-def _record(record_id: bytes, payload: bytes) -> list[Stored]:
-    found = []
-    for block in records.decode_record(payload):
-        stamp = block.stamp(stamp_of(record_id))
-        for offset, event in enumerate(block.events):
-            number = _decode_number(event.metadata)["n"]
-            found.append(Stored(number, event, stamp.id(offset), stamp.received_ms))
-    return found
-
-
-_aggregation: Final = _remembered(records.decode_aggregation)
-_delivery: Final = _remembered(records.decode_delivery)
-
-
-@_remembered
-def _numbered(body: bytes, sequence: int) -> bytes:
-    return body[:-1] + b',"sequence":%d}' % sequence
-
-
-def _body(payload: bytes) -> bytes:
-    """What is delivered of the aggregation in that record."""
-    return completed_body(_aggregation(payload))
-
-
-Groups = dict[tuple[str, Period, str], list[int]]
+def _numbers(events: list[Stored]) -> tuple[int, ...]:
+    return tuple(each.number for each in events)
 
 
 class Check:
@@ -160,21 +64,33 @@ class Check:
 
     def check(self, store: Store, heard: Heard, sent: set[int], where: str) -> Contents:
         """``sent`` are the numbers of the events that were sent, heard of or not."""
-        found = Contents(store)
-        self._check_log(found, heard, sent, where)
-        groups = self._groups(found)
-        self._check_hours(found, groups, where)
+        found = Contents(store, self._events)
+        gone = found.gone(heard)
+        self._check_log(found, [each for each, _ in gone], heard, sent, where)
+        self._check_pruned(found, [each for each, _ in gone], heard, where)
+        self._check_voids(found, {each.number for each, is_void in gone if is_void}, heard, where)
+        counted = self._counted(found, gone)
+        self._check_hours(found, counted, where)
         self._check_indexes(found, where)
-        self._check_aggregations(found, groups, heard, where)
-        self._check_deliveries(found, heard, where)
+        self._check_aggregations(found, counted, heard, where)
+        for fault in (*delivery_faults(found, heard), *told_faults(found, heard)):
+            self._require(False, f"{where}: {fault}", wrong=1)
         return found
 
     def check_end(self, store: Store, heard: Heard, sent: set[int], where: str) -> None:
         """As above, when all was repeated and every period is over, closed and delivered."""
         found = self.check(store, heard, sent, where)
-        expected = {(customer, period) for customer, period, _ in self._groups(found)}
-        closed = {(each.customer_id, each.period) for each in found.aggregations if each.closed}
+        counted = self._counted(found, found.gone(heard))
+        expected = {(customer, period) for customer, period, _ in counted.events}
+        closed = {
+            (each.customer_id, each.period)
+            for each in found.aggregations
+            if each.closed and (each.figures or (each.customer_id, each.period) in expected)
+        }
         self._require(closed == expected, f"{where}: {closed ^ expected} closed or not", wrong=1)
+        self._require(not found.late, f"{where}: {found.late} are not revised", wrong=1)
+        for fault in lacking(found, counted.events, counted.void, self._figure):
+            self._require(False, f"{where}: {fault}", wrong=1)
         pending = [
             each.id
             for each in found.deliveries.values()
@@ -186,8 +102,10 @@ class Check:
         if not holds:
             self._tally.find(what, **counts)
 
-    def _check_log(self, found: Contents, heard: Heard, sent: set[int], where: str) -> None:
-        stored = [each.number for each in found.log]
+    def _check_log(
+        self, found: Contents, gone: list[Stored], heard: Heard, sent: set[int], where: str
+    ) -> None:
+        stored = [each.number for each in (*gone, *found.log)]
         numbers = set(stored)
         lost = heard.acknowledged - numbers
         self._require(not lost, f"{where}: {lost} acknowledged, not stored", lost=len(lost))
@@ -199,31 +117,70 @@ class Check:
         self._require(not broken, f"{where}: {broken} refused, but stored", wrong=len(broken))
         other = [each.number for each in found.log if each.event != self._events[each.number]]
         self._require(not other, f"{where}: {other} stored as something else", wrong=len(other))
-        order = [each.event_id for each in found.log]
+        order = [found.pruned.through, *(each.event_id for each in found.log)]
         self._require(order == sorted(set(order)), f"{where}: ids out of order", wrong=1)
         counted = records.read_number(found.tables["meta"].get(keys.EVENTS))
         self._require(counted == len(stored), f"{where}: {counted} events, it says", wrong=1)
 
-    def _groups(self, found: Contents) -> Groups:
-        """The numbers of each customer's events of each period and type."""
-        groups: Groups = defaultdict(list)
-        for each in found.log:
-            for group in self.groups_of(each.number, each.received_ms):
-                groups[group].append(each.number)
-        return groups
+    def _check_pruned(self, found: Contents, gone: list[Stored], heard: Heard, where: str) -> None:
+        """As many as it says, and all of each in periods that were closed then."""
+        told = found.pruned.events
+        self._require(told == len(gone), f"{where}: {told} pruned, {len(gone)} gone", wrong=1)
+        closed_ms = {
+            kind: records.read_number(found.tables["meta"].get(keys.closed_key(kind)))
+            for kind in PeriodType
+        }
+        early = [
+            each.number
+            for each in gone
+            for instant_ms in (each.received_ms, each.happened_ms)
+            for kind in PeriodType
+            if period_at(kind, instant_ms).end_ms > min(closed_ms[kind], heard.pruned_at_ms)
+        ]
+        self._require(not early, f"{where}: {early} pruned too early", wrong=len(early))
 
-    def _groups_of(self, number: int, received_ms: int) -> list[tuple[str, Period, str]]:
+    def _check_voids(self, found: Contents, gone: set[int], heard: Heard, where: str) -> None:
+        """What was taken back is void, whole, and nothing else is."""
+        void = {
+            each.number: found.voids[each.event_id]
+            for each in found.log
+            if each.event_id in found.voids
+        }
+        lost = heard.voided - void.keys() - gone
+        self._require(not lost, f"{where}: {lost} were void, and are not", lost=len(lost))
+        strange = (void.keys() | gone) - heard.voiding
+        self._require(not strange, f"{where}: {strange} void unasked", wrong=len(strange))
+        other = [number for number, each in void.items() if each.reason != f"void {number}"]
+        self._require(not other, f"{where}: {other} void for another reason", wrong=1)
+        more = len(found.voids) - len(void)
+        self._require(more == 0, f"{where}: {more} voids of no event", wrong=1)
+
+    def _counted(self, found: Contents, gone: list[tuple[Stored, bool]]) -> Counted:
+        counted = Counted(defaultdict(list), set())
+        every = [*gone, *((each, each.event_id in found.voids) for each in found.log)]
+        for each, is_void in sorted(every, key=_place):
+            for group in self.groups_of(each.number, each.happened_ms):
+                if is_void:
+                    counted.void.add(group)
+                else:
+                    counted.events[group].append(each)
+        return counted
+
+    def _groups_of(self, number: int, happened_ms: int) -> list[Group]:
         event = self._events[number]
-        periods = (period_at(kind, received_ms) for kind in PeriodType)
+        periods = (period_at(kind, happened_ms) for kind in PeriodType)
         return [(event.customer_id, period, event.event_type) for period in periods]
 
-    def _check_hours(self, found: Contents, groups: Groups, where: str) -> None:
+    def _figure(self, operation: Operation, events: list[Stored]) -> Decimal:
+        return self.count(operation, _numbers(events))
+
+    def _check_hours(self, found: Contents, counted: Counted, where: str) -> None:
         expected = {
             (customer, period.start_ms, name): (
-                len(numbers),
-                *(self.count(operation, tuple(numbers)) for operation in _BASIC),
+                len(events),
+                *(self._figure(operation, events) for operation in _BASIC),
             )
-            for (customer, period, name), numbers in groups.items()
+            for (customer, period, name), events in counted.events.items()
             if period.type is PeriodType.HOURLY
         }
         stored = {
@@ -240,10 +197,15 @@ class Check:
         )
 
     def _check_indexes(self, found: Contents, where: str) -> None:
-        """A key for each event that has one, a place for each customer and type."""
+        """A key for each event that has one that is not forgotten, a place for each customer and
+        type.
+        """
         events = [each.event for each in found.log]
+        forgotten = found.tables["meta"].get(keys.FORGOTTEN) or b""
         owners = {
-            (each.customer_id, each.idempotency_key) for each in events if each.idempotency_key
+            (each.event.customer_id, each.event.idempotency_key)
+            for each in found.log
+            if each.event.idempotency_key and each.event_id > forgotten
         }
         claimed = {
             (customer.decode(), key.decode())
@@ -264,108 +226,39 @@ class Check:
         )
 
     def _check_aggregations(
-        self, found: Contents, groups: Groups, heard: Heard, where: str
+        self, found: Contents, counted: Counted, heard: Heard, where: str
     ) -> None:
-        closed = {
-            (each.customer_id, each.period): each for each in found.aggregations if each.closed
-        }
+        """Each says what counts now, but for what is to be revised; none of its revisions lacks."""
         expected: dict[tuple[str, Period], dict[str, Any]] = defaultdict(dict)
-        for (customer, period, name), numbers in groups.items():
+        for (customer, period, name), events in counted.events.items():
             operation = RULES.operations[name]
-            figure = (operation, self.count(operation, tuple(numbers)), len(numbers))
+            figure = (operation, self._figure(operation, events), len(events))
             expected[customer, period][name] = figure
-        for place, aggregation in closed.items():
+        closed = set()
+        for payloads in found.revisions:
+            revisions = [*map(decode_aggregation, payloads)]
+            newest = revisions[-1]
+            place = (newest.customer_id, newest.period)
+            closed.add(place)
+            numbers = [each.revision for each in revisions]
+            in_order = numbers == [*range(1, len(numbers) + 1)]
+            self._require(in_order, f"{where}: {newest.id} has the revisions {numbers}", wrong=1)
             figures = {
                 name: (figure.operation, figure.value, figure.count)
-                for name, figure in aggregation.figures.items()
+                for name, figure in newest.figures.items()
             }
             self._require(
-                figures == expected.get(place),
-                f"{where}: {aggregation.id} is {figures}, not {expected.get(place)}",
+                place in found.late or figures == expected.get(place, {}),
+                f"{where}: {newest.id} is {figures}, not {expected.get(place)}",
                 wrong=1,
             )
-        for place in expected:
-            if (place[1].type, place[1].start_ms) in heard.closed:
-                self._require(place in closed, f"{where}: {place} is open again", wrong=1)
-
-    def _check_deliveries(self, found: Contents, heard: Heard, where: str) -> None:
-        expected = {
-            delivery_id(endpoint, each.id, each.revision): _body(payload)
-            for payload in found.tables["aggregations"].values()
-            if (each := _aggregation(payload)).closed
-            for endpoint in ENDPOINTS
-        }
-        stored = found.deliveries
-        self._require(
-            stored.keys() == expected.keys(),
-            f"{where}: deliveries {stored.keys() ^ expected.keys()}",
-            wrong=1,
-        )
-        for name, delivery in stored.items():
-            fault = _body_fault(delivery, expected.get(name), heard)
-            fault = fault or _state_fault(found.state_of(delivery), heard)
-            self._require(fault is None, f"{where}: {name} {fault}", wrong=1)
-        for name, batch in found.batches.items():
-            fault = _batch_fault(batch, found, heard) or _state_fault(batch, heard)
-            self._require(fault is None, f"{where}: batch {name} {fault}", wrong=1)
-        self._require(
-            found.tables["outbox"].keys() == _queued(found),
-            f"{where}: the queue is another",
-            wrong=1,
-        )
+        for place in expected.keys() - closed - found.late:
+            is_over = (place[1].type, place[1].start_ms) in heard.closed
+            self._require(not is_over, f"{where}: {place} is open again", wrong=1)
 
 
-def _queued(found: Contents) -> set[bytes]:
-    """By when due, what is first of each of its customers' pending ones; a start left none in the
-    air.
-    """
-    first: dict[tuple[str, str], Delivery] = {}
-    waiting: dict[str, list[bool]] = defaultdict(list)
-    sent_as: dict[str, Delivery] = {}
-    for each in sorted(found.deliveries.values(), key=lambda one: (one.period, one.revision)):
-        state = found.state_of(each)
-        if state.status is DeliveryStatus.PENDING:
-            is_first = first.setdefault((each.endpoint_id, each.customer_id), each) is each
-            waiting[state.id].append(is_first)
-            sent_as[state.id] = state
-    return {
-        keys.outbox_key(
-            state.endpoint_id, state.next_attempt_ms, state.sequence, is_repeat=state.has_failed
-        )
-        for state in sent_as.values()
-        if all(waiting[state.id])
-    }
-
-
-def _body_fault(delivery: Delivery, body: bytes | None, heard: Heard) -> str | None:
-    if body is not None and delivery.body != _numbered(body, delivery.sequence):
-        return "has a body that is not its aggregation's"
-    if delivery.id in heard.sent and crc32(delivery.body) != heard.sent[delivery.id]:
-        return "has another body than was sent"
-    return None
-
-
-def _batch_fault(batch: Delivery, found: Contents, heard: Heard) -> str | None:
-    prefix = keys.endpoint_prefix(batch.endpoint_id)
-    members = [
-        _delivery(found.tables["deliveries"][prefix + number.to_bytes(8, "big")])
-        for number in batch.sequences
-    ]
-    body = batch_body(batch, [each.body for each in members])
-    if batch.id in heard.sent and crc32(body) != heard.sent[batch.id]:
-        return "has another body than was sent"
-    if len({each.period for each in members}) > 1:
-        return "is of several periods"
-    return None
-
-
-def _state_fault(state: Delivery, heard: Heard) -> str | None:
-    is_delivered = state.status is DeliveryStatus.DELIVERED
-    if state.id in heard.delivered and not is_delivered:
-        return "was settled as delivered, and is not any more"
-    if is_delivered and state.id not in heard.arrived:
-        return "counts as delivered, and never arrived"
-    return None
+def _place(one: tuple[Stored, bool]) -> tuple[int, bytes]:
+    return one[0].happened_ms, one[0].event_id
 
 
 def _difference(one: Any, other: Any) -> str:

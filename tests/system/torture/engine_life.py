@@ -1,17 +1,11 @@
-"""Lives of the real engine, random from a seed: what is done to it, and doing it.
-
-A ``Scenario`` is a few lives over one folder, each begun by a start that recovers, and each either
-stopped or simply ended. Its events have numbers, by which everything that is stored can be told
-apart: most have an idempotency key too, and are repeated by their client until they are answered.
+"""Lives of the real engine, as a scenario tells them: each is begun by a start that recovers, and
+is either stopped or simply ended.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from contextlib import AsyncExitStack, closing
-from decimal import Decimal
-from enum import Enum, auto
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
@@ -23,172 +17,49 @@ import trio._core._run
 import trio.testing
 
 from meterd.domain.deliveries import settle_attempt
-from meterd.domain.errors import DiskFullError, UnavailableError
-from meterd.domain.events import UsageEvent
+from meterd.domain.errors import DiskFullError, PrunedError, UnavailableError
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import HOUR_MS
+from meterd.domain.thresholds import reached_delivery_id
 from meterd.embedded.engine import EmbeddedLedger
 from meterd.embedded.posting import POST_SECONDS
 from meterd.embedded.store import Store
 from meterd.ledger import DeliveryQuery, EventQuery, Replay
-from tests.ledger_bench import OPERATIONS, SettableClock, at, rules
+from tests.system.torture.engine_scenario import (
+    ADMISSION,
+    ENDPOINTS,
+    RULES,
+    WATCHED,
+    Append,
+    Ask,
+    Close,
+    Deliver,
+    Post,
+    Prune,
+    Revise,
+    Snapshot,
+    Tell,
+    Void,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from meterd.domain.deliveries import Delivery
     from meterd.domain.idempotency import Recorded
+    from meterd.domain.periods import PeriodType
+    from meterd.domain.stored_events import StoredEvent
+    from meterd.watching import Look
+    from tests.ledger_bench import SettableClock
     from tests.system.torture.children import Voice
+    from tests.system.torture.engine_scenario import Life, Scenario, Step
 
 T = TypeVar("T")
 
-ENDPOINTS: Final = ("billing", "crm")
-RULES: Final = rules(endpoints=ENDPOINTS)
-# In two parts of the store, so that closing takes few transactions.
-CUSTOMERS: Final = ("acme", "b24", "c35", "Ærø/25")
-# Shortly before an hour's end: alone, and with a day's, a month's, a week's and a year's.
-STARTS: Final = tuple(
-    at(text)
-    for text in ("2026-01-14T11:50", "2026-01-31T23:50", "2026-02-01T23:50", "2025-12-31T23:50")
-)
-# Small, so that it is outgrown now and then.
-MAP_SIZES: Final = (1 << 17, 1 << 21)
-# Beyond the end of every period that has begun.
-LATER_MS: Final = 400 * 24 * HOUR_MS
-_TYPES: Final = tuple(OPERATIONS)
 _CLAIMED_AT_ONCE: Final = 50
-# Events in a batch. Over 64 are more than a block; few, as each is counted again at every check.
-_BATCHES: Final = (*[1] * 20, *[2] * 10, *[5] * 8, 66)
-
-
-class Append(msgspec.Struct, frozen=True):
-    """Callers that come at once, each with these events; a reader has a customer posted as well."""
-
-    callers: tuple[tuple[int, ...], ...]
-    posted: str | None = None
-
-
-class Post(msgspec.Struct, frozen=True):
-    """Time passes, and all that was counted is posted."""
-
-
-class Close(msgspec.Struct, frozen=True):
-    """The hour ends, and whatever ends with it."""
-
-
-class Ask(Enum):
-    """What an operator wants sent again, twice, while something is in the air."""
-
-    NOTHING = auto()
-    SOME = auto()
-    ALL = auto()
-
-
-class Deliver(msgspec.Struct, frozen=True):
-    """What is due is claimed, sent and settled; ``fails`` is what the receiver answers, if it
-    does.
-    """
-
-    endpoint_id: str
-    fails: str | None
-    asks: Ask
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """As ``POST /aggregations/trigger`` does."""
-
-
-Step = Append | Post | Close | Deliver | Snapshot
-
-
-class Life(msgspec.Struct, frozen=True):
-    """One process's. Stopped, or ended as by kill -9 behind its last step.
-
-    ``batch`` is configured at the endpoints, from then on.
-    """
-
-    steps: tuple[Step, ...]
-    map_size: int
-    stops: bool
-    batch: int
-
-    @property
-    def lasts_ms(self) -> int:
-        return HOUR_MS * sum(isinstance(step, Close) for step in self.steps)
-
-
-class Scenario(msgspec.Struct, frozen=True):
-    seed: int
-    start_ms: int
-    events: tuple[UsageEvent, ...]
-    lives: tuple[Life, ...]
-
-    def sent_in(self, lives: int) -> set[int]:
-        """The numbers of all events that so many of the lives send."""
-        return {
-            number
-            for life in self.lives[:lives]
-            for step in life.steps
-            if isinstance(step, Append)
-            for caller in step.callers
-            for number in caller
-        }
-
-
-def scenario(seed: int, lives: int = 3, steps: int = 3) -> Scenario:
-    source = random.Random(seed)
-    events: list[UsageEvent] = []
-    made = tuple(_life(source, events, source.randint(steps - 1, steps + 1)) for _ in range(lives))
-    return Scenario(seed, source.choice(STARTS), tuple(events), made)
-
-
-def _life(source: random.Random, events: list[UsageEvent], steps: int) -> Life:
-    """Events, then some of all, in which a period ends at least once."""
-    kinds = [Append, Append, Append, Append, Post, Close, Close, Deliver, Snapshot]
-    chosen = [source.choice(kinds) for _ in range(steps)]
-    if Close not in chosen:
-        chosen[source.randrange(steps)] = Close
-    found: list[Step] = [_append(source, events)]
-    for kind in chosen:
-        if kind is Append:
-            found.append(_append(source, events))
-        elif kind is Deliver:
-            found.append(_deliver(source))
-        else:
-            found.append(kind())
-        if kind is Close:
-            found.append(_deliver(source))
-    stops, batch = source.random() < 0.3, source.choice((1, 1, 2, 3))
-    return Life(tuple(found), source.choice(MAP_SIZES), stops, batch)
-
-
-def _deliver(source: random.Random) -> Deliver:
-    fails = source.choice((None, None, "HTTP 503"))
-    return Deliver(source.choice(ENDPOINTS), fails, source.choice((Ask.NOTHING, *Ask)))
-
-
-def _append(source: random.Random, events: list[UsageEvent]) -> Append:
-    callers: list[tuple[int, ...]] = []
-    for _ in range(source.choice((1, 1, 1, 2, 3))):
-        first = len(events)
-        for _ in range(source.choice(_BATCHES)):
-            number = len(events)
-            events.append(
-                UsageEvent(
-                    source.choice(CUSTOMERS),
-                    source.choice(_TYPES),
-                    Decimal(source.randint(-99_999, 99_999)).scaleb(-source.randint(0, 3)),
-                    b'{"n":%d}' % number,
-                    f"key-{number}" if source.random() < 0.8 else "",
-                )
-            )
-        caller = tuple(range(first, len(events)))
-        earlier = source.randrange(first) if first and source.random() < 0.3 else None
-        if earlier is not None and events[earlier].idempotency_key:
-            caller = (*caller, earlier)  # sent again, for good measure
-        callers.append(caller)
-    return Append(tuple(callers), source.choice((None, *CUSTOMERS)))
+_LOOKS: Final = 2
+_ALL: Final = 100_000
 
 
 class Living:
@@ -196,7 +67,9 @@ class Living:
 
     ``ready``; of events ``acknowledged``, ``unknown`` or ``refused`` with their numbers; of a
     delivery or batch ``sent`` in vain or ``arrived``, with the checksum of its body, then
-    ``delivered``, and ``asked`` before it is asked for again; ``closed`` with a period.
+    ``delivered``, and ``asked`` before it is asked for again; ``closed`` with a period; of an event
+    ``voiding`` before it is taken back, and ``voided``; ``told`` with the ids of what thresholds
+    send; ``pruning`` before keys are forgotten and events go, with all events that are there.
     """
 
     def __init__(self, told: Scenario, clock: SettableClock, voice: Voice) -> None:
@@ -205,6 +78,8 @@ class Living:
         self._clock = clock
         self._voice = voice
         self.batch = 1
+        # Since when somebody who begins to watch looks at everybody; None when that is done.
+        self._since_ms: Mapping[PeriodType, int] | None = None
 
     @property
     def ledger(self) -> EmbeddedLedger:
@@ -238,6 +113,7 @@ class Living:
             store, now_ms=self._clock, nonce=store.meta.boots, hop=_at_once, read_hop=_at_once
         )
         await stack.enter_async_context(self._ledger.running())
+        self._since_ms = self._ledger.watch(WATCHED)
         self._voice.say("ready")
         return store
 
@@ -249,11 +125,19 @@ class Living:
                         nursery.start_soon(self.append, caller)
                     if posted is not None:
                         nursery.start_soon(self._read, posted)
+            case Void(numbers):
+                await self._void_all(numbers)
             case Post():
                 await trio.sleep(2 * POST_SECONDS)
-            case Close():
-                self._clock.now_ms += HOUR_MS
+            case Close(hours):
+                self._clock.now_ms += hours * HOUR_MS
                 await self.when_there_is_room(self.close_ended)
+            case Revise():
+                await self.when_there_is_room(self.revise)
+            case Tell():
+                await self.tell()
+            case Prune(below):
+                await self.when_there_is_room(partial(self.prune, below))
             case Deliver(endpoint_id, fails, asks):
                 await self.deliver(endpoint_id, fails, asks)
             case Snapshot():
@@ -265,7 +149,7 @@ class Living:
         events = [self._scenario.events[number] for number in numbers]
         named = " ".join(map(str, numbers))
         try:
-            outcomes: list[Recorded] = await self.ledger.append(events)
+            outcomes: list[Recorded] = await self.ledger.append(events, admission=ADMISSION)
         except UnavailableError:
             self._voice.say(f"unknown {named}")
         except DiskFullError:
@@ -281,6 +165,61 @@ class Living:
             await self.ledger.close(period, RULES)
             self._voice.say(f"closed {period.type} {period.start_ms}")
 
+    async def revise(self) -> None:
+        await self.ledger.revise(RULES, until_ms=self._clock.now_ms)
+
+    async def tell(self) -> None:
+        """As the watcher: at everybody, if nobody looked since the start; then at who changed."""
+        ledger, after = self.ledger, None
+        if self._since_ms is not None:
+            while looks := await ledger.users(WATCHED, self._since_ms, limit=_LOOKS, after=after):
+                after = looks[-1].customer_id
+                await self._tell(looks)
+            self._since_ms = None
+        while True:
+            looks = []
+            with trio.move_on_after(1):
+                looks = await ledger.changed(limit=_LOOKS)
+            if not looks:
+                return
+            await self._tell(looks)
+
+    async def _tell(self, looks: list[Look]) -> None:
+        told = await self.ledger.tell(WATCHED, looks, ENDPOINTS)
+        if told:
+            ids = (reached_delivery_id(one, ENDPOINTS[0]) for one in told)
+            self._voice.say("told " + " ".join(ids))
+
+    async def prune(self, below: int) -> None:
+        now_ms = self._clock.now_ms
+        logged = [
+            f"{number_of(one)}:{one.id.hex()}:{int(one.void is not None)}"
+            for one in await self._logged()
+        ]
+        self._voice.say(" ".join([f"pruning {below} {now_ms}", *logged]))
+        while await self.ledger.forget_keys(before_ms=now_ms):
+            pass
+        while await self.ledger.prune_events(before_ms=now_ms, ended_ms=now_ms):
+            pass
+
+    async def _void_all(self, numbers: Sequence[int]) -> None:
+        ids = {number_of(one): one.id for one in await self._logged()}
+        async with trio.open_nursery() as nursery:
+            for number in numbers:
+                if number in ids:
+                    nursery.start_soon(self._void, number, ids[number])
+
+    async def _void(self, number: int, event_id: bytes) -> None:
+        self._voice.say(f"voiding {number}")
+        try:
+            await self.ledger.void(event_id, f"void {number}")
+        except (DiskFullError, PrunedError, UnavailableError):
+            return
+        self._voice.say(f"voided {number}")
+
+    async def _logged(self) -> list[StoredEvent]:
+        return await self.ledger.events(EventQuery(), limit=_ALL)
+
     async def deliver(
         self, endpoint_id: str, fails: str | None = None, asks: Ask = Ask.NOTHING
     ) -> int:
@@ -290,8 +229,8 @@ class Living:
             await self.when_there_is_room(partial(self._ask, endpoint_id, asks))
         if asks is not Ask.NOTHING:
             claimed += await self._claim(endpoint_id)
-        customers = Counter(each for begun in claimed for each in _customers(begun))
-        assert set(customers.values()) <= {1}, f"two in the air of one of {customers}"
+        lines = Counter(each for begun in claimed for each in _lines(begun))
+        assert set(lines.values()) <= {1}, f"two in the air of one of {lines}"
         settled = []
         for begun in claimed:
             self._voice.say(
@@ -337,8 +276,15 @@ class Living:
         await self.ledger.events(EventQuery(customer_id), limit=10)
 
 
-def _customers(begun: Delivery) -> list[str]:
-    return [one.customer_id for one in begun.members] or [begun.customer_id]
+def number_of(stored: StoredEvent) -> int:
+    number: int = msgspec.json.decode(stored.event.metadata)["n"]
+    return number
+
+
+def _lines(begun: Delivery) -> list[tuple[str, bool]]:
+    """Of each customer one, and another for thresholds."""
+    names = [one.customer_id for one in begun.members] or [begun.customer_id]
+    return [(name, begun.threshold is not None) for name in names]
 
 
 async def _at_once(work: Callable[[], T]) -> T:

@@ -17,28 +17,25 @@ import trio
 
 from meterd.domain.errors import CommitFailedError, DiskFullError, StoreError
 from meterd.embedded.posting import POST_SECONDS
+from meterd.embedded.verification import verify
 from tests.ledger_bench import SettableClock
 from tests.system.torture.children import Voice, fork
-from tests.system.torture.engine_check import Check, Heard
-from tests.system.torture.engine_life import (
-    ENDPOINTS,
-    LATER_MS,
-    EndedError,
-    Living,
-    is_of,
-    run,
-    scenario,
-)
+from tests.system.torture.engine_check import Check
+from tests.system.torture.engine_heard import Heard
+from tests.system.torture.engine_life import EndedError, Living, is_of, run
+from tests.system.torture.engine_scenario import ENDPOINTS, LATER_MS, scenario
 from tests.system.torture.harness import Run, Tally
 from tests.system.torture.shimmed import made_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tests.system.torture.engine_life import Scenario
+    from tests.system.torture.engine_scenario import Scenario
 
 BROKEN_DISK = 70  # as the daemon ends
 NO_START = 1
+# Of stores that were followed to the end so many are verified: 15 ms each.
+_VERIFIED = 4
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -109,6 +106,7 @@ class Afterwards:
         self._told = told
         self._tally = tally
         self.check = Check(told, tally)
+        self._followed = count()
 
     def look(self, folder: Path, base: Base, said: bytes, where: str, *, to_the_end: bool) -> None:
         """Starts the engine again and checks what it has; then, to the end, the client repeats
@@ -132,9 +130,15 @@ class Afterwards:
 
         try:
             run(again, seed=self._told.seed)
+            if to_the_end and next(self._followed) % _VERIFIED == 0:
+                self._verify(folder, f"{where}, at the end")
         except Exception as fault:  # noqa: BLE001 - whatever it is, it is what was looked for
             self._tally.find(f"{where}: {_leaf(fault)!r}", wrong=1)
         self._tally.acknowledged += len(heard.acknowledged)
+
+    def _verify(self, folder: Path, where: str) -> None:
+        for difference in verify(folder):
+            self._tally.find(f"{where}: {difference}", wrong=1)
 
     async def _to_the_end(
         self, living: Living, clock: SettableClock, heard: Heard, sent: set[int]
@@ -143,12 +147,14 @@ class Afterwards:
         again = [
             number
             for number in sorted(sent - heard.acknowledged)
-            if self._told.events[number].idempotency_key
+            if number >= heard.forgotten_below and self._told.events[number].idempotency_key
         ]
         if again:
             await living.append(again)
         clock.now_ms += LATER_MS
         await living.close_ended()
+        await living.tell()
+        await living.revise()
         for endpoint_id in ENDPOINTS:
             while await living.deliver(endpoint_id):
                 pass

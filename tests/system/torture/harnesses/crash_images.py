@@ -27,7 +27,7 @@ from tests.system.torture.harnesses.io_faults import Fault, faults_of, live_with
 from tests.system.torture.shimmed import How, Shim, hindrance, run_shimmed
 
 if TYPE_CHECKING:
-    from tests.system.torture.engine_life import Scenario
+    from tests.system.torture.engine_scenario import Scenario
     from tests.system.torture.engine_torture import Base
 
 _DATA: Final = "data/store/data.mdb"

@@ -35,7 +35,8 @@ from tests.system.torture.shimmed import FOR_EVER, How, Shim, hindrance, run_shi
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.system.torture.engine_life import Living, Scenario
+    from tests.system.torture.engine_life import Living
+    from tests.system.torture.engine_scenario import Scenario
     from tests.system.torture.engine_torture import Base
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

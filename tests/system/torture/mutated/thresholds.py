@@ -41,6 +41,14 @@ def thresholds_wait_for_aggregations() -> None:
 
 
 @mutant
+def a_start_looks_at_what_closed_last() -> None:
+    """What a process before closed and did not look at is not written down."""
+    from meterd.embedded import journal
+
+    patch(journal, "write_unseen", lambda txn, since_ms: None)
+
+
+@mutant
 def thresholds_of_before_the_start_are_forgotten() -> None:
     """A start watches what changes from then on, and looks at nobody else."""
     from meterd.work.threshold_watcher import ThresholdWatcher
