@@ -14,8 +14,11 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
 import msgspec
 
+from meterd.domain.instants import format_instant
+from meterd.domain.periods import HOUR_MS
 from tests.system.torture.daemons.wire import FORMS, Answer, Connection
 
 if TYPE_CHECKING:
@@ -37,18 +40,27 @@ BATCH: Final = 20
 # Between a client's requests, at most: so that daemon and harness each get a core.
 _REST_S: Final = 0.015
 _KNOCK_S: Final = 0.01
+# How many events say when they happened, and how long before they were made that was.
+# Few are late: each makes up to five revisions, and as many webhooks for each endpoint.
+_DATED: Final = 0.02
+_AGES_MS: Final = (*[-240_000] * 8, *[10_000] * 12, *[600_000] * 4, *[HOUR_MS] * 5, 26 * HOUR_MS)
+# Of its customer's events, among which one that was just sent is looked for.
+_LATEST: Final = 1_000
 # What a client asks for again and again is answered within that time.
 _ANSWERED_S: Final = 60.0
 
 
 class Event(msgspec.Struct, frozen=True):
-    """``tag`` names it among all; ``key`` is empty where its client does not repeat."""
+    """``tag`` names it among all; ``key`` is empty where its client does not repeat; without
+    ``timestamp_ms`` it happened when it was received.
+    """
 
     tag: str
     customer_id: str
     event_type: str
     value: Decimal
     key: str = ""
+    timestamp_ms: int | None = None
 
     def document(self, *, in_header: bool = False) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -58,6 +70,8 @@ class Event(msgspec.Struct, frozen=True):
         }
         if self.key and not in_header:
             document["idempotencyKey"] = self.key
+        if self.timestamp_ms is not None:
+            document["timestamp"] = format_instant(self.timestamp_ms)
         return document
 
 
@@ -68,6 +82,9 @@ class Books:
         self.sent: dict[str, Event] = {}
         self.batches: dict[str, list[str]] = {}
         self.acknowledged: dict[str, bool] = {}
+        # Tags of events that somebody wanted to be void, and of those who were told that they are.
+        self.voiding: dict[str, bool] = {}
+        self.voided: dict[str, bool] = {}
         self.wrong: list[str] = []
         self.counts: dict[str, int] = {}
 
@@ -92,11 +109,15 @@ class Books:
 class Client:
     """One connection at a time, until it is told to stop."""
 
-    def __init__(self, name: str, seed: str, daemon: Daemon, books: Books) -> None:
+    def __init__(
+        self, name: str, seed: str, daemon: Daemon, books: Books, *, dated: float = 0.0
+    ) -> None:
+        """``dated`` is the share of events that say when they happened."""
         self.name = name
+        self._dated = dated
         self.random = random.Random(seed)
         self.books = books
-        self._daemon = daemon
+        self.daemon = daemon
         self.given_up = threading.Event()
         self._connection: Connection | None = None
         self._generation = -1
@@ -110,7 +131,11 @@ class Client:
         value = Decimal(f"{mantissa}e-{self.random.randrange(13)}")
         customer_id = self.random.choice(CUSTOMERS)
         event_type = self.random.choice(tuple(EVENT_TYPES))
-        return Event(tag, customer_id, event_type, value, f"key {tag}" if keyed else "")
+        happened_ms = None
+        if self.random.random() < self._dated:
+            happened_ms = self.daemon.now_ms() - self.random.choice(_AGES_MS)
+        key = f"key {tag}" if keyed else ""
+        return Event(tag, customer_id, event_type, value, key, happened_ms)
 
     def post_one(self, event: Event) -> Answer | None:
         return self._post(*self._request(event))
@@ -119,11 +144,19 @@ class Client:
         items = [event.document() | {"eventType": event.event_type} for event in events]
         return self._post("/usagebatch", msgspec.json.encode(items))
 
+    def ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Answer | None:
+        """On a connection of its own; None as of events."""
+        try:
+            answer = self.daemon.request(method, path, body)
+        except httpx.TransportError:
+            return None
+        return None if answer.status_code >= 500 else Answer(answer.status_code, answer.json())
+
     def post_and_leave(self, event: Event) -> None:
         """Sends it, perhaps, and does not wait for an answer."""
         path, body, fields = self._request(event)
         try:
-            leaving = Connection(self._daemon.port)
+            leaving = Connection(self.daemon.port)
         except OSError:
             return
         try:
@@ -139,7 +172,7 @@ class Client:
 
     def _post(self, path: str, body: bytes, fields: str = "") -> Answer | None:
         """None where nobody can know what became of it: no answer, or 5xx."""
-        daemon = self._daemon
+        daemon = self.daemon
         form = self.random.choice(FORMS)
         generation, was_ready = daemon.generation, daemon.ready
         connection, self._connection = self._connection, None
@@ -234,6 +267,34 @@ def batches_until_answered(client: Client) -> None:
         client.books.count("found stored when repeated", BATCH)
 
 
+def until_void(client: Client) -> None:
+    """Sends an event until it is answered, and takes it back until that is answered, too."""
+    event = client.event(keyed=True)
+    client.books.send([event])
+    _insist(client, event)
+    path = f"/events?customerId={event.customer_id}&limit={_LATEST}"
+    answer, _ = _repeat(client, lambda: client.ask("GET", path))
+    listed = msgspec.convert(answer.body, list[dict[str, Any]])
+    found = [one["_id"] for one in listed if one["metadata"]["tag"] == event.tag]
+    if found:
+        _insist_on_void(client, event.tag, found[0])
+    else:
+        client.refused(Answer(answer.status, {}), f"{event.tag} is not listed")
+
+
+def _insist_on_void(client: Client, tag: str, event_id: str) -> None:
+    client.books.voiding[tag] = True
+    reason = {"reason": f"void {tag}"}
+    answer, asked = _repeat(client, lambda: client.ask("POST", f"/events/{event_id}/void", reason))
+    if not (answer.status == 201 or (answer.status == 200 and asked > 1)):
+        client.refused(answer, f"a void of {tag}, asked {asked} times")
+        return
+    client.books.voided[tag] = True
+    client.books.count("voids")
+    if answer.status == 200:
+        client.books.count("found void when repeated")
+
+
 class GivenUpError(Exception):
     """The daemon is gone for good."""
 
@@ -255,7 +316,8 @@ class Crowd:
     def __init__(self, seed: str, daemon: Daemon, books: Books) -> None:
         self._stop = threading.Event()
         self._clients = {
-            Client(name, f"{seed} {name}", daemon, books): work for name, work in _CLIENTS.items()
+            Client(name, f"{seed} {name}", daemon, books, dated=_DATED): work
+            for name, work in _CLIENTS.items()
         }
         self._threads = [
             threading.Thread(name=client.name, target=self._run, args=(work, client))
@@ -300,4 +362,5 @@ _CLIENTS: Final[dict[str, Callable[[Client], None]]] = {
     "until-answered-2": until_answered,
     "until-answered-3": until_answered,
     "until-answered-batches": batches_until_answered,
+    "until-void": until_void,
 }

@@ -24,6 +24,7 @@ from tests.system.torture.daemons.clients import CUSTOMERS, EVENT_TYPES, Books, 
 from tests.system.torture.daemons.operators import Operator
 from tests.system.torture.daemons.process import Daemon, Forks
 from tests.system.torture.daemons.sink import BATCHES, MOODS, Sink
+from tests.system.torture.daemons.threshold_checks import ALERT, reached, told_to
 from tests.system.torture.daemons.webhook_checks import SECRET
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.system.torture.daemons.checks import Contents
+    from tests.system.torture.daemons.threshold_checks import Place
     from tests.system.torture.harness import Tally
 
 GRACE_MS: Final = 1_000  # as in the configuration
@@ -64,6 +66,7 @@ _CONFIG: Final = """
 periods = ["hourly", "daily", "weekly", "monthly", "yearly"]
 grace = "1s"
 {event_types}
+{alert}
 {webhooks}
 """
 _WEBHOOK: Final = """
@@ -290,26 +293,34 @@ class Life:
     # What came of it
 
     def _check_offline(self, *, at_end: bool = False) -> None:
-        acknowledged = self._books.acknowledged.copy()
+        acknowledged, voided = self._books.acknowledged.copy(), self._books.voided.copy()
         contents = read_offline(self._daemon.data)
         where = f"{self._where()}, offline"
         self._checks.events(contents.events, acknowledged, where)
+        self._checks.voids(contents.events, voided, where)
         self._checks.aggregations(contents, where, all_closed=at_end)
         self._checks.webhooks(contents, where, all_arrived=at_end)
+        self._checks.thresholds(contents, where, all_told=at_end)
         self._checks.clients(where)
         if at_end:
+            self._checks.verify(self._daemon.data, where)
             outbox = contents.outbox
             self._tally.seen["webhooks"] += len(outbox.deliveries)
             self._tally.seen["batches"] += len(outbox.batches)
+            self._tally.seen["revisions"] += len(contents.superseded)
+            self._tally.seen["thresholds"] += sum(
+                delivery.threshold is not None for delivery in outbox.deliveries.values()
+            )
             self._tally.seen["parked"] += sum(
                 delivery.status is DeliveryStatus.PARKED for delivery in outbox.deliveries.values()
             )
 
     def _check_online(self, *, at_rest: bool = False, all_closed: bool = False) -> Contents:
-        acknowledged = self._books.acknowledged.copy()
+        acknowledged, voided = self._books.acknowledged.copy(), self._books.voided.copy()
         contents = read_online(self._daemon)
         where = f"{self._where()}, online"
         self._checks.events(contents.events, acknowledged, where)
+        self._checks.voids(contents.events, voided, where)
         self._checks.clients(where)
         if at_rest:  # while events come, the two listings are of two moments
             self._checks.aggregations(contents, where, all_closed=all_closed, snapshots=True)
@@ -329,16 +340,22 @@ class Life:
         self._tally.seen.update(f"{period} ends" for period, _ in ended)
         self._sink.is_well = True
         self._daemon.step_to(self._daemon.now_ms() + LONG_AFTER_MS)
+        self._daemon.trigger()
+        to_tell = set(reached(contents.events))
         deadline = time.monotonic() + DELIVERED_S
-        while not self._is_delivered() and time.monotonic() < deadline:
+        while not self._is_delivered(to_tell) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._check_online(at_rest=True, all_closed=True)
         self._end_by(signal.SIGTERM)
         self._check_offline(at_end=True)
 
-    def _is_delivered(self) -> bool:
+    def _is_delivered(self, to_tell: set[Place]) -> bool:
+        """Revisions and what is told of thresholds, too."""
+        if self._daemon.request("GET", "/deliveries?status=pending&limit=1").json():
+            return False
         shown = read_aggregations(self._daemon)
-        return all(document["webhookStatus"]["delivered"] for document in shown)
+        told = told_to("billing", self._sink.arrivals.copy().values())
+        return to_tell <= told and all(one["webhookStatus"]["delivered"] for one in shown)
 
     def _end_by(self, number: signal.Signals) -> None:
         self._daemon.send(number)
@@ -351,7 +368,13 @@ class Life:
         self._tally.done += self._kills
         self._tally.acknowledged += len(self._books.acknowledged)
         seen["starts"] += self._starts
-        for what in ("unanswered or 5xx", "found stored when repeated", "conflicts"):
+        for what in (
+            "unanswered or 5xx",
+            "found stored when repeated",
+            "conflicts",
+            "voids",
+            "found void when repeated",
+        ):
             seen[what] += self._books.total(what)
         seen["arrivals"] += sum(map(len, self._sink.arrivals.values()))
         seen["repeated webhooks"] += sum(len(came) > 1 for came in self._sink.arrivals.values())
@@ -368,4 +391,4 @@ def configuration(sink: Sink) -> str:
         _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET, batch=BATCHES.get(name, 1))
         for name in MOODS
     )
-    return _CONFIG.format(event_types=event_types, webhooks=webhooks)
+    return _CONFIG.format(event_types=event_types, webhooks=webhooks, alert=ALERT)

@@ -185,9 +185,9 @@ class Daemon:
         answer = self._client.post("/aggregations/trigger")
         assert answer.status_code in (200, 202), answer.text
 
-    def request(self, method: str, path: str) -> httpx.Response:
+    def request(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
         """Raises httpx.TransportError."""
-        return self._client.request(method, path)
+        return self._client.request(method, path, json=body)
 
     def post(self, path: str, body: dict[str, object]) -> httpx.Response:
         """Raises httpx.TransportError."""

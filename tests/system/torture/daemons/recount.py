@@ -32,6 +32,12 @@ class Stored(msgspec.Struct, frozen=True):
     value: Decimal
     received_ms: int
     key: str
+    timestamp_ms: int | None = None
+    is_void: bool = False
+
+    @property
+    def happened_ms(self) -> int:
+        return self.received_ms if self.timestamp_ms is None else self.timestamp_ms
 
 
 class Count(msgspec.Struct):
@@ -62,10 +68,11 @@ Recount = dict[str, dict[str, Count]]
 
 
 def recount(events: Iterable[Stored]) -> Recount:
-    """By the id of the aggregation, by event type. The events in the order of storing."""
+    """By the id of the aggregation, by event type. What is void does not count."""
     hours: dict[tuple[int, str, str], Count] = {}
-    for event in events:
-        hour = (event.received_ms // 3_600_000, event.customer_id, event.event_type)
+    counting = (event for event in events if not event.is_void)
+    for event in sorted(counting, key=_by_time):
+        hour = (event.happened_ms // 3_600_000, event.customer_id, event.event_type)
         value = event.value
         one = Count(1, Fraction(value), value, value, value, value)
         if hour in hours:
@@ -74,7 +81,7 @@ def recount(events: Iterable[Stored]) -> Recount:
             hours[hour] = one
     found: defaultdict[str, dict[str, Count]] = defaultdict(dict)
     for (hour_number, customer_id, event_type), count in sorted(hours.items(), key=_by_hour):
-        for period in _periods(hour_number):
+        for period in periods_of(hour_number):
             by_type = found[f"{customer_id}_{period}"]
             if event_type in by_type:
                 by_type[event_type].add(count)
@@ -85,8 +92,7 @@ def recount(events: Iterable[Stored]) -> Recount:
 
 def difference(expected: dict[str, Count] | None, document: dict[str, Any]) -> str:
     """What a published aggregation says otherwise; empty where it says the same."""
-    if expected is None:
-        return "no event of its period is stored"
+    expected = expected or {}
     counts = {event_type: count.number for event_type, count in expected.items()}
     if document["eventCounts"] != counts:
         return f"counts {document['eventCounts']}, stored {counts}"
@@ -102,7 +108,12 @@ def _by_hour(item: tuple[tuple[int, str, str], Count]) -> int:
     return item[0][0]
 
 
-def _periods(hour_number: int) -> list[str]:
+def _by_time(event: Stored) -> tuple[int, str]:
+    return event.happened_ms, event.place
+
+
+def periods_of(hour_number: int) -> list[str]:
+    """As ids of aggregations name them, the shortest first."""
     moment = dt.datetime.fromtimestamp(hour_number * 3600, dt.UTC)
     year, week, _ = moment.isocalendar()
     return [

@@ -8,6 +8,7 @@ unknown, or an operator asked for it. Nothing is called delivered that was not t
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Self
 from unittest import mock
@@ -50,12 +51,15 @@ NOTHING: Final = Outbox({}, {}, {}, {})
 
 
 def read_outbox(txn: Transaction, deliveries: dict[str, Delivery]) -> Outbox:
-    """``deliveries`` in the state that they have."""
+    """``deliveries`` of aggregations in the state that they have; those of thresholds are read."""
     found: dict[str, Delivery] = {}
+    deliveries = deliveries.copy()
     for key, payload in txn.forward("deliveries", b"", b""):
+        each = records.decode_delivery(payload)
         if keys.sequence_in(key) >= BATCH:
-            batch = records.decode_delivery(payload)
-            found[batch.id] = batches.with_body(txn, batch)
+            found[each.id] = batches.with_body(txn, each)
+        elif each.threshold is not None:
+            deliveries[each.id] = each
     alone = {name: one for name, one in deliveries.items() if not _is_in_batch(txn, one)}
     unknown = {
         name: _unknown(txn, one.endpoint_id, one.sequence, is_in_air=False)
@@ -85,12 +89,12 @@ def _unknown(txn: Transaction, endpoint_id: str, number: int, *, is_in_air: bool
 def faults(
     outbox: Outbox,
     arrivals: dict[str, list[Arrival]],
-    documents: dict[str, dict[str, Any]],
+    documents: dict[tuple[str, int], dict[str, Any]],
     times_asked_for: Callable[[Delivery], int],
     *,
     all_arrived: bool,
 ) -> Iterator[str]:
-    """One line each; ``documents`` are the aggregations by id."""
+    """One line each; ``documents`` are aggregations by id and revision."""
     for name in arrivals.keys() - outbox.deliveries.keys() - outbox.batches.keys():
         yield f"{name} arrived and is not in the outbox"
     for name, delivery in outbox.deliveries.items():
@@ -102,7 +106,7 @@ def faults(
         held = [batch_id(delivery.endpoint_id, one.number) for one in delivery.batches]
         if held != names[1:] or len(held) > 1:
             yield f"{name} is in {held}, and in the members of {names[1:]}"
-        if what := _odd_body(delivery.body, documents):
+        if what := _odd_body(delivery, documents):
             yield f"{name}: {what}"
     for parcel in (*outbox.deliveries.values(), *outbox.batches.values()):
         came = arrivals.get(parcel.id, [])
@@ -156,9 +160,12 @@ def _odd(parcel: Delivery, came: list[Arrival]) -> str:
     return ""
 
 
-def _odd_body(body: bytes, documents: dict[str, dict[str, Any]]) -> str:
-    data = msgspec.json.decode(body)["data"]
-    document = documents.get(data["id"])
+def _odd_body(delivery: Delivery, documents: dict[tuple[str, int], dict[str, Any]]) -> str:
+    data = msgspec.json.decode(delivery.body)["data"]
+    if delivery.threshold is not None:
+        is_reached = Decimal(data["exact"]["value"]) >= Decimal(data["exact"]["threshold"])
+        return "" if is_reached else f"it says {data}"
+    document = documents.get((data["id"], delivery.revision))
     if document is None:
         return f"it is about {data['id']}, which is not there"
     for member in ("exact", "eventCounts", "eventCount", "periodStart", "periodEnd"):

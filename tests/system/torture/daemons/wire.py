@@ -17,7 +17,7 @@ _HEAD: Final = "POST {path} HTTP/1.1\r\nHost: localhost\r\nx-apikey: {key}\r\n{m
 
 class Answer(msgspec.Struct, frozen=True):
     status: int
-    body: dict[str, Any]
+    body: Any
 
 
 class Connection:

@@ -86,7 +86,7 @@ class Filler(Client):
         path, body = "/usagebatch", msgspec.json.encode(documents)
         if len(events) == 1:
             path, body = f"/usage/{events[0].event_type}", msgspec.json.encode(documents[0])
-        daemon = self._daemon
+        daemon = self.daemon
         generation, was_ready = daemon.generation, daemon.ready
         try:
             if self._connection is None or not self._connection.is_open:

@@ -47,6 +47,7 @@ HARNESS = Harness(
         "no_key_check",
         "delivered_before_sent",
         "recovery_counts_again",
+        "void_is_answered_before_commit",
     ),
     mutant_count=20,
 )
