@@ -46,6 +46,7 @@ _DATED: Final = 0.02
 _AGES_MS: Final = (*[-240_000] * 8, *[10_000] * 12, *[600_000] * 4, *[HOUR_MS] * 5, 26 * HOUR_MS)
 # Of its customer's events, among which one that was just sent is looked for.
 _LATEST: Final = 1_000
+_TAKEN_BACK: Final = 6
 # What a client asks for again and again is answered within that time.
 _ANSWERED_S: Final = 60.0
 
@@ -268,18 +269,24 @@ def batches_until_answered(client: Client) -> None:
 
 
 def until_void(client: Client) -> None:
-    """Sends an event until it is answered, and takes it back until that is answered, too."""
-    event = client.event(keyed=True)
-    client.books.send([event])
-    _insist(client, event)
-    path = f"/events?customerId={event.customer_id}&limit={_LATEST}"
+    """Sends a customer's events until they are answered, and takes them back until that is, too."""
+    customer_id = client.random.choice(CUSTOMERS)
+    events = [
+        msgspec.structs.replace(client.event(keyed=True), customer_id=customer_id)
+        for _ in range(_TAKEN_BACK)
+    ]
+    for event in events:
+        client.books.send([event])
+        _insist(client, event)
+    path = f"/events?customerId={customer_id}&limit={_LATEST}"
     answer, _ = _repeat(client, lambda: client.ask("GET", path))
     listed = msgspec.convert(answer.body, list[dict[str, Any]])
-    found = [one["_id"] for one in listed if one["metadata"]["tag"] == event.tag]
-    if found:
-        _insist_on_void(client, event.tag, found[0])
-    else:
-        client.refused(Answer(answer.status, {}), f"{event.tag} is not listed")
+    ids = {one["metadata"]["tag"]: one["_id"] for one in listed}
+    for event in events:
+        if event.tag in ids:
+            _insist_on_void(client, event.tag, ids[event.tag])
+        else:
+            client.refused(Answer(answer.status, {}), f"{event.tag} is not listed")
 
 
 def _insist_on_void(client: Client, tag: str, event_id: str) -> None:

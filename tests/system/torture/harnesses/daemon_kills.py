@@ -49,5 +49,5 @@ HARNESS = Harness(
         "recovery_counts_again",
         "void_is_answered_before_commit",
     ),
-    mutant_count=20,
+    mutant_count=40,
 )
