@@ -139,4 +139,5 @@ def _hours(txn: Transaction, marks: Marks) -> Iterator[int]:
         if hour.start_ms > posted_ms:
             return
         yield hour.start_ms
-        start = queries.id_at(hour.end_ms)
+        if start >= (start := queries.id_at(hour.end_ms)):
+            return  # behind a key that is none, which is said of its record

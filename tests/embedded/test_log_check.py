@@ -15,7 +15,7 @@ from meterd.embedded.store import PARTS
 from tests.embedded.sample_store import (
     checked,
     copied_sample,
-    differences,
+    differences_in_spans,
     first_of,
     lines,
     put_totals,
@@ -207,7 +207,7 @@ def test_it_is_found(
     spoil(data, work)
     assert [
         found
-        for found in differences(data)
+        for found in differences_in_spans(data)
         if (found.table, found.customer_id) == (table, customer_id)
         and period in {None, found.period}
     ]

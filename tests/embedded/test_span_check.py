@@ -1,5 +1,5 @@
 """The log is cut between hours, wherever its records lie. What is found in them is checked, in one
-go and in spans, wherever a test looks for ``differences``.
+go and in spans, by ``differences_in_spans``.
 """
 
 from __future__ import annotations

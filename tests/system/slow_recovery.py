@@ -1,4 +1,4 @@
-"""meterd, but for a recovery that takes 0.2 s for each block of events.
+"""meterd, but for a recovery that takes 0.2 s for each append.
 
 ``python -m tests.system.slow_recovery serve ...``
 """
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from meterd.embedded.recovery import Posted
     from meterd.embedded.transaction import Transaction
 
-BLOCK_SECONDS: Final = 0.2
+APPEND_SECONDS: Final = 0.2
 _post_some = recovery.post_some
 
 
 def slowly(txn: Transaction, parts: int) -> Posted:
-    time.sleep(BLOCK_SECONDS)
+    time.sleep(APPEND_SECONDS)
     return _post_some(txn, parts)
 
 

@@ -13,10 +13,10 @@ from tests.daemon_process import DaemonProcess
 if TYPE_CHECKING:
     from pathlib import Path
 
-BATCHES = 4
-EVENTS = 1000
-# A block has up to 64 events, and each takes 0.2 s: 12 s and more in all.
-BLOCKS_MIN = BATCHES * EVENTS // 64
+BATCHES = 60
+EVENTS = 10
+# An append is counted again at once, and each takes 0.2 s: 12 s in all.
+BLOCKS_MIN = BATCHES
 BATCH = [{"eventType": "api.calls", "customerId": "c", "value": 1} for _ in range(EVENTS)]
 
 

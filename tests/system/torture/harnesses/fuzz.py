@@ -75,7 +75,7 @@ HARNESS: Final = Harness(
     unit="runs of decoders",
     promise="whatever comes in is decoded the same by both lanes, or refused by name",
     # Twenty seconds of each would take a minute: `make test` has half of that.
-    short=240_000,
+    short=120_000,
     long=60_000_000,
     run=run,
     mutants=tuple(MUTANTS),

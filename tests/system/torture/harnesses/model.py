@@ -92,7 +92,6 @@ HARNESS = Harness(
         "late_events_are_in_no_digest",
         "prunes_a_record_too_many",
         "prunes_what_is_not_closed",
-        "prunes_before_it_is_revised",
         "void_is_counted_from_what_is_left",
         "batch_is_formed_anew",
         "batch_keeps_who_left",

@@ -67,7 +67,7 @@ HARNESS = Harness(
     promise="Whatever happens, and whenever: nothing is lost, nothing counts twice, all that ends "
     "is closed in order, revised and delivered, each threshold told once, and the same seed is the "
     "same world.",
-    short=2,
+    short=1,
     long=100,
     mutant_count=25,
     run=torture,

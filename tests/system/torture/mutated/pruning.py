@@ -29,29 +29,6 @@ def prunes_what_is_not_closed() -> None:
 
 
 @mutant
-def prunes_before_it_is_revised() -> None:
-    """What is late is not looked at."""
-    pruning = module("embedded.pruning")
-    settled_until_ms = pruning.settled_until_ms
-
-    class NothingLate:
-        def __init__(self, txn: Any) -> None:
-            self._txn = txn
-
-        def keys_forward(self, *_: Any) -> Any:
-            return iter(())
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._txn, name)
-
-    def settled(txn: Any, ended_ms: int) -> int:
-        found: int = settled_until_ms(NothingLate(txn), ended_ms)
-        return found
-
-    patch(pruning, "settled_until_ms", settled)
-
-
-@mutant
 def void_is_counted_from_what_is_left() -> None:
     """An hour of which some events are pruned is counted again from the others."""
     patch(module("embedded.voids"), "find_to_void", module("embedded.voids").find_event)
