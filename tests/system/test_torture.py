@@ -44,7 +44,7 @@ def test_its_harness_notices(
     skip_if(harness.hindrance())
     seed = new_seed()
     with empty_folder() as folder:
-        count = harness.mutant_count or 20 * harness.short
+        count = harness.mutant_count or 40 * harness.short
         tally = harness.run(Run(count, seed, folder, mutant=mutant))
     record_property("torture", f"mutant {mutant} caught by {harness.name}: {tally.first[:100]}")
     assert tally.broken, f"seed {seed}: {harness.name} did not notice {mutant}"

@@ -81,7 +81,7 @@ class Tally(msgspec.Struct):
 class Harness(msgspec.Struct, frozen=True):
     """``short`` and ``long`` are the counts of the two tiers.
 
-    Each of ``mutants`` must be found broken within ``mutant_count``, twenty short tiers unless
+    Each of ``mutants`` must be found broken within ``mutant_count``, forty short tiers unless
     given: a run ends with the first it finds, so this is for a harness that finds none.
     """
 

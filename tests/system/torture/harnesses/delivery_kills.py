@@ -12,7 +12,7 @@ HARNESS = Harness(
     name="delivery_kills",
     unit="kills",
     promise="What closed is delivered, and whoever got it twice is told so in its log of attempts.",
-    short=25,
+    short=15,
     long=1_200,
     run=partial(kill, odds=WHILE_DELIVERING),
     mutants=("delivered_before_sent", "interrupted_was_not_begun", "batch_is_formed_anew"),
