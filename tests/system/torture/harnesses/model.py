@@ -98,5 +98,5 @@ HARNESS = Harness(
         "thresholds_are_told_behind_their_record",
         "thresholds_wait_for_aggregations",
     ),
-    mutant_count=1_000,
+    mutant_count=3_000,
 )
