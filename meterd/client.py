@@ -7,7 +7,6 @@ a key is for the meterd that is named, and for nobody between.
 from __future__ import annotations
 
 import re
-import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -16,6 +15,7 @@ import msgspec
 
 from meterd import __version__
 from meterd.domain.errors import MeterdError, NoAnswerError
+from meterd.trust import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,7 +91,7 @@ class Client(_Closing):
             headers={**shown, "User-Agent": f"meterd/{__version__}"},
             timeout=_TIMEOUT_S,
             trust_env=False,
-            verify=ssl.create_default_context(),
+            verify=client_context(),
         )
 
     def get(self, path: str, **parameters: str | int | None) -> Any:
@@ -215,7 +215,7 @@ class Receiver(_Closing):
     def __init__(self, url: str) -> None:
         self._url = url
         self._http = httpx.Client(
-            timeout=_FORWARD_TIMEOUT_S, trust_env=False, verify=ssl.create_default_context()
+            timeout=_FORWARD_TIMEOUT_S, trust_env=False, verify=client_context()
         )
 
     def post(self, headers: Mapping[str, str], body: bytes) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import secrets
 import socket
-import ssl
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,8 +19,10 @@ from meterd.edge.egress import open_sender
 from meterd.edge.limits import UNREAD_BYTES_MAX
 from meterd.edge.transports import transport_over
 from meterd.embedded.store import Store
+from meterd.trust import client_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
@@ -64,7 +65,7 @@ class Machine:
 
     def senders(self) -> OpenSender:
         """What opens connections to receivers."""
-        return partial(open_sender, tls=ssl.create_default_context())
+        return partial(open_sender, tls=client_context())
 
 
 def open_files_allowed(needed: int) -> int:
