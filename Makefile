@@ -36,7 +36,7 @@ LOCKED = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --
 lock: $(VENV)/.test
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCKED) --output-file requirements.lock pyproject.toml
-	sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | $(LOCKED) --output-file requirements-build.lock -
+	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' | $(LOCKED) --output-file requirements-build.lock -
 
 image:
 	$$(command -v docker || command -v podman) build -t $(IMAGE) .

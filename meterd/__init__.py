@@ -2,6 +2,7 @@
 
 The code map. A file imports only from files above it, tests/test_layout.py sees to it.
 
+    built            version and commit, written by the build out of git's tags
     domain/          pure rules: values in, values out
       instants         instants as text
       errors           names every failure an operator or caller may meet
@@ -195,4 +196,6 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     cli              the command meterd
 """
 
-__version__ = "0.1.0"
+from meterd.built import VERSION
+
+__version__ = VERSION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import signal
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from meterd import __version__
+from meterd.built import COMMIT
 from meterd.completion_command import completion
 from meterd.delivery_commands import deliveries
 from meterd.domain.advice import advice
@@ -30,12 +32,13 @@ from meterd.domain.instants import format_instant
 from meterd.domain.sections import DESCRIPTION, Refused
 from meterd.edge.certificates import server_context, validity
 from meterd.embedded.data_folder import holder
+from meterd.embedded.store import LMDB_VERSION
 from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
 from meterd.listening import other_address
 from meterd.listing_commands import aggregations, events
 from meterd.options import OneLineErrors, config_option, config_source, json_option
 from meterd.proof_commands import check_proof, prove
-from meterd.status_commands import status
+from meterd.status_commands import healthcheck, status
 from meterd.tables import print_json
 from meterd.transfer_commands import export_events, import_events
 from meterd.upkeep import backup, compact, restore, verify
@@ -56,6 +59,7 @@ _SHORT_HELP: Final = {
     "prove": "Write what proves a closed aggregation, and check it.",
     "check-proof": "Check what meterd prove wrote, without a store.",
     "deliveries": "List, show and repeat what is sent to webhooks.",
+    "healthcheck": "Say whether the meterd that runs answers.",
     "status": "Show how the meterd that runs is doing.",
     "events": "List events.",
     "aggregations": "List aggregations.",
@@ -66,8 +70,23 @@ _SHORT_HELP: Final = {
 }
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        python = platform.python_version()
+        made_of = f"commit {COMMIT or 'unknown'}, Python {python}, LMDB {LMDB_VERSION}"
+        click.echo(f"meterd {__version__} ({made_of})")
+        ctx.exit()
+
+
 @click.group(cls=OneLineErrors, epilog="Example: meterd serve --config systemconfig.toml")
-@click.version_option(__version__, prog_name="meterd")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print version, commit, Python and LMDB.",
+)
 def main() -> None:
     """Self-hosted usage metering: events in, exact totals kept, signed webhooks out.
 
@@ -333,7 +352,7 @@ def revoke(given: Path | None, key_id: str, as_json: bool) -> None:
 
 for command in (
     *(verify, prove, check_proof, backup, restore, compact, deliveries, webhooks),
-    *(status, events, aggregations, import_events, export_events, completion),
+    *(status, healthcheck, events, aggregations, import_events, export_events, completion),
 ):
     command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -7,6 +7,7 @@ a key is for the meterd that is named, and for nobody between.
 from __future__ import annotations
 
 import re
+import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -164,6 +165,26 @@ class Client(_Closing):
         if answer.status_code in _TRANSIENT:
             raise _later(answer)
         raise MeterdError(_error(answer))
+
+
+def check_health(url: str, timeout_s: float) -> None:
+    """Raises MeterdError unless a meterd answers there in time. Its certificate is not judged."""
+    target = _http_url(url.rstrip("/")).join("/healthz")
+    try:
+        answer = httpx.get(target, timeout=timeout_s, trust_env=False, verify=_unjudged())
+    except httpx.TimeoutException as error:
+        raise NoAnswerError(f"{url} did not answer in time") from error
+    except httpx.HTTPError as error:
+        raise NoAnswerError(f"no meterd answers at {url} ({error})") from error
+    if answer.status_code != HTTPStatus.OK:
+        raise MeterdError(f"{target}: HTTP {answer.status_code}")
+
+
+def _unjudged() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _given(parameters: Mapping[str, str | int | None]) -> dict[str, str | int] | None:

@@ -168,7 +168,14 @@ def daemon_asked_by_anybody(given: Path | None, url: str | None, key: str | None
     """As ``daemon``, also without a key."""
     from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
 
-    return Client(url or _url(config_source(given).configured().server), key or None)
+    return Client(daemon_url(given, url), key or None)
+
+
+def daemon_url(given: Path | None, url: str | None) -> str:
+    """The URL given, or that of where the configuration has it listen. Raises ConfigError, and
+    MeterdError where the configuration does not say which port.
+    """
+    return url or _url(config_source(given).configured().server)
 
 
 def _url(server: Server) -> str:

@@ -14,6 +14,7 @@ from meterd.options import (
     Duration,
     config_option,
     daemon_asked_by_anybody,
+    daemon_url,
     json_option,
     key_option,
     url_option,
@@ -78,6 +79,37 @@ def status(
             if not watch:
                 break
     ctx.exit(0 if found.ready else 1)
+
+
+@click.command(epilog="Example: meterd healthcheck || systemctl restart meterd")
+@config_option
+@url_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(100, 60_000),
+    default="5s",
+    show_default=True,
+    help="How long it may take to answer.",
+)
+@json_option
+def healthcheck(given: Path | None, url: str | None, timeout_s: float, as_json: bool) -> None:
+    """Say whether the meterd that runs answers, for whoever restarts what does not.
+
+    Not whether it is ready: while it recovers it answers, and a restart would only make it begin
+    anew; `meterd status` says that. No key is needed. Of a daemon with TLS the certificate is not
+    judged: it is for the name that clients use, and nothing is told that is worth protecting.
+
+    Exit codes: 0 it answers; 1 it does not, with the reason on stderr; 2 wrong arguments.
+    """
+    from meterd.client import check_health  # noqa: PLC0415 -- others pay nothing for httpx
+
+    where = daemon_url(given, url)
+    check_health(where, timeout_s)
+    if as_json:
+        print_json({"url": where, "answers": True})
+    else:
+        click.echo(f"{where} answers")
 
 
 def _look(client: Client, *, is_told: bool) -> Figures | None:

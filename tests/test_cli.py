@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
+import lmdb
 import pytest
 from click.testing import CliRunner, Result
 
@@ -352,8 +355,17 @@ def test_keys_and_checks_are_told_to_programs(folder: Path) -> None:
 
 
 def test_the_version_is_told() -> None:
-    """``meterd --version`` names the program and its version."""
-    assert run("--version").stdout == f"meterd, version {__version__}\n"
+    """``meterd --version`` names what it is and what it is made of; git knows the commit."""
+    told = re.fullmatch(
+        r"meterd (\S+) \(commit ([0-9a-f]{12}), Python ([0-9.]+\S*), LMDB ([0-9.]+)\)\n",
+        run("--version").stdout,
+    )
+    assert told is not None
+    assert told.groups()[::2] == (__version__, platform.python_version())
+    assert told[4] == ".".join(map(str, lmdb.version()))
+    git = ["git", "cat-file", "-t", told[2]]
+    root = Path(__file__).parent.parent
+    assert subprocess.check_output(git, cwd=root, text=True) == "commit\n"
 
 
 def test_python_m_meterd(folder: Path) -> None:

@@ -16,10 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meterd.cli import main
-from tests.daemon_process import KEY, ROOT, DaemonProcess
+from tests.daemon_process import KEY, ROOT, DaemonProcess, shipped_event_types
+from tests.edge.encrypted import certificate_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 WEBHOOK = """
 [[webhooks]]
@@ -145,3 +147,51 @@ def test_it_can_be_watched(daemon: DaemonProcess) -> None:
         watching.send_signal(signal.SIGINT)
         assert watching.wait(timeout=20) == 130
     assert all(one["ready"] for one in seen)
+
+
+def health(url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["healthcheck", "--url", url, *arguments])
+
+
+def test_one_that_answers_is_healthy(daemon: DaemonProcess) -> None:
+    """Without a key."""
+    result = health(daemon.url)
+    assert (result.exit_code, result.stdout) == (0, f"{daemon.url} answers\n")
+    told = json.loads(health(daemon.url, "--json").stdout)
+    assert told == {"url": daemon.url, "answers": True}
+
+
+def test_one_with_a_certificate_that_nobody_here_trusts_is_healthy(tmp_path: Path) -> None:
+    """It is asked by its address, and the certificate is for whom it serves."""
+    certificate, key = certificate_in(tmp_path)
+    tls = f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+    encrypted = DaemonProcess(tmp_path, event_types=tls + shipped_event_types())
+    try:
+        assert encrypted.url.startswith("https://")
+        assert health(encrypted.url).exit_code == 0
+        assert run(encrypted.url).exit_code == 1, "a key is shown to no stranger"
+    finally:
+        encrypted.stop()
+
+
+def test_one_that_says_nothing_is_not_healthy() -> None:
+    """It accepts, as a process does that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = health(f"http://127.0.0.1:{silent.getsockname()[1]}", "--timeout", "200ms")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "did not answer in time" in result.stderr
+
+
+def test_where_nobody_is_or_another_it_is_not_healthy(daemon: DaemonProcess) -> None:
+    """Exit code 1, with the reason."""
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        result = health(f"http://127.0.0.1:{bound.getsockname()[1]}")
+    assert (result.exit_code, "no meterd answers at" in result.stderr) == (1, True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        result = health(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert (result.exit_code, "/healthz: HTTP 401" in result.stderr) == (1, True)

@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from meterd import __version__
+from meterd.built import COMMIT
 from meterd.domain.counts import WATCHED_STATUSES
 from meterd.domain.endpoint_states import EndpointState
 from meterd.edge.holds import state_of
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from meterd.work.loop_lag import LoopLag
     from meterd.work.threshold_watcher import ThresholdWatcher
 
-_BUILD: Final = {"version": __version__, "python": platform.python_version()}
+_BUILD: Final = {
+    "version": __version__,
+    "commit": COMMIT or "unknown",
+    "python": platform.python_version(),
+}
 
 
 class Engine(Protocol):

@@ -82,7 +82,7 @@ def test_the_process_and_what_it_is_made_of(daemon: DaemonProcess) -> None:
     page = scraped(daemon, lambda page: page.value("meterd_loop_lag_seconds_count") >= 3)
     [build] = [one.labels for one in page.samples if one.name == "meterd_build_info"]
     assert build["version"] == __version__
-    assert set(build) == {"version", "python", "lmdb"}
+    assert set(build) == {"version", "commit", "python", "lmdb"}
     status = f"/proc/{daemon.process.pid}/status"
     with open(status) as lines:  # noqa: PTH123
         [resident] = [line.split()[1] for line in lines if line.startswith("VmRSS")]
