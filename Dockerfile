@@ -5,14 +5,19 @@ FROM ${BASE} AS build
 WORKDIR /src
 # Nothing but what the lock files name, to the byte: first what meterd runs with, then what builds it.
 COPY requirements.lock requirements-build.lock ./
-RUN python3 -m venv /opt/meterd \
- && /opt/meterd/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r requirements.lock \
- && python3 -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-build.lock
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-build.lock \
+ && python3 -m venv --without-pip /opt/meterd \
+ && /opt/build/bin/pip --python /opt/meterd/bin/python install --no-cache-dir --no-compile --require-hashes --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY packaging/build_hook.py packaging/
 COPY meterd meterd
-RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
- && /opt/meterd/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /src/wheels/*.whl
+# Git is not here to be asked; `make image` asks it.
+ARG VERSION=0+unknown
+ARG COMMIT
+RUN export SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION" METERD_COMMIT="$COMMIT" \
+ && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
+ && /opt/build/bin/pip --python /opt/meterd/bin/python install --no-cache-dir --no-compile --no-deps --no-index /src/wheels/*.whl
 
 FROM ${BASE}
 COPY --from=build /opt/meterd /opt/meterd
@@ -27,6 +32,6 @@ ENV METERD_CONFIG=/etc/meterd/systemconfig.toml \
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK CMD ["/opt/meterd/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
+HEALTHCHECK --interval=30s --timeout=10s --retries=3 CMD ["/opt/meterd/bin/meterd", "healthcheck"]
 ENTRYPOINT ["/opt/meterd/bin/meterd"]
 CMD ["serve"]

@@ -38,8 +38,11 @@ lock: $(VENV)/.test
 	$(LOCKED) --output-file requirements.lock pyproject.toml
 	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' | $(LOCKED) --output-file requirements-build.lock -
 
-image:
-	$$(command -v docker || command -v podman) build -t $(IMAGE) .
+# Installed anew, it knows version and commit as they are now.
+image: $(VENV)/.run
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$$(command -v docker || command -v podman) build -t $(IMAGE) \
+	    $$($(VENV)/bin/python -c 'from meterd import built; print("--build-arg VERSION=" + built.VERSION, "--build-arg COMMIT=" + built.COMMIT)') .
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

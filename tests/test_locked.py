@@ -101,7 +101,7 @@ def test_the_lock_names_no_registry() -> None:
 
 def test_the_image_installs_what_is_locked() -> None:
     """And nothing by name: each install is from a lock file, or of what was built from here."""
-    installs = re.findall(r"pip (?:install|wheel) [^&\n]+", DOCKERFILE)
+    installs = re.findall(r"pip (?:--python \S+ )?(?:install|wheel) [^&\n]+", DOCKERFILE)
     assert len(installs) == 4
     for install in installs:
         from_lock = re.search(r"--require-hashes .*-r requirements(?:-build)?\.lock", install)
