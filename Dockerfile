@@ -13,7 +13,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY packaging/build_hook.py packaging/
 COPY meterd meterd
 # Git is not here to be asked; `make image` asks it.
-ARG VERSION=0+unknown
+ARG VERSION=0.0
 ARG COMMIT
 RUN export SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION" METERD_COMMIT="$COMMIT" \
  && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \

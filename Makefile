@@ -3,14 +3,17 @@
 # make bench     the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
 # make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
 # make lock      pins what meterd runs and is built with, anew (LOCK=--upgrade for the newest)
+# make binary    dist/meterd, one file that needs no Python
 # make image     a container image with docker or podman
 
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= $(or $(METERD_CONFIG),systemconfig.toml)
 IMAGE ?= meterd
+BUILD ?= build
+DIST ?= dist
 
-.PHONY: run check test bench torture lock image clean
+.PHONY: run check test bench torture lock image binary clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -37,6 +40,7 @@ lock: $(VENV)/.test
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCKED) --output-file requirements.lock pyproject.toml
 	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' | $(LOCKED) --output-file requirements-build.lock -
+	echo 'pyinstaller>=6.16,<7' | $(LOCKED) --output-file requirements-binary.lock -
 
 # Installed anew, it knows version and commit as they are now.
 image: $(VENV)/.run
@@ -44,8 +48,17 @@ image: $(VENV)/.run
 	$$(command -v docker || command -v podman) build -t $(IMAGE) \
 	    $$($(VENV)/bin/python -c 'from meterd import built; print("--build-arg VERSION=" + built.VERSION, "--build-arg COMMIT=" + built.COMMIT)') .
 
+# Of what is locked, in a venv of its own: nothing that only tests need gets into it.
+binary:
+	$(PYTHON) -m venv --clear $(BUILD)/venv
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-binary.lock
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	$(BUILD)/venv/bin/pyinstaller --onefile --name meterd --log-level WARN --noconfirm \
+	    --distpath $(DIST) --workpath $(BUILD)/pyinstaller --specpath $(BUILD) meterd/__main__.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("meterd needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

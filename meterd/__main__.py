@@ -22,6 +22,10 @@ def main() -> None:
     """Ends with what the command ended with; interrupted, with 130 (SIGINT) or 143 (SIGTERM), as
     shells count. ``serve`` was told to stop: 0, also where it had not begun.
     """
+    if getattr(sys, "frozen", False):  # the single binary, as PyInstaller says it
+        from meterd.frozen import settle  # noqa: PLC0415 -- nobody else has a use for it
+
+        settle()
     serves = sys.argv[1:2] == ["serve"]
     _on_interrupts(_stop_at_once if serves else _end_at_once)
     if serves:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -34,8 +35,10 @@ def library() -> Any:
     try:
         import pyarrow.parquet  # noqa: PLC0415 -- an extra, and takes half a second
     except ImportError as error:
+        is_single_binary = getattr(sys, "frozen", False)
+        lacks = "the single binary does not have" if is_single_binary else "is not installed"
         raise MeterdError(
-            "Parquet needs pyarrow, which is not installed: pip install 'meterd[parquet]'"
+            f"Parquet needs pyarrow, which {lacks}: pip install 'meterd[parquet]'"
         ) from error
     return pyarrow
 

@@ -31,7 +31,9 @@ class BuildHook(BuildHookInterface[Any]):
         """Before anything is packed; ``version`` is the kind of wheel: "standard", "editable"."""
         file = Path(self.root, "meterd", "built.py")
         commit = self._commit(file)
-        file.write_text(_BUILT.format(version=self.metadata.version, commit=commit))
+        text = _BUILT.format(version=self.metadata.version, commit=commit)
+        if not file.exists() or file.read_text() != text:  # somebody may be about to import it
+            file.write_text(text)
         build_data["artifacts"].append("/meterd/built.py")  # git ignores it
 
     def _commit(self, file: Path) -> str:

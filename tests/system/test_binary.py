@@ -1,0 +1,108 @@
+"""The single binary, made by `make binary` and run where no Python is: in a bare Debian."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon_process import ROOT, DaemonProcess
+from tests.receiver import Receiver
+from tests.system.shipped import debian
+from tests.system.shipped.job import does_its_job, reloads, stops, webhook_to
+from tests.system.torture.hindered import skip_if
+
+BYTES_MAX = 40 << 20
+# $1 the bare root, $2 the binary, $3 what is seen as /srv.
+BARE = """
+mount --make-rprivate /
+mount --bind "$1" "$1"
+mount -t tmpfs -o size=200m tmpfs "$1/tmp"
+mount -t proc proc "$1/proc"
+mount --bind "$3" "$1/srv"
+mount --bind "$2" "$1/usr/local/bin/meterd"
+root=$1; shift 3
+exec chroot "$root" env -i PATH=/usr/local/bin:/usr/bin:/bin "$@"
+"""
+
+
+class Bare:
+    """A root without Python, and the binary in it."""
+
+    def __init__(self, root: Path, binary: Path, folder: Path) -> None:
+        self._places = [str(root), str(binary), str(folder)]
+        (root / "usr/local/bin/meterd").touch()
+
+    def command(self, *command: str) -> list[str]:
+        return ["unshare", "--mount", "sh", "-ec", BARE, "sh", *self._places, *command]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*command), capture_output=True, text=True)
+
+
+class BareDaemon(DaemonProcess):
+    def __init__(self, folder: Path, bare: Bare, **given: Any) -> None:
+        self._bare = bare
+        super().__init__(folder, **given)
+
+    def command(self) -> list[str]:
+        environ = [f"METERD_API_KEY={self.key}", "METERD_DATA_DIR=/srv/data"]
+        serve = ["meterd", "serve", "--config", "/srv/systemconfig.toml"]
+        return self._bare.command(*environ, *serve)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """What was started is the one that unpacked; the daemon itself is its child."""
+        held = self.data / "lock"
+        pid = int(held.read_text() or 0) if held.exists() else 0
+        code = super().stop(number)
+        until = time.monotonic() + 10
+        while pid and Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < until, "it goes on without the one that unpacked it"
+            time.sleep(0.01)
+        return code
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    skip_if(debian.hindrance("unshare", "make"))
+    folder = tmp_path_factory.mktemp("binary")
+    places = [f"PYTHON={sys.executable}", f"BUILD={folder / 'build'}", f"DIST={folder}"]
+    made = subprocess.run(["make", "binary", *places], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder / "meterd"
+
+
+@pytest.mark.timeout(600)
+def test_the_binary_does_its_job_where_no_python_is(binary: Path, tmp_path: Path) -> None:
+    """From a start over an empty folder to a verified webhook, kill -9, reload and verify."""
+    assert binary.stat().st_size < BYTES_MAX
+    root = debian.debian_in(tmp_path / "debian")
+    bare = Bare(root, binary, tmp_path)
+    assert bare.run("sh", "-c", "command -v python3 python").returncode == 127
+    assert not list(root.glob("usr/lib*/**/libpython*"))
+    told = bare.run("meterd", "--version")
+    assert told.stdout.startswith("meterd "), told.stderr
+    with Receiver() as receiver:
+        daemon = BareDaemon(tmp_path, bare, webhooks=webhook_to(receiver))
+        try:
+            does_its_job(daemon, receiver)
+            reloads(daemon, receiver)
+            in_bare("healthcheck", bare, "--url", daemon.url)
+            in_bare("verify", bare, "/srv/data", "--processes", "2")
+            in_bare("backup", bare, "/srv/backup")
+            stops(daemon)
+        finally:
+            daemon.stop(signal.SIGKILL)
+    in_bare("verify", bare, "/srv/backup")
+
+
+def in_bare(command: str, bare: Bare, *arguments: str) -> None:
+    config = [] if command == "healthcheck" else ["--config", "/srv/systemconfig.toml"]
+    environ = ["METERD_DATA_DIR=/srv/data", "LC_ALL=C.UTF-8"]
+    done = bare.run(*environ, "meterd", command, *config, *arguments)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
