@@ -10,10 +10,16 @@ import sys
 
 from tests.daemon_process import ROOT
 
-SETTLED = "from meterd.frozen import settle; settle(); print('settled', flush=True); input()"
+SETTLED = """
+import time
+from meterd.frozen import settle
+settle()
+print("settled", flush=True)
+time.sleep(20)
+"""
 UNPACKER = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 time.sleep(60)
 """
 
