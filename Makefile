@@ -4,6 +4,8 @@
 # make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
 # make lock      pins what meterd runs and is built with, anew (LOCK=--upgrade for the newest)
 # make binary    dist/meterd, one file that needs no Python
+# make dist      dist/, the source distribution and the wheel that is built of it
+# make release-check   all of that, and all tests, from a clean clone of what is committed
 # make image     a container image with docker or podman
 
 VENV ?= .venv
@@ -13,7 +15,7 @@ IMAGE ?= meterd
 BUILD ?= build
 DIST ?= dist
 
-.PHONY: run check test bench torture lock image binary clean
+.PHONY: run check test bench torture lock image binary dist release-check clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -41,6 +43,20 @@ lock: $(VENV)/.test
 	$(LOCKED) --output-file requirements.lock pyproject.toml
 	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' | $(LOCKED) --output-file requirements-build.lock -
 	echo 'pyinstaller>=6.16,<7' | $(LOCKED) --output-file requirements-binary.lock -
+
+dist: $(VENV)/.test
+	$(VENV)/bin/python -m build --outdir $(DIST) .
+
+# A release is a tag v1.2.3 on what passes this.
+release-check:
+	@test -z "$$(git status --porcelain)" || { echo "not committed, so it would not be released:"; git status --short; exit 1; }
+	rm -rf $(BUILD)/release
+	git clone --quiet . $(BUILD)/release
+	cd $(BUILD)/release && .ci/run
+	$(MAKE) -C $(BUILD)/release dist binary
+	cd $(BUILD)/release && dist/meterd --version && (cd dist && sha256sum *)
+	@cd $(BUILD)/release && tag=$$(git describe --exact-match --match 'v*' 2>/dev/null || true); \
+	    test -z "$$tag" || grep -q "^## $${tag#v}\b" CHANGELOG.md || { echo "CHANGELOG.md has no $${tag#v}"; exit 1; }
 
 # Installed anew, it knows version and commit as they are now.
 image: $(VENV)/.run
