@@ -22,7 +22,7 @@ import trio
 
 from meterd import __version__
 from meterd.domain.config import changes_needing_restart
-from meterd.domain.credentials import ENVIRONMENT_KEY_ID, KEY_BYTES, Keyring
+from meterd.domain.credentials import ENVIRONMENT_KEY_ID, KEY_BYTES
 from meterd.domain.errors import (
     CommitFailedError,
     ConfigError,
@@ -33,7 +33,6 @@ from meterd.domain.errors import (
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
-from meterd.edge.certificates import server_context, validity
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import FILES_MAX, BodyBudget, Limits
@@ -45,6 +44,7 @@ from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
 from meterd.log_lines import set_log_level, set_up_logging
 from meterd.machine import Machine, open_files_allowed
+from meterd.settings import Settings
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
@@ -53,7 +53,6 @@ from meterd.work.loop_lag import LoopLag
 from meterd.work.threshold_watcher import ThresholdWatcher
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Iterator
 
     from meterd.domain.config import Config
@@ -78,33 +77,6 @@ COLLECTOR_THRESHOLDS: Final = (500, 500, 10)
 DELIVERY_STOP_S: Final = 1.5
 
 _log = structlog.get_logger("meterd")
-
-
-class Settings:
-    """The configuration in force; a reload replaces it whole."""
-
-    def __init__(self, config: Config) -> None:
-        self.replace(config)
-
-    def replace(self, config: Config) -> None:
-        """Reads the TLS files anew. Raises ConfigError, with nothing replaced, if that fails."""
-        server = config.server
-        tls = server_context(server.tls_certificate, server.tls_key) if server.has_tls else None
-        if tls is not None and (refusal := validity(tls, server.tls_certificate).refusal):
-            _log.warning(
-                "clients refuse this certificate", file=server.tls_certificate, why=refusal
-            )
-        self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
-
-    def config(self) -> Config:
-        return self._config
-
-    def keyring(self) -> Keyring:
-        return self._keyring
-
-    def tls(self) -> ssl.SSLContext | None:
-        """What new connections are encrypted with, if they are."""
-        return self._tls
 
 
 class Daemon:
