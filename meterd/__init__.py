@@ -170,6 +170,9 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     source           where the configuration comes from
     log_lines        how the log is written
     trust            by which authorities others' certificates are judged
+    settings         the configuration in force
+    inherited        listening sockets that a service manager hands over
+    service_manager  tells a service manager how meterd is doing
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
     client           speaks to a meterd that runs

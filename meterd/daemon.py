@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -22,7 +23,7 @@ import trio
 
 from meterd import __version__
 from meterd.domain.config import changes_needing_restart
-from meterd.domain.credentials import ENVIRONMENT_KEY_ID, KEY_BYTES, Keyring
+from meterd.domain.credentials import ENVIRONMENT_KEY_ID, KEY_BYTES
 from meterd.domain.errors import (
     CommitFailedError,
     ConfigError,
@@ -33,7 +34,6 @@ from meterd.domain.errors import (
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
-from meterd.edge.certificates import server_context, validity
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import FILES_MAX, BodyBudget, Limits
@@ -42,9 +42,12 @@ from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
+from meterd.inherited import take_sockets
 from meterd.keyfile import ensure_key
 from meterd.log_lines import set_log_level, set_up_logging
 from meterd.machine import Machine, open_files_allowed
+from meterd.service_manager import ServiceManager, doing
+from meterd.settings import Settings
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
@@ -53,7 +56,6 @@ from meterd.work.loop_lag import LoopLag
 from meterd.work.threshold_watcher import ThresholdWatcher
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Iterator
 
     from meterd.domain.config import Config
@@ -76,35 +78,9 @@ COLLECTOR_THRESHOLDS: Final = (500, 500, 10)
 # How long attempts in the air may still take when everything else has stopped. What is left of the
 # 10 seconds that a stop may take; an attempt that is cut is made again by the next start.
 DELIVERY_STOP_S: Final = 1.5
+_NOT_RELOADED: Final = "configuration not reloaded: the old one stays"
 
 _log = structlog.get_logger("meterd")
-
-
-class Settings:
-    """The configuration in force; a reload replaces it whole."""
-
-    def __init__(self, config: Config) -> None:
-        self.replace(config)
-
-    def replace(self, config: Config) -> None:
-        """Reads the TLS files anew. Raises ConfigError, with nothing replaced, if that fails."""
-        server = config.server
-        tls = server_context(server.tls_certificate, server.tls_key) if server.has_tls else None
-        if tls is not None and (refusal := validity(tls, server.tls_certificate).refusal):
-            _log.warning(
-                "clients refuse this certificate", file=server.tls_certificate, why=refusal
-            )
-        self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
-
-    def config(self) -> Config:
-        return self._config
-
-    def keyring(self) -> Keyring:
-        return self._keyring
-
-    def tls(self) -> ssl.SSLContext | None:
-        """What new connections are encrypted with, if they are."""
-        return self._tls
 
 
 class Daemon:
@@ -113,7 +89,7 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
-        started: trio.Event,
+        readiness: Readiness,
         front_door: FrontDoor,
         closer: Closer,
         forgetter: Forgetter,
@@ -122,7 +98,8 @@ class Daemon:
         loop_lag: LoopLag,
     ) -> None:
         self.settings = settings
-        self.started = started
+        self.readiness = readiness
+        self.started = readiness.started
         self.front_door = front_door
         self.closer = closer
         self.forgetter = forgetter
@@ -130,6 +107,10 @@ class Daemon:
         self.thresholds = thresholds
         self.loop_lag = loop_lag
         self.urls: list[str] = []
+
+    def status(self) -> str:
+        """What it does, in a line for people."""
+        return doing(self.urls, self.readiness.waits_for, is_started=self.started.is_set())
 
     def reconfigure(self, config: Config) -> None:
         """Takes the configuration over at once; no request is dropped, nothing is cut.
@@ -211,7 +192,7 @@ async def listening(
             app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
         )
         daemon = Daemon(
-            settings, ledger.started, front_door, closer, forgetter, delivery, thresholds, loop_lag
+            settings, readiness, front_door, closer, forgetter, delivery, thresholds, loop_lag
         )
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
@@ -260,8 +241,9 @@ def serve(source: ConfigSource) -> int:
             allowed=files,
             needed=FILES_MAX,
         )
+    machine = Machine(take_sockets(os.environ, os.getpid()))
     try:
-        trio.run(_serve_until_told, source, config)
+        trio.run(_serve_until_told, source, config, machine)
     except* StoreGoneError as failed:
         _log.critical(
             "the data folder was deleted, moved or replaced while meterd ran: put it back, or"
@@ -313,9 +295,13 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
             yield fault
 
 
-async def _serve_until_told(source: ConfigSource, config: Config) -> None:
+async def _serve_until_told(source: ConfigSource, config: Config, machine: Machine) -> None:
+    manager = ServiceManager(os.environ, os.getpid(), time.monotonic_ns)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with listening(config, WallClock()) as daemon, trio.open_nursery() as beside:
+        async with (
+            listening(config, WallClock(), machine) as daemon,
+            trio.open_nursery() as beside,
+        ):
             beside.start_soon(daemon.loop_lag.run)
             _log.info(
                 "listening",
@@ -326,12 +312,16 @@ async def _serve_until_told(source: ConfigSource, config: Config) -> None:
                 version=__version__,
             )
             _ensure_key(source, daemon)
+            beside.start_soon(manager.run, daemon.started, daemon.closer.caught_up, daemon.status)
             async for received in signals:
                 if received != signal.SIGHUP:
                     break
-                _reload(source, daemon, config)
-            beside.cancel_scope.cancel()
+                await manager.reloading()
+                outcome = _reload(source, daemon, config)
+                await manager.reloaded(f"{daemon.status()}; {outcome}")
             _log.info("stopping", signal=signal.Signals(received).name)
+            await manager.stopping()
+            beside.cancel_scope.cancel()
     _log.info("stopped")
 
 
@@ -355,17 +345,18 @@ def _ensure_key(source: ConfigSource, daemon: Daemon) -> None:
         )
 
 
-def _reload(source: ConfigSource, daemon: Daemon, started_with: Config) -> None:
-    """Where to listen and what folder to use stay as they were at the start."""
+def _reload(source: ConfigSource, daemon: Daemon, started_with: Config) -> str:
+    """What came of it. Where to listen and what folder to use stay as they were at the start."""
     try:
         config = source.read(data_dir=started_with.storage.path)
         daemon.reconfigure(config)
     except ConfigError as fault:
-        _log.error("configuration not reloaded: the old one stays", faults=str(fault).splitlines())
-        return
+        _log.error(_NOT_RELOADED, faults=str(fault).splitlines())
+        return _NOT_RELOADED
     for line in changes_needing_restart(started_with, config):
         _log.warning("a change needs a restart", change=line)
     _log.info("configuration reloaded")
+    return "configuration reloaded"
 
 
 def _ledger_over(store: Store, clock: Clock, machine: Machine) -> EmbeddedLedger:

@@ -12,6 +12,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
 import trio
 
 from meterd.domain.errors import MeterdError
@@ -23,9 +24,10 @@ from meterd.trust import client_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from meterd.domain.addresses import Server
     from meterd.domain.config import Config
     from meterd.edge.transports import Transport
     from meterd.embedded.committer import Hop
@@ -33,9 +35,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log = structlog.get_logger("meterd")
+
 
 class Machine:
     """The one that meterd runs on."""
+
+    def __init__(self, inherited: Sequence[socket.socket] = ()) -> None:
+        """``inherited`` listen already, and take the place of the configured address."""
+        self._inherited = inherited
 
     def open_store(self, folder: Path) -> Store:
         """See ``Store``."""
@@ -51,10 +59,10 @@ class Machine:
 
     async def listen(self, config: Config) -> list[trio.SocketListener]:
         """Raises MeterdError where somebody else does."""
-        try:
-            listeners = await trio.open_tcp_listeners(config.server.port, host=config.server.host)
-        except OSError as fault:
-            raise MeterdError(f"cannot listen on {config.server.bind}: {fault.strerror}") from fault
+        if self._inherited:
+            listeners = _listeners_over(self._inherited, config.server)
+        else:
+            listeners = await _listeners_at(config.server)
         for listener in listeners:  # what it accepts has the same
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
         return listeners
@@ -66,6 +74,28 @@ class Machine:
     def senders(self) -> OpenSender:
         """What opens connections to receivers."""
         return partial(open_sender, tls=client_context())
+
+
+def _listeners_over(
+    inherited: Sequence[socket.socket], server: Server
+) -> list[trio.SocketListener]:
+    ports = {each.getsockname()[1] for each in inherited}
+    _log.info("listening on sockets that were handed over: server.bind is not used")
+    if server.port not in ports:
+        _log.warning(
+            "commands look for meterd where it does not listen: set server.bind to the socket's"
+            " address, or give them --url",
+            bind=server.bind,
+            ports=sorted(ports),
+        )
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited]
+
+
+async def _listeners_at(server: Server) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(server.port, host=server.host)
+    except OSError as fault:
+        raise MeterdError(f"cannot listen on {server.bind}: {fault.strerror}") from fault
 
 
 def open_files_allowed(needed: int) -> int:

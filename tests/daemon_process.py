@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parent.parent
 KEY = "test-key-of-a-length-that-nobody-guesses-0123456789"
@@ -51,6 +54,7 @@ class DaemonProcess:
         options: str = "",
         environ: dict[str, str] | None = None,
         program: str = "meterd",
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """``program`` is the module that is run: meterd, or one that runs it under conditions.
 
@@ -62,6 +66,7 @@ class DaemonProcess:
         self.config = folder / "systemconfig.toml"
         self.configure(event_types=event_types, webhooks=webhooks, options=options)
         self._environ = environ or {}
+        self._pass_fds = pass_fds
         self.log: list[dict[str, Any]] = []
         self.start()
 
@@ -85,6 +90,7 @@ class DaemonProcess:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            pass_fds=self._pass_fds,
             env={
                 **os.environ,
                 "METERD_API_KEY": KEY,

@@ -13,9 +13,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd import daemon as daemon_module
-from meterd.daemon import Settings, running
+from meterd.daemon import running
 from meterd.domain.config import Config
-from meterd.domain.credentials import ALL_SCOPES, ApiKey, hash_of
 from meterd.domain.deliveries import UNKNOWN
 from meterd.domain.errors import CommitFailedError, StoreError
 from meterd.embedded import journal
@@ -39,18 +38,6 @@ async def stored(config: Config, path: str) -> list[Any]:
 
 
 # -- taking over ----------------------------------------------------------------------------------
-
-
-def test_settings_are_replaced_whole() -> None:
-    """A configuration and the keys that it names, never one without the other."""
-    first = Config(keys=(ApiKey("one", hash_of("first"), ALL_SCOPES),))
-    second = Config(keys=(ApiKey("two", hash_of("second"), ALL_SCOPES),))
-    settings = Settings(first)
-    assert settings.keyring().authenticate("first") == first.keys[0]
-    settings.replace(second)
-    assert settings.config() is second
-    assert settings.keyring().authenticate("first") is None
-    assert settings.keyring().authenticate("second") == second.keys[0]
 
 
 async def test_a_reload_takes_effect_at_once(tmp_path: Path) -> None:

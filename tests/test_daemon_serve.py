@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from meterd.daemon import Daemon
     from meterd.domain.config import Config
+    from meterd.machine import Machine
     from meterd.work.clock import Clock
 
 
@@ -166,8 +167,8 @@ def test_it_serves_until_told(
     in_force: list[Config] = []
 
     @asynccontextmanager
-    async def told_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
-        async with listening(config, now) as daemon:
+    async def told_at_once(config: Config, now: Clock, machine: Machine) -> AsyncIterator[Daemon]:
+        async with listening(config, now, machine) as daemon:
             await daemon.started.wait()
             source.path.write_text(TEXT.format(grace="7m", more="").replace("warning", "info"))
             signal.raise_signal(signal.SIGHUP)
@@ -298,8 +299,10 @@ def test_the_first_start_prints_a_key_that_lets_in(
     known: list[bool] = []
 
     @asynccontextmanager
-    async def stopped_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
-        async with listening(config, now) as daemon:
+    async def stopped_at_once(
+        config: Config, now: Clock, machine: Machine
+    ) -> AsyncIterator[Daemon]:
+        async with listening(config, now, machine) as daemon:
             signal.raise_signal(signal.SIGTERM)
             yield daemon
             known.append(bool(daemon.settings.config().keys))
@@ -321,8 +324,10 @@ def test_a_start_says_that_it_took_a_key_from_the_environment(
     source.path.write_text(TEXT.format(grace="0s", more="").replace("warning", "info"))
 
     @asynccontextmanager
-    async def stopped_at_once(config: Config, now: Clock) -> AsyncIterator[Daemon]:
-        async with listening(config, now) as daemon:
+    async def stopped_at_once(
+        config: Config, now: Clock, machine: Machine
+    ) -> AsyncIterator[Daemon]:
+        async with listening(config, now, machine) as daemon:
             signal.raise_signal(signal.SIGTERM)
             yield daemon
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.limits import UNREAD_BYTES_MAX
@@ -99,3 +102,22 @@ async def test_the_kernel_holds_only_so_much_for_a_connection(tmp_path: Path) ->
         async with await trio.open_tcp_stream("127.0.0.1", port), await listener.accept() as it:
             size = it.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     assert size == 2 * UNREAD_BYTES_MAX
+
+
+async def test_inherited_sockets_take_the_place_of_the_address(tmp_path: Path) -> None:
+    """With the same bounds; the log says so, and where commands would look in vain."""
+    config = configured(tmp_path)
+    server = msgspec.structs.replace(config.server, port=1)
+    config = msgspec.structs.replace(config, server=server)
+    with socket.create_server(("127.0.0.1", 0)) as handed_over, capture_logs() as logged:
+        port = handed_over.getsockname()[1]
+        inherited = socket.socket(fileno=os.dup(handed_over.fileno()))
+        [listener] = await Machine([inherited]).listen(config)
+        async with listener:
+            assert listener.socket.getsockname() == handed_over.getsockname()
+            size = listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            assert size == 2 * UNREAD_BYTES_MAX
+    assert [(entry["log_level"], entry.get("ports")) for entry in logged] == [
+        ("info", None),
+        ("warning", [port]),
+    ]

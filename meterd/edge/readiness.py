@@ -43,7 +43,7 @@ class Readiness:
         """``ahead_ms`` is how far the ledger's time is ahead of the clock, ``clock_fault`` why
         events may not be dated by it at all.
         """
-        self._started = started
+        self.started = started
         self._caught_up = caught_up
         self._is_full = is_full
         self._ahead_ms = ahead_ms
@@ -51,7 +51,7 @@ class Readiness:
 
     def answer(self) -> Answer:
         """What ``/readyz`` says."""
-        full = _FULL if self._started.is_set() else _FULL_AT_START
+        full = _FULL if self.started.is_set() else _FULL_AT_START
         notes = {"disk": full} if self._is_full() else {}
         if clock := self._clock():
             notes["clock"] = clock
@@ -69,13 +69,13 @@ class Readiness:
     @property
     def waits_for(self) -> str | None:
         """What is still to be done before meterd is ready; None if it is."""
-        if not self._started.is_set():
+        if not self.started.is_set():
             return _RECOVERING
         return None if self._caught_up.is_set() else _CATCHING_UP
 
     def refusal(self) -> Answer | None:
         """What to say to who has something to store; None when that may be asked for."""
-        if self._started.is_set():
+        if self.started.is_set():
             return None
         return problems.DISK_FULL if self._is_full() else problems.starting(_RECOVERING)
 
