@@ -43,7 +43,7 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
-from meterd.log_lines import set_log_level, set_up_logging
+from meterd.log_lines import follow, set_up_logging
 from meterd.machine import Machine, open_files_allowed
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -137,7 +137,7 @@ class Daemon:
         Raises ConfigError, with the old one in force, where a file that it names cannot be used.
         """
         self.settings.replace(config)
-        set_log_level(config.log_level)
+        follow(config)
         self.closer.reconfigure()
         self.delivery.reconfigure()
         self.thresholds.reconfigure()
@@ -248,8 +248,7 @@ def serve(source: ConfigSource) -> int:
         raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
     os.umask(0o077)
     config = source.read()
-    set_up_logging()
-    set_log_level(config.log_level)
+    set_up_logging(config)
     refused: list[MeterdError] = []
     exit_code = 0
     tune_interpreter()
