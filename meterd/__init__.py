@@ -166,6 +166,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     log_file         where log lines go
     copies           backups, what is restored from one, what was made compact
     source           where the configuration comes from
+    log_repeats      which entries of the log are written, and which only counted
+    log_thinning     leaves repeats out of the log, and tells how many
     log_lines        how the log is written
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down

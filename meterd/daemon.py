@@ -43,7 +43,7 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.keyfile import ensure_key
-from meterd.log_lines import follow, set_up_logging
+from meterd.log_lines import follow, logging_as
 from meterd.machine import Machine, open_files_allowed
 from meterd.work.clock import WallClock
 from meterd.work.closer import Closer
@@ -248,10 +248,14 @@ def serve(source: ConfigSource) -> int:
         raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
     os.umask(0o077)
     config = source.read()
-    set_up_logging(config)
+    tune_interpreter()
+    with logging_as(config):
+        return _exit_code_of(source, config)
+
+
+def _exit_code_of(source: ConfigSource, config: Config) -> int:
     refused: list[MeterdError] = []
     exit_code = 0
-    tune_interpreter()
     if (files := open_files_allowed(FILES_MAX)) < FILES_MAX:
         _log.warning(
             "few open files allowed: with very many clients and slow receivers, some are refused;"

@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
 from meterd.domain.config import LogFormat
 from meterd.log_file import LogFile
+from meterd.log_thinning import Thinning
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
     from typing import TextIO
 
     from meterd.domain.config import Config
@@ -36,14 +38,26 @@ class _Logger(structlog.WriteLogger):
         self.name = name
 
 
-def set_up_logging(config: Config) -> None:
-    """Logs to stderr from now on."""
+@contextmanager
+def logging_as(config: Config) -> Iterator[None]:
+    """Logs to stderr from now on; at the end it has told what was left out."""
+    thinning = set_up_logging(config)
+    try:
+        yield
+    finally:
+        thinning.tell_all()
+
+
+def set_up_logging(config: Config) -> Thinning:
+    """As ``logging_as`` begins."""
+    thinning = Thinning()
     file = cast("TextIO", LogFile(sys.stderr))
     structlog.configure(
         logger_factory=lambda *named: _Logger(file, *named),
         processors=[
             structlog.processors.add_log_level,
             structlog.stdlib.add_logger_name,
+            thinning,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Without local variables, as it comes: those would show keys and secrets.
             structlog.processors.format_exc_info,
@@ -51,6 +65,7 @@ def set_up_logging(config: Config) -> None:
         ],
     )
     follow(config)
+    return thinning
 
 
 def follow(config: Config) -> None:
