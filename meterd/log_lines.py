@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 
 from meterd.domain.config import LogFormat
+from meterd.edge.request_log import current_id
 from meterd.log_file import LogFile
 from meterd.log_thinning import Thinning
 
@@ -58,6 +59,7 @@ def set_up_logging(config: Config) -> Thinning:
             structlog.processors.add_log_level,
             structlog.stdlib.add_logger_name,
             thinning,
+            _name_request,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Without local variables, as it comes: those would show keys and secrets.
             structlog.processors.format_exc_info,
@@ -75,6 +77,16 @@ def follow(config: Config) -> None:
     for processor in structlog.get_config()["processors"]:
         if isinstance(processor, _Rendering):
             processor.form = config.log_format
+
+
+def _name_request(
+    _logger: object, _method: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """In whose course this is logged, if in a request's."""
+    request_id = current_id()
+    if request_id is not None:
+        entry.setdefault("request_id", request_id)
+    return entry
 
 
 class _Rendering:

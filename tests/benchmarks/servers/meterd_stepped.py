@@ -12,9 +12,10 @@ from pathlib import Path
 
 import trio
 
-from meterd.daemon import running, tune_interpreter
+from meterd.daemon import running
 from meterd.domain.config import decode
 from meterd.log_lines import set_up_logging
+from meterd.machine import tune_interpreter
 from meterd.work.clock import WallClock
 
 
