@@ -129,11 +129,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     edge/            HTTP in and out
       limits           every limit of the serving side
       peers            whom limits count as one, and how many wrong keys each may show
+      request_ids      what a request is called, and when its answer says so
       problems         which status each outcome has
       certificates     what connections are encrypted with
       transports       a connection's bytes, with TLS or without
       spare_time       when costly work for one peer among several may begin
       access           who may do what
+      request_log      what is logged of each request
       readiness        whether the ledger may be asked yet
       ingest           the one way in for events
       plain_request    recognises a plain ingest request by its head
@@ -142,6 +144,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       http2_frames     counts what an HTTP/2 client sends that asks for nothing
       guarded_stream   a connection's bytes, checked, timed and bounded
       room             which connections there is room for
+      turns            whose request is worked on
       hypercorn_lane   one connection in hypercorn's hands
       front_door       accepts connections and ends them
       documents        events and aggregations as the API shows them
@@ -168,6 +171,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     log_file         where log lines go
     copies           backups, what is restored from one, what was made compact
     source           where the configuration comes from
+    log_repeats      which entries of the log are written, and which only counted
+    log_thinning     leaves repeats out of the log, and tells how many
     log_lines        how the log is written
     trust            by which authorities others' certificates are judged
     settings         the configuration in force

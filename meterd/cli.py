@@ -165,6 +165,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
         ("events", _kept(config.retention.events_ms)),
         ("dry run", "yes: nothing is sent" if config.dry_run else "no"),
         ("log level", config.log_level),
+        ("log format", config.log_format),
     ]
 
 
@@ -187,6 +188,7 @@ def _found(config: Config) -> dict[str, Any]:
         else format_duration(config.retention.events_ms),
         "dryRun": config.dry_run,
         "logLevel": config.log_level,
+        "logFormat": config.log_format,
     }
 
 

@@ -7,12 +7,10 @@ to write, and the store closes.
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import shutil
 import signal
-import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -41,11 +39,12 @@ from meterd.edge.metrics import Metrics, Sources
 from meterd.edge.peers import WrongKeys
 from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
+from meterd.edge.request_log import RequestLog
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
 from meterd.inherited import take_sockets
 from meterd.keyfile import ensure_key
-from meterd.log_lines import set_log_level, set_up_logging
-from meterd.machine import Machine, open_files_allowed
+from meterd.log_lines import follow, logging_as
+from meterd.machine import Machine, open_files_allowed, tune_interpreter
 from meterd.service_manager import ServiceManager, doing
 from meterd.settings import Settings
 from meterd.work.clock import WallClock
@@ -68,13 +67,6 @@ T = TypeVar("T")
 # sysexits.h EX_SOFTWARE: memory may be ahead of the disk, or the disk is not what was written. A
 # supervisor should start meterd again, which recovers from what can be recovered from.
 EXIT_BROKEN: Final = 70
-# How long a thread waits for the interpreter where another has it. The committer's gives it away
-# and wants it back at each of some thousand calls of LMDB, and under overload the loop never rests:
-# with Python's 5 ms a transaction of 20,000 events took up to 0.5 s, and now takes a tenth of that.
-SWITCH_SECONDS: Final = 0.0005
-# The first generation often, since what lives in it has not been looked at yet; the second seldom,
-# since connections that come and go are all in it: with 900 of them that is 30 ms.
-COLLECTOR_THRESHOLDS: Final = (500, 500, 10)
 # How long attempts in the air may still take when everything else has stopped. What is left of the
 # 10 seconds that a stop may take; an attempt that is cut is made again by the next start.
 DELIVERY_STOP_S: Final = 1.5
@@ -118,7 +110,7 @@ class Daemon:
         Raises ConfigError, with the old one in force, where a file that it names cannot be used.
         """
         self.settings.replace(config)
-        set_log_level(config.log_level)
+        follow(config)
         self.closer.reconfigure()
         self.delivery.reconfigure()
         self.thresholds.reconfigure()
@@ -155,13 +147,12 @@ async def listening(
             ledger, clock, settings.config, machine.senders(), _USER_AGENT, machine.below
         )
         limits = Limits()
-        access = Access(
-            settings.keyring, WrongKeys(limits), trio.current_time, limits.wrong_keys_wait_s
-        )
+        access = _access(settings, limits)
         bodies = BodyBudget(limits.bodies_bytes_max)
         readiness = _readiness(ledger, closer, clock)
         ingest = Ingest(ledger, settings.config, readiness)
-        plain = PlainLane(ingest, access, bodies, limits, clock.now_ms)
+        requests = RequestLog(machine.below, settings.logs_requests, access.key_id)
+        plain = PlainLane(ingest, access, bodies, limits, clock.now_ms, requests)
         loop_lag = LoopLag()
         sources = Sources(
             ledger,
@@ -189,7 +180,7 @@ async def listening(
             Metrics(sources),
         )
         front_door = FrontDoor(
-            app, limits, _log, plain=plain, tls=settings.tls, transport=machine.transport
+            app, limits, _log, requests, plain=plain, tls=settings.tls, transport=machine.transport
         )
         daemon = Daemon(
             settings, readiness, front_door, closer, forgetter, delivery, thresholds, loop_lag
@@ -229,11 +220,14 @@ def serve(source: ConfigSource) -> int:
         raise MeterdError("meterd does not run with python -O: its assertions keep totals right")
     os.umask(0o077)
     config = source.read()
-    set_up_logging()
-    set_log_level(config.log_level)
+    tune_interpreter()
+    with logging_as(config):
+        return _exit_code_of(source, config)
+
+
+def _exit_code_of(source: ConfigSource, config: Config) -> int:
     refused: list[MeterdError] = []
     exit_code = 0
-    tune_interpreter()
     if (files := open_files_allowed(FILES_MAX)) < FILES_MAX:
         _log.warning(
             "few open files allowed: with very many clients and slow receivers, some are refused;"
@@ -277,14 +271,6 @@ def serve(source: ConfigSource) -> int:
     for fault in refused:
         _log.error("beside that", error=str(fault))
     return exit_code
-
-
-def tune_interpreter() -> None:
-    """For this process as long as it lives."""
-    gc.collect()
-    gc.freeze()  # what the program itself is made of stays, and need not be looked through again
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
@@ -367,6 +353,11 @@ def _ledger_over(store: Store, clock: Clock, machine: Machine) -> EmbeddedLedger
         hop=machine.hop(1),
         read_hop=machine.hop(READERS_AT_ONCE),
     )
+
+
+def _access(settings: Settings, limits: Limits) -> Access:
+    wrong_keys = WrongKeys(limits)
+    return Access(settings.keyring, wrong_keys, trio.current_time, limits.wrong_keys_wait_s)
 
 
 def _readiness(ledger: EmbeddedLedger, closer: Closer, clock: Clock) -> Readiness:

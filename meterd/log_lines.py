@@ -1,4 +1,4 @@
-"""How the log is written: for people on a terminal, else one JSON object a line.
+"""How the log is written: for people on a terminal, else one JSON object a line, or as configured.
 
 An entry holds what others chose: a path, an event type, the words of a webhook's receiver. Whatever
 it is, it stays within its own entry: nothing ends the line or steers the terminal. JSON escapes all
@@ -9,51 +9,111 @@ line of a traceback is set in, so that it begins like no entry.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
+from meterd.domain.config import LogFormat
+from meterd.edge.request_log import current_id
 from meterd.log_file import LogFile
+from meterd.log_thinning import Thinning
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
     from typing import TextIO
 
-    from structlog.typing import Processor
+    from meterd.domain.config import Config
 
 _INDENT: Final = "\n    "
+_UNNAMED: Final = "meterd"
 
 
-def set_up_logging() -> None:
-    """Logs to stderr from now on."""
+class _Logger(structlog.WriteLogger):
+    """Named as ``get_logger`` was asked for it."""
+
+    def __init__(self, file: TextIO, name: str = _UNNAMED) -> None:
+        super().__init__(file)
+        self.name = name
+
+
+@contextmanager
+def logging_as(config: Config) -> Iterator[None]:
+    """Logs to stderr from now on; at the end it has told what was left out."""
+    thinning = set_up_logging(config)
+    try:
+        yield
+    finally:
+        thinning.tell_all()
+
+
+def set_up_logging(config: Config) -> Thinning:
+    """As ``logging_as`` begins."""
+    thinning = Thinning()
+    file = cast("TextIO", LogFile(sys.stderr))
     structlog.configure(
+        logger_factory=lambda *named: _Logger(file, *named),
         processors=[
             structlog.processors.add_log_level,
+            structlog.stdlib.add_logger_name,
+            thinning,
+            _name_request,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Without local variables, as it comes: those would show keys and secrets.
             structlog.processors.format_exc_info,
-            *_renderers(is_terminal=sys.stderr.isatty()),
+            _Rendering(is_terminal=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogFile(sys.stderr))),
     )
+    follow(config)
+    return thinning
 
 
-def set_log_level(log_level: str) -> None:
-    level = logging.getLevelNamesMapping()[log_level.upper()]
+def follow(config: Config) -> None:
+    """From now on the log is as that says; where a test has its own, only its level."""
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, _Rendering):
+            processor.form = config.log_format
 
 
-def _renderers(*, is_terminal: bool) -> list[Processor]:
-    if not is_terminal:
-        return [structlog.processors.JSONRenderer()]
-    plain = structlog.dev.plain_traceback
-    return [_make_printable, structlog.dev.ConsoleRenderer(exception_formatter=plain)]
-
-
-def _make_printable(
+def _name_request(
     _logger: object, _method: str, entry: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
+    """In whose course this is logged, if in a request's."""
+    request_id = current_id()
+    if request_id is not None:
+        entry.setdefault("request_id", request_id)
+    return entry
+
+
+class _Rendering:
+    """The last processor: an entry as text, in either form."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        self.form = LogFormat.AUTO
+        self._is_terminal = is_terminal
+        self._json = structlog.processors.JSONRenderer()
+        self._console = structlog.dev.ConsoleRenderer(
+            colors=is_terminal and not _wants_no_colours(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+
+    def __call__(self, logger: object, method: str, entry: MutableMapping[str, Any]) -> str | bytes:
+        is_auto = self.form is LogFormat.AUTO
+        if self.form is LogFormat.JSON or (is_auto and not self._is_terminal):
+            return self._json(logger, method, entry)
+        return self._console(logger, method, _printable_entry(entry))
+
+
+def _wants_no_colours() -> bool:
+    """https://no-color.org, and terminals that show escape codes as they are."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def _printable_entry(entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The entry for a terminal. Other values than texts are shown by their repr, which is safe."""
     for name, value in entry.items():
         if isinstance(value, str):

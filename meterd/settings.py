@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from meterd.domain.config import LogLevel
 from meterd.domain.credentials import Keyring
 from meterd.edge.certificates import server_context, validity
 
@@ -38,6 +39,9 @@ class Settings:
 
     def keyring(self) -> Keyring:
         return self._keyring
+
+    def logs_requests(self) -> bool:
+        return self._config.log_level is LogLevel.DEBUG
 
     def tls(self) -> ssl.SSLContext | None:
         """What new connections are encrypted with, if they are."""

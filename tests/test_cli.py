@@ -82,6 +82,7 @@ def test_check_says_what_would_run() -> None:
         "  events      kept for ever",
         "  dry run     no",
         "  log level   info",
+        "  log format  auto",
     ]
 
 

@@ -19,7 +19,7 @@ import trio
 from structlog.testing import capture_logs
 
 from meterd import daemon as daemon_module
-from meterd.daemon import EXIT_BROKEN, SWITCH_SECONDS, _reload, _url, listening, running, serve
+from meterd.daemon import EXIT_BROKEN, _reload, _url, listening, running, serve
 from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import (
     CommitFailedError,
@@ -29,6 +29,7 @@ from meterd.domain.errors import (
 )
 from meterd.embedded import journal, outbox
 from meterd.keyfile import add_key
+from meterd.machine import SWITCH_SECONDS
 from meterd.source import ConfigSource
 from meterd.work.closer import Closer
 from tests.daemon_bench import (

@@ -13,8 +13,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meterd.domain.config import LogLevel
-from meterd.log_lines import printable, set_log_level, set_up_logging
+from meterd.domain.config import Config, LogFormat, LogLevel
+from meterd.log_lines import follow, printable, set_up_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,9 @@ def logged(said: str, value: str, *, is_terminal: bool, failing: bool = False) -
     """One entry, whose event, value and exception are these."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stderr := Stderr(is_terminal=is_terminal))
-        set_up_logging()
+        patch.delenv("NO_COLOR", raising=False)
+        patch.setenv("TERM", "xterm")
+        set_up_logging(Config())
         fault = failure(value) if failing else None
         more = {} if fault is None else {"exc_info": fault}
         structlog.get_logger().error(said, value=value, **more)
@@ -135,9 +137,9 @@ def test_a_traceback_shows_no_local_variables(is_terminal: bool) -> None:
 
 def test_log_levels(capsys: pytest.CaptureFixture[str]) -> None:
     """What is under the configured level is not said."""
-    set_up_logging()
+    set_up_logging(Config())
     for level in LogLevel:
-        set_log_level(level)
+        follow(Config(log_level=level))
         for said in LogLevel:
             number = logging.getLevelNamesMapping()[said.upper()]
             structlog.get_logger().log(number, f"{level} {said}")
@@ -148,3 +150,55 @@ def test_log_levels(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["event"].split() for entry in entries] == [
         [level.value, said.value] for level in order for said in order[order.index(level) :]
     ]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("form", LogFormat)
+def test_the_form_is_the_one_that_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, form: LogFormat, is_terminal: bool
+) -> None:
+    """Whatever stderr is, and from a reload on; ``auto`` is for people on a terminal only."""
+    monkeypatch.setattr(sys, "stderr", stderr := Stderr(is_terminal=is_terminal))
+    set_up_logging(Config(log_format=LogFormat.AUTO))
+    follow(Config(log_format=form))
+    structlog.get_logger("delivery").warning("attempt failed", endpoint="billing")
+    is_json = form is LogFormat.JSON or (form is LogFormat.AUTO and not is_terminal)
+    if is_json:
+        entry = json.loads(stderr.getvalue())
+        assert entry.pop("timestamp").endswith("Z")
+        assert entry == {
+            "event": "attempt failed",
+            "level": "warning",
+            "logger": "delivery",
+            "endpoint": "billing",
+        }
+    else:
+        assert "attempt failed" in stderr.getvalue()
+        assert not stderr.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_terminal", "coloured"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    is_terminal: bool,
+    coloured: bool,
+) -> None:
+    """https://no-color.org: set and not empty, it is obeyed."""
+    monkeypatch.setattr(sys, "stderr", stderr := Stderr(is_terminal=is_terminal))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    set_up_logging(Config(log_format=LogFormat.CONSOLE))
+    structlog.get_logger().warning("attempt failed", endpoint="billing")
+    assert ("\x1b[" in stderr.getvalue()) == coloured

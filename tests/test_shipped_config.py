@@ -116,7 +116,7 @@ def test_the_defaults_it_shows_are_the_defaults() -> None:
     """What is written as a default and what an empty file means are the same."""
     config, empty = decode(SHIPPED.encode(), form="toml", environ={}), Config()
     times = ("grace_ms", "admission", "revise_after_ms", "idempotency_window_ms")
-    for field in (*times, "dry_run", "log_level", "server", "storage", "retention"):
+    for field in (*times, "dry_run", "log_level", "log_format", "server", "storage", "retention"):
         assert getattr(config, field) == getattr(empty, field)
 
 

@@ -72,6 +72,7 @@ OPTIONS: Final = {
         "retention",
         "dry_run",
         "log_level",
+        "log_format",
         "events",
         "webhooks",
         "alerts",
@@ -112,6 +113,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class LogFormat(StrEnum):
+    """``auto``: for people on a terminal, else for programs."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
 class EventType(msgspec.Struct, frozen=True):
     op: Operation
     description: str = ""
@@ -145,6 +154,7 @@ class Config(msgspec.Struct, frozen=True):
     idempotency_window_ms: int = USUAL.past_ms
     dry_run: bool = False
     log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.AUTO
     events: dict[str, EventType] = msgspec.field(default_factory=dict)
     webhooks: tuple[Endpoint, ...] = ()
     alerts: tuple[Alert, ...] = ()
@@ -214,6 +224,7 @@ def _config(root: Section, environment: Section, webhooks: tuple[Endpoint, ...])
         idempotency_window_ms=(window_ms := _window(root, admission.past_ms)),
         dry_run=environment.option("DRY_RUN", _switch, dry_run),
         log_level=root.option("log_level", one_of(LogLevel), _DEFAULT.log_level),
+        log_format=root.option("log_format", one_of(LogFormat), _DEFAULT.log_format),
         events=events,
         webhooks=webhooks,
         alerts=configured_alerts(root, {name: kind.op for name, kind in events.items()}),
@@ -334,6 +345,7 @@ def public_config(config: Config) -> dict[str, Any]:
         "retention": _public_retention(config.retention),
         "dry_run": config.dry_run,
         "log_level": config.log_level.value,
+        "log_format": config.log_format.value,
     }
 
 

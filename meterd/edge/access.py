@@ -38,6 +38,11 @@ class Access:
         key = self._keyring().authenticate(_presented(apikey, authorization))
         return key is not None and scope in key.scopes
 
+    def key_id(self, apikey: str | None, authorization: str) -> str | None:
+        """Which key was presented, for the log; None for none, or one that is not known."""
+        key = self._keyring().authenticate(_presented(apikey, authorization))
+        return None if key is None else key.id
+
     def refusal(
         self, scope: Scope, apikey: str | None, authorization: str, host: str
     ) -> Answer | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from meterd.edge.problems import ON_EVERY_ANSWER
+from meterd.edge.request_ids import HEADER as REQUEST_ID
 
 if TYPE_CHECKING:
     from meterd.edge.limits import Limits
@@ -60,18 +61,20 @@ class Refusal(msgspec.Struct, frozen=True):
     error: str
     retry_after_s: int | None = None
 
-    def answer(self) -> bytes:
-        """The whole HTTP/1.1 response."""
+    def answer(self, request_id: str = "") -> bytes:
+        """The whole HTTP/1.1 response; with a name for the request unless nobody has read it."""
+        named = f"{REQUEST_ID}: {request_id}\r\n".encode() if request_id else b""
         body = msgspec.json.encode({"error": self.error})
         later = b"" if self.retry_after_s is None else b"Retry-After: %d\r\n" % self.retry_after_s
         return (
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"%bConnection: close\r\n%b\r\n%b"
+            b"%bConnection: close\r\n%b%b\r\n%b"
         ) % (
             self.status,
             HTTPStatus(self.status).phrase.encode(),
             len(body),
             later,
+            named,
             _ALWAYS,
             body,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from meterd.edge.hypercorn_lane import Application, HypercornSession
     from meterd.edge.limits import Limits
     from meterd.edge.plain_lane import PlainLane
+    from meterd.edge.request_log import RequestLog
     from meterd.edge.transports import Transport
 
     MakeTransport = Callable[[trio.SocketStream, ssl.SSLContext | None], Transport]
@@ -120,6 +122,7 @@ class FrontDoor:
         app: Application,
         limits: Limits,
         log: FilteringBoundLogger,
+        requests: RequestLog,
         *,
         plain: PlainLane | None = None,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
@@ -130,7 +133,8 @@ class FrontDoor:
         ``tls`` gives what new connections are encrypted with, None for nothing. ``transport`` makes
         one of what listeners accept.
         """
-        self._lane = HypercornLane(app, limits, log)
+        self._lane = HypercornLane(app, limits, log, requests)
+        self._requests = requests
         self._plain = plain
         self._tls = tls
         self._transport = transport
@@ -316,7 +320,7 @@ class FrontDoor:
             self._limits,
             host=host,
             plain=self._plain,
-            on_refusal=self._note_refusal,
+            on_refusal=partial(self._note_refusal, host),
             spare_time=self._spare_time,
         )
         self._company.note(peer, trio.current_time())
@@ -348,6 +352,6 @@ class FrontDoor:
     def _has_company(self, peer: str) -> bool:
         return self._room.peers > 1 or self._company.has_others(peer, trio.current_time())
 
-    def _note_refusal(self, refusal: Refusal) -> None:
+    def _note_refusal(self, host: str, refusal: Refusal) -> str:
         self._requests_refused += 1
-        self._log.debug("request refused", status=refusal.status, error=refusal.error)
+        return self._requests.refused(refusal.status, refusal.error, host)

@@ -45,10 +45,12 @@ class GuardedStream:
         *,
         host: str = "",
         plain: PlainLane | None = None,
-        on_refusal: Callable[[Refusal], None] = lambda _: None,
+        on_refusal: Callable[[Refusal], str] = lambda _: "",
         spare_time: SpareTime | None = None,
     ) -> None:
-        """``spare_time`` is waited for before the server is given anything to do."""
+        """``on_refusal`` says what the request is called; ``spare_time`` is waited for before the
+        server is given anything to do.
+        """
         self.transport = transport
         self.socket = transport.socket
         self.host = host
@@ -348,7 +350,7 @@ class GuardedStream:
         self._end()
 
     async def _refuse(self, refusal: Refusal) -> None:
-        self._on_refusal(refusal)
+        request_id = self._on_refusal(refusal)
         if self._answering:
             # What the client is being told already stays whole; the server ends behind it.
             with trio.move_on_after(self._limits.linger_s):
@@ -356,7 +358,7 @@ class GuardedStream:
         self._closed = True
         if not self._answering:
             try:
-                await self._send(refusal.answer())
+                await self._send(refusal.answer(request_id))
             except trio.BrokenResourceError:
                 pass
         self._end()

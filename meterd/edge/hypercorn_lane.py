@@ -21,7 +21,6 @@ import math
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
-from weakref import WeakValueDictionary
 
 import trio
 from h2.exceptions import StreamClosedError
@@ -37,9 +36,11 @@ from hypercorn.typing import ConnectionState
 
 from meterd.edge.limits import APPLICATION_STOP_S, Limits, Pace
 from meterd.edge.problems import ON_EVERY_ANSWER
+from meterd.edge.request_ids import HEADER, fit, is_told
+from meterd.edge.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from hypercorn.typing import (
         ASGIFramework,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from meterd.edge.guarded_stream import GuardedStream
+    from meterd.edge.request_log import Asked, RequestLog
+    from meterd.edge.turns import Turn
 
     Application = ASGIFramework
 
@@ -62,13 +65,20 @@ _HEARD_WITHIN_S: Final = 0.002
 
 # Where the ASGI state of a request says which connection it came by.
 _STREAM: Final = "meterd.stream"
+_ID: Final = HEADER.encode()
 
 
 class HypercornLane:
     """The application, and what its connections share."""
 
-    def __init__(self, app: Application, limits: Limits, log: FilteringBoundLogger) -> None:
-        self._app = ASGIWrapper(_guarded(app, limits))
+    def __init__(
+        self,
+        app: Application,
+        limits: Limits,
+        log: FilteringBoundLogger,
+        requests: RequestLog,
+    ) -> None:
+        self._app = ASGIWrapper(_guarded(app, limits, requests))
         self._config = _config(limits, log)
         self._unread_bytes_max = limits.body_bytes_max
         self._context = WorkerContext(max_requests=None)
@@ -179,37 +189,6 @@ class _Streams(dict[int, Any]):
                 pass  # that was all of it
 
 
-class _Turn:
-    """One request's, among those of its peer: only some of them are worked on at once.
-
-    A peer may send thousands, on many connections or as streams of few. Were all begun at once,
-    whoever else wants something would wait for a piece of work on each, again and again.
-    """
-
-    def __init__(self, places: trio.Semaphore, stream: GuardedStream) -> None:
-        self._places = places
-        self._stream = stream
-        self._taken = False
-        self._begun = False
-
-    async def take(self) -> None:
-        await self._places.acquire()
-        self._taken = True
-        if self._stream.is_http2:  # of HTTP/1, where each request is a part, it was waited for
-            await self._stream.spare_time.wait(self._stream.peer)
-        self._stream.spare_time.begin_request()
-        self._begun = True
-
-    def give_back(self) -> None:
-        """If it was taken; at the latest when the request is over."""
-        if self._taken:
-            self._taken = False
-            self._places.release()
-        if self._begun:
-            self._begun = False
-            self._stream.spare_time.end_request()
-
-
 def _is_whole(message: ASGIReceiveEvent) -> bool:
     return message["type"] == "http.request" and not message["more_body"]
 
@@ -223,8 +202,13 @@ class _Exchange:
         send: ASGISendCallable,
         stream: GuardedStream,
         limits: Limits,
-        turn: _Turn,
+        turn: Turn,
+        asked: Asked,
     ) -> None:
+        # None until it is answered; the bytes of both bodies, as far as they have come and gone.
+        self.status: int | None = None
+        self.received = self.sent = 0
+        self._asked = asked
         self._turn = turn
         self._first: ASGIReceiveEvent | None = None
         self._receive = receive
@@ -255,6 +239,8 @@ class _Exchange:
             message = await self._next_message()
             if _is_whole(message):
                 await self._turn.take()
+        if message["type"] == "http.request":
+            self.received += len(message["body"])
         # hypercorn reports the end of the exchange from inside the application's own last send.
         # Quart cancels itself on that report, the send with it, and hypercorn would never get to
         # free the connection: so the report waits until the send is through.
@@ -274,10 +260,18 @@ class _Exchange:
 
     async def _send(self, message: ASGISendEvent) -> None:
         self._turn.give_back()  # the work is done; how fast the client takes it is its own matter
-        if message["type"] == "http.response.start" and self._stream.body_is_due:
-            # What is left of the body will not be read: the client may learn it from the answer,
-            # and not send another request behind it (RFC 9112, section 9.3).
-            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message["headers"])
+            if is_told(self._asked.given, self.status):
+                headers.append((_ID, self._asked.id.encode()))
+            if self._stream.body_is_due:
+                # What is left of the body will not be read: the client may learn it from the
+                # answer, and not send another request behind it (RFC 9112, section 9.3).
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body":
+            self.sent += len(message["body"])
         with trio.move_on_after(self._send_s) as waiting:
             await self._asgi_send(message)
         if waiting.cancelled_caught:
@@ -297,18 +291,13 @@ class _Exchange:
         return message
 
 
-def _places(
-    places: WeakValueDictionary[str, trio.Semaphore], peer: str, limits: Limits
-) -> trio.Semaphore:
-    """The peer's; they are forgotten with its last request."""
-    found = places.get(peer)
-    if found is None:
-        found = places[peer] = trio.Semaphore(limits.requests_per_peer_at_once)
-    return found
+def _first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """As Quart has it."""
+    return next((value.decode("latin-1") for each, value in headers if each == name), None)
 
 
-def _guarded(app: Application, limits: Limits) -> Application:
-    places: WeakValueDictionary[str, trio.Semaphore] = WeakValueDictionary()
+def _guarded(app: Application, limits: Limits, requests: RequestLog) -> Application:
+    turns = Turns(limits.requests_per_peer_at_once)
 
     async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "lifespan":
@@ -318,13 +307,28 @@ def _guarded(app: Application, limits: Limits) -> Application:
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         else:
             stream = cast("dict[str, Any]", scope["state"])[_STREAM]
-            turn = _Turn(_places(places, stream.peer, limits), stream)
-            exchange = _Exchange(receive, send, stream, limits, turn)
+            turn = turns.turn(stream)
+            headers, began_at = scope["headers"], trio.current_time()
+            asked = requests.asked(fit(_first(headers, _ID) or ""))
+            exchange = _Exchange(receive, send, stream, limits, turn, asked)
             try:
                 await exchange.begin()
                 await app(scope, exchange.receive, exchange.send)
             finally:
                 turn.give_back()
+                requests.answered(
+                    asked,
+                    lane="full",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=exchange.status,
+                    began_at=began_at,
+                    peer=stream.host,
+                    received=exchange.received,
+                    sent=exchange.sent,
+                    apikey=_first(headers, b"x-apikey"),
+                    authorization=_first(headers, b"authorization") or "",
+                )
 
     return serve
 

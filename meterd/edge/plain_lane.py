@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from functools import lru_cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
 
@@ -33,16 +34,17 @@ from meterd.edge.plain_request import (
     parse_plain_head,
 )
 from meterd.edge.problems import BROKEN, ON_EVERY_ANSWER, overloaded
+from meterd.edge.request_ids import HEADER, is_told
 from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from http import HTTPStatus
 
     from meterd.domain.counts import RequestCounts
     from meterd.edge.access import Access
     from meterd.edge.ingest import Ingest
     from meterd.edge.problems import Answer
+    from meterd.edge.request_log import Asked, RequestLog
     from meterd.edge.transports import Transport
 
 _log = structlog.get_logger("api")
@@ -50,7 +52,8 @@ _END_BYTES: Final = len(END_OF_HEAD)
 _EVENT: Final = "/usage/{eventType}"
 _BATCH: Final = "/usagebatch"
 _WAITED_TOO_LONG: Final = overloaded("too many requests were sent ahead of their answers")
-_ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER).decode()
+_ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER)
+_ID: Final = HEADER.encode()
 
 
 class Wire(Protocol):
@@ -94,12 +97,14 @@ class PlainLane:
         bodies: BodyBudget,
         limits: Limits,
         now_ms: Callable[[], int],
+        requests: RequestLog,
     ) -> None:
         self._ingest = ingest
         self._access = access
         self._bodies = bodies
         self._limits = limits
         self._now_ms = now_ms
+        self._log = requests
         # By status, and no Counter: to count by all that tells requests apart, or with a method of
         # Python's, takes several times as long.
         self._events: defaultdict[int, int] = defaultdict(int, dict.fromkeys(WATCHED_STATUSES, 0))
@@ -111,6 +116,13 @@ class PlainLane:
         ``buffer`` is what has been read already. Empty when the client has gone, or the connection
         is to end. Raises trio.BrokenResourceError as sends do.
         """
+        asked = self._log.asked()
+        try:
+            return await self._serve(wire, buffer, asked)
+        finally:
+            self._log.forget()
+
+    async def _serve(self, wire: Wire, buffer: bytes, asked: Asked) -> bytes:
         transport = wire.transport
         came_at = trio.current_time()
         while True:
@@ -120,7 +132,7 @@ class PlainLane:
                 buffer = await self._wait(wire, transport)
                 came_at = trio.current_time()
             elif trio.current_time() > came_at + self._limits.sent_ahead_s:
-                buffer = await self._turn_away(wire, buffer)
+                buffer = await self._turn_away(wire, buffer, asked, came_at)
                 came_at = trio.current_time()
                 if not buffer:
                     continue
@@ -131,12 +143,13 @@ class PlainLane:
             if head is None or head.body_bytes > self._limits.body_bytes_max:
                 return buffer
             end = head_end + _END_BYTES + head.body_bytes
+            asked.begin(head.request_id)
             if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
                 if len(buffer) < end:
                     return buffer  # its body is not waited for
                 refused = await self._refuse(wire, head)
                 self._count(head, refused.status)
-                await self._send(wire, refused)
+                await self._give(wire, head, asked, refused, came_at)
                 buffer = buffer[end:]
                 continue
             # One piece for each connection is allowed for; what is longer is counted.
@@ -159,7 +172,7 @@ class PlainLane:
                 self._batches[answer.status] += 1
             else:
                 self._events[answer.status] += 1
-            await self._send(wire, answer)
+            await self._give(wire, head, asked, answer, came_at)
 
     def _count(self, head: PlainHead, status: HTTPStatus) -> None:
         counts = self._batches if head.event_type is None else self._events
@@ -173,7 +186,7 @@ class PlainLane:
                 found["plain", "POST", route, status] = count
         return found
 
-    async def _turn_away(self, wire: Wire, buffer: bytes) -> bytes:
+    async def _turn_away(self, wire: Wire, buffer: bytes, asked: Asked, came_at: float) -> bytes:
         """Refuses the plain requests that have come whole, and returns what is behind them.
 
         Those too that the kernel holds, and what comes of those that the client's kernel holds:
@@ -185,7 +198,15 @@ class PlainLane:
             refused, buffer = self._without_whole(buffer)
             if not refused:
                 return buffer
-            await wire.send_all(self._rendered(_WAITED_TOO_LONG) * refused)
+            asked.begin(None)
+            for head in refused if self._log.tells_all() else refused[:1]:
+                self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
+            await wire.send_all(
+                b"".join(
+                    self._rendered(_WAITED_TOO_LONG, head.request_id or asked.id)
+                    for head in refused
+                )
+            )
             # At an end nothing comes, and whoever reads next learns of it.
             more = wire.transport.read_now() if left > 0 else None
             if not more:
@@ -193,12 +214,12 @@ class PlainLane:
             buffer += more
             left -= len(more)
 
-    def _without_whole(self, buffer: bytes) -> tuple[int, bytes]:
-        """How many plain requests have come whole, counted as refused, and what is behind them.
+    def _without_whole(self, buffer: bytes) -> tuple[list[PlainHead], bytes]:
+        """The plain requests that have come whole, counted as refused, and what is behind them.
 
         All in one go, because a client that sends faster than it is served has hundreds of them.
         """
-        place = whole = 0
+        place, whole = 0, list[PlainHead]()
         heads: dict[bytes, PlainHead] = {}  # a client repeats a few
         while buffer.startswith(BEGINNING, place):
             head_end = buffer.find(END_OF_HEAD, place, place + HEAD_MAX)
@@ -216,7 +237,8 @@ class PlainLane:
             if end > len(buffer):
                 break
             self._count(heads[raw], _WAITED_TOO_LONG.status)
-            place, whole = end, whole + 1
+            whole.append(heads[raw])
+            place = end
         return whole, buffer[place:]
 
     async def _wait(self, wire: Wire, transport: Transport) -> bytes:
@@ -270,11 +292,33 @@ class PlainLane:
         assert refused is not None, "it was not let in a moment ago"
         return refused
 
-    async def _send(self, wire: Wire, answer: Answer) -> None:
-        data = self._rendered(answer)
+    async def _give(
+        self, wire: Wire, head: PlainHead, asked: Asked, answer: Answer, came_at: float
+    ) -> None:
+        told = is_told(asked.given, answer.status)
+        data = self._rendered(answer, asked.id if told else "")
         sent = wire.transport.write_now(data)
         if sent < len(data):
             await wire.send_all(data[sent:])
+        if answer.status > HTTPStatus.INTERNAL_SERVER_ERROR or self._log.tells_all():
+            self._tell(wire, head, asked, answer, came_at)
+
+    def _tell(
+        self, wire: Wire, head: PlainHead, asked: Asked, answer: Answer, came_at: float
+    ) -> None:
+        self._log.answered(
+            asked,
+            lane="plain",
+            method="POST",
+            path="/usagebatch" if head.event_type is None else f"/usage/{head.event_type}",
+            status=answer.status,
+            began_at=came_at,
+            peer=wire.host,
+            received=head.body_bytes,
+            sent=len(answer.body),
+            apikey=head.apikey,
+            authorization=head.authorization,
+        )
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:
         try:
@@ -288,10 +332,14 @@ class PlainLane:
             _log.error("request failed", event_type=head.event_type, exc_info=fault)
             return BROKEN
 
-    def _rendered(self, answer: Answer) -> bytes:
+    def _rendered(self, answer: Answer, request_id: str = "") -> bytes:
         """The answer as the other lane writes it, to the byte."""
         body = answer.body
-        return _head(answer.status, len(body), answer.headers, self._now_ms() // 1000) + body
+        head = _head(answer.status, len(body), answer.headers, self._now_ms() // 1000)
+        if not request_id:
+            return head + body
+        before, always, behind = head.partition(_ALWAYS)
+        return b"%b%b: %b\r\n%b%b%b" % (before, _ID, request_id.encode(), always, behind, body)
 
 
 # Answers of one second differ in little: as many heads as there are usual lengths.
@@ -302,6 +350,6 @@ def _head(
     more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
     return (
         f"HTTP/1.1 {status:d} \r\ncontent-type: application/json\r\n"
-        f"content-length: {body_bytes}\r\n{more}{_ALWAYS}"
+        f"content-length: {body_bytes}\r\n{more}{_ALWAYS.decode()}"
         f"date: {format_date_time(second)}\r\n\r\n"
     ).encode()

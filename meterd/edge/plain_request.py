@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+
+from meterd.edge.request_ids import fit
 
 # What every plain request begins with; a shorter beginning may still become one.
 BEGINNING: Final = b"POST /usage"
@@ -33,11 +35,15 @@ _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
 )
 _LENGTH: Final = re.compile(rb"(?:0|[1-9][0-9]{0,7})")
-# The one field that differs with every request: it is taken out before the parse is remembered.
+# Two fields differ with every request: they are taken out before the parse is remembered.
 _KEY_FIELD: Final = re.compile(
     rb"\r\n[Ii]dempotency-[Kk]ey:[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*(?=\r\n|\Z)"
 )
 _KEY_PART: Final = b"dempotency-"
+_ID_FIELD: Final = re.compile(
+    rb"\r\n(?i:x-request-id):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*(?=\r\n|\Z)"
+)
+_ID_PARTS: Final = (b"equest-", b"EQUEST-")
 # Fields that say nothing about where a request ends or what must be done with it.
 _KNOWN: Final = frozenset(
     (
@@ -70,7 +76,6 @@ _KNOWN: Final = frozenset(
         b"x-forwarded-port",
         b"x-forwarded-proto",
         b"x-real-ip",
-        b"x-request-id",
     )
 )
 
@@ -78,7 +83,8 @@ _KNOWN: Final = frozenset(
 class PlainHead(msgspec.Struct, frozen=True):
     """What a plain request's head says. ``event_type`` is None for a batch.
 
-    ``idempotency_keys`` are the values of that header: one, or none.
+    ``idempotency_keys`` are the values of that header: one, or none. ``request_id`` is what the
+    client calls its request, if that is fit for a name.
     """
 
     event_type: str | None
@@ -87,20 +93,29 @@ class PlainHead(msgspec.Struct, frozen=True):
     authorization: str
     prefer: str
     idempotency_keys: tuple[str, ...] = ()
+    request_id: str | None = None
 
 
 def parse_plain_head(head: bytes) -> PlainHead | None:
     """The head, given without the empty line that ends it; None if the request is foreign."""
-    if _KEY_PART not in head:
-        return _parse(head)
-    field = _KEY_FIELD.search(head)
-    if field is None:
-        return None
-    # A second one is left in, and makes the request foreign.
-    parsed = _parse(head[: field.start()] + head[field.end() :])
-    if parsed is None:
-        return None
-    return msgspec.structs.replace(parsed, idempotency_keys=(field[1].decode(),))
+    differing: dict[str, Any] = {}
+    # A second one of either is left in, and makes the request foreign.
+    if _KEY_PART in head:
+        field = _KEY_FIELD.search(head)
+        if field is None:
+            return None
+        differing["idempotency_keys"] = (field[1].decode(),)
+        head = head[: field.start()] + head[field.end() :]
+    if _ID_PARTS[0] in head or _ID_PARTS[1] in head:
+        field = _ID_FIELD.search(head)
+        if field is None:
+            return None
+        differing["request_id"] = fit(field[1].decode())
+        head = head[: field.start()] + head[field.end() :]
+    parsed = _parse(head)
+    if parsed is None or not differing:
+        return parsed
+    return msgspec.structs.replace(parsed, **differing)
 
 
 @lru_cache(maxsize=_REMEMBERED)

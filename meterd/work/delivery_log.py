@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
     from meterd.domain.outcomes import Outcome
     from meterd.domain.standing import Standing
+
+# Each of these is written: they are what a dry run is for.
+DRY_RUN: Final = "dry run: this would be sent"
 
 _log = structlog.get_logger("delivery")
 

@@ -33,7 +33,7 @@ from meterd.domain.signatures import sign
 from meterd.domain.standing import Standing
 from meterd.domain.statistics import Statistics
 from meterd.ledger import Claim
-from meterd.work.delivery_log import tell_change, tell_settled
+from meterd.work.delivery_log import DRY_RUN, tell_change, tell_settled
 from meterd.work.settling import Settling
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ class EndpointWorker:
         if self._around.config().dry_run:
             outcome = Outcome(dry_run=True)
             _log.info(
-                "dry run: this would be sent",
+                DRY_RUN,
                 url=masked_url(endpoint.url),
                 headers=headers,
                 payload=delivery.body.decode(),

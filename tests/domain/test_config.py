@@ -13,6 +13,7 @@ from meterd.domain.admission import Admission, Late
 from meterd.domain.config import (
     Config,
     EventType,
+    LogFormat,
     LogLevel,
     Retention,
     Storage,
@@ -37,6 +38,7 @@ revise_after = "10m"
 idempotency_window = "100d"
 dry_run = true
 log_level = "debug"
+log_format = "console"
 
 [events."z.last"]
 op = "last"
@@ -96,6 +98,7 @@ def test_every_option_is_read() -> None:
         idempotency_window_ms=100 * DAY_MS,
         dry_run=True,
         log_level=LogLevel.DEBUG,
+        log_format=LogFormat.CONSOLE,
         events={
             "z.last": EventType(Operation.LAST),
             "a": EventType(Operation.SUM, "Calls", "calls"),
@@ -268,6 +271,7 @@ def test_the_public_configuration() -> None:
         "retention": {"events": "400d"},
         "dry_run": True,
         "log_level": "debug",
+        "log_format": "console",
     }
     text = json.dumps(shown)
     for hidden in (HASH, hash_of("compat-key"), "hunter2", "whsec_new", "from-the-environ"):

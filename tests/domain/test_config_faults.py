@@ -20,8 +20,8 @@ HASH = "0123456789abcdef" * 4
 # What the longer messages say an option takes.
 KNOWN = (
     "known are periods, grace, accept_past, accept_future, late, revise_after,"
-    " idempotency_window, retention, dry_run, log_level, events, webhooks, alerts, keys, server,"
-    " storage"
+    " idempotency_window, retention, dry_run, log_level, log_format, events, webhooks, alerts,"
+    " keys, server, storage"
 )
 PERIODS = "must be one of hourly, daily, weekly, monthly, yearly"
 OPERATIONS = "must be one of sum, avg, min, max, count, first, last"

@@ -22,7 +22,7 @@ from meterd.ledger import EventQuery
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from tests.edge.api_bench import Posts
-from tests.edge.loopback import GET, Door, open_door
+from tests.edge.loopback import GET, REQUESTS, Door, open_door
 from tests.edge.measured import metrics_over
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
@@ -63,7 +63,7 @@ class Lane:
         delivery = DeliveryActor(
             self.ledger, self.clock, lambda: CONFIG, Posts().open_sender, "meterd/0"
         )
-        plain = PlainLane(ingest, access, bodies, limits, self.clock.now_ms)
+        plain = PlainLane(ingest, access, bodies, limits, self.clock.now_ms, REQUESTS)
         self.metrics = metrics_over(
             lambda: CONFIG,
             self.clock,

@@ -20,6 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.limits import MIB, Limits
 from meterd.edge.readiness import Readiness
+from meterd.edge.request_log import RequestLog
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
 
     from meterd.edge.plain_lane import PlainLane
+
+# One name for all, so that both lanes' answers can be compared; nothing is told of each request.
+REQUESTS = RequestLog(lambda _: 7, lambda: False, lambda _apikey, _authorization: None)
 
 # More than loopback's socket buffers hold, so a client that does not read blocks the sender.
 LARGE_BYTES = 16 * MIB
@@ -131,7 +135,7 @@ async def open_door(
 ) -> AsyncIterator[Door]:
     capture = LogCapture()
     log = structlog.wrap_logger(None, processors=[capture])
-    front_door = FrontDoor(app, limits or Limits(), log, plain=plain, tls=tls)
+    front_door = FrontDoor(app, limits or Limits(), log, REQUESTS, plain=plain, tls=tls)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     door = Door(front_door, listeners[0].socket.getsockname()[1], capture)
 

@@ -14,6 +14,7 @@ from meterd.edge.limits import Limits
 from tests.edge.loopback import (
     GET,
     HELD,
+    REQUESTS,
     App,
     open_door,
 )
@@ -69,7 +70,7 @@ async def test_a_full_queue_keeps_nobody_of_another_address_out() -> None:
         )
 
     limits = Limits(connections_max=1, connections_per_peer_max=1)
-    door = FrontDoor(App().quart, limits, structlog.get_logger(), transport=transport)
+    door = FrontDoor(App().quart, limits, structlog.get_logger(), REQUESTS, transport=transport)
 
     def comes(host: str) -> None:
         peer = SimpleNamespace(getpeername=lambda: (host, 1))

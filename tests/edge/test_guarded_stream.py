@@ -68,9 +68,12 @@ async def pair(
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
     client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     refusals: list[Refusal] = []
-    held = Pair(
-        GuardedStream(SocketTransport(transport), Limits(), on_refusal=refusals.append), client
-    )
+
+    def refused(refusal: Refusal) -> str:
+        refusals.append(refusal)
+        return "name-of-the-refused"
+
+    held = Pair(GuardedStream(SocketTransport(transport), Limits(), on_refusal=refused), client)
     held.refusals = refusals
     async with transport, client, trio.open_nursery() as nursery:
         nursery.start_soon(held.serve, application)

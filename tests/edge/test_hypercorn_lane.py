@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.hypercorn_lane import HypercornLane
 from meterd.edge.limits import Limits
-from tests.edge.loopback import GET, App, Http2Client, open_door
+from tests.edge.loopback import GET, REQUESTS, App, Http2Client, open_door
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -153,7 +153,8 @@ async def test_escaped_exception_is_a_500_and_logged() -> None:
 
 
 def lane_of(app: Application) -> HypercornLane:
-    return HypercornLane(app, Limits(), structlog.wrap_logger(None, processors=[LogCapture()]))
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    return HypercornLane(app, Limits(), log, REQUESTS)
 
 
 async def test_application_is_started_and_stopped() -> None:

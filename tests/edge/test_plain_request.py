@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meterd.edge.framing import Head, parse_head
 from meterd.edge.limits import Limits
-from meterd.edge.plain_request import PlainHead, parse_plain_head
+from meterd.edge.plain_request import PlainHead, _parse, parse_plain_head
 from tests.edge.refused_requests import REFUSED_HEADS
 
 SINGLE = b"POST /usage/api.calls HTTP/1.1"
@@ -40,10 +40,18 @@ PLAIN = [
         head(BATCH, HOST, LENGTH, b"idempotency-key:k"),
         PlainHead(None, 12, None, "", "", ("k",)),
     ),
+    (
+        head(BATCH, HOST, b"X-Request-Id: web-1", LENGTH, b"Idempotency-Key: k"),
+        PlainHead(None, 12, None, "", "", ("k",), "web-1"),
+    ),
+    (head(BATCH, HOST, LENGTH, b"X-REQUEST-ID:a "), PlainHead(None, 12, None, "", "", (), "a")),
+    (head(BATCH, HOST, LENGTH, b"x-request-id: no name"), PlainHead(None, 12, None, "", "")),
 ]
 
 FOREIGN = {
     "another method": head(b"PUT /usagebatch HTTP/1.1", HOST, LENGTH),
+    "two request ids": head(BATCH, HOST, LENGTH, b"X-Request-Id: a", b"x-request-id: a"),
+    "an empty request id": head(BATCH, HOST, LENGTH, b"X-Request-Id:"),
     "another path": head(b"POST /events HTTP/1.1", HOST, LENGTH),
     "a longer path": head(b"POST /usage/a/b HTTP/1.1", HOST, LENGTH),
     "percent-encoded": head(b"POST /usage/api%2Ecalls HTTP/1.1", HOST, LENGTH),
@@ -111,7 +119,7 @@ def test_nothing_that_must_be_refused_is_plain(name: str) -> None:
 lines = st.sampled_from(
     [
         *[HOST, LENGTH, b"Accept: */*", b"x-apikey: k", b"Connection: close", b"X: y", b"\x00"],
-        *[b" a", b"Idempotency-Key: k"],
+        *[b" a", b"Idempotency-Key: k", b"X-Request-Id: a"],
     ]
 )
 
@@ -130,3 +138,14 @@ def test_a_plain_head_is_a_strict_head(
         strict = parse_head(bytes(raw), Limits())
         assert isinstance(strict, Head)
         assert strict.body_bytes == plain.body_bytes
+
+
+def test_what_differs_each_time_is_no_other_head() -> None:
+    """A proxy that names every request does not have each head parsed anew."""
+    before = _parse.cache_info().misses
+    for number in range(50):
+        names = b"X-Request-Id: unheard-%d" % number, b"Idempotency-Key: %d" % number
+        parsed = parse_plain_head(head(SINGLE, HOST, LENGTH, b"User-Agent: unheard", *names))
+        assert parsed is not None
+        assert parsed.request_id == f"unheard-{number}"
+    assert _parse.cache_info().misses == before + 1

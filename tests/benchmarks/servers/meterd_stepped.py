@@ -12,9 +12,10 @@ from pathlib import Path
 
 import trio
 
-from meterd.daemon import running, tune_interpreter
+from meterd.daemon import running
 from meterd.domain.config import decode
-from meterd.log_lines import set_log_level, set_up_logging
+from meterd.log_lines import set_up_logging
+from meterd.machine import tune_interpreter
 from meterd.work.clock import WallClock
 
 
@@ -47,8 +48,7 @@ async def main(path: str) -> None:
     clock = SteppedClock()
     text = await trio.Path(path).read_bytes()
     config = decode(text, form="toml", environ=os.environ)
-    set_up_logging()
-    set_log_level(config.log_level)
+    set_up_logging(config)
     tune_interpreter()
     async with running(config, clock) as daemon:
         print(daemon.urls[0], flush=True)
