@@ -3,7 +3,7 @@
 The code map. A file imports only from files above it, tests/test_layout.py sees to it.
 
     built            version and commit, written by the build out of git's tags
-    frozen           what only the single binary needs
+    frozen           what the single binary needs, which is two processes
     domain/          pure rules: values in, values out
       instants         instants as text
       errors           names every failure an operator or caller may meet
