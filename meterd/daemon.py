@@ -68,6 +68,9 @@ T = TypeVar("T")
 # sysexits.h EX_SOFTWARE: memory may be ahead of the disk, or the disk is not what was written. A
 # supervisor should start meterd again, which recovers from what can be recovered from.
 EXIT_BROKEN: Final = 70
+# How long whoever has connected waits to be accepted. Behind a clean stop a start takes some
+# milliseconds; a recovery that takes longer says so to who asks.
+SHORT_START_S: Final = 0.5
 # How long attempts in the air may still take when everything else has stopped. What is left of the
 # 10 seconds that a stop may take; an attempt that is cut is made again by the next start.
 DELIVERY_STOP_S: Final = 1.5
@@ -100,6 +103,11 @@ class Daemon:
         self.thresholds = thresholds
         self.loop_lag = loop_lag
         self.urls: list[str] = []
+
+    async def wait_for_a_short_start(self) -> None:
+        """Who has connected is then served, and not told to come again."""
+        with trio.move_on_after(SHORT_START_S):
+            await self.started.wait()
 
     def status(self) -> str:
         """What it does, in a line for people."""
@@ -188,7 +196,8 @@ async def listening(
         )
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
-            daemon.urls = [_url(listener, has_tls=config.server.has_tls) for listener in listeners]
+            daemon.urls = [_url(each, has_tls=config.server.has_tls) for each in listeners]
+            await daemon.wait_for_a_short_start()
             await serving.start(daemon.front_door.serve, listeners)
             closing_periods = trio.CancelScope()
             work.start_soon(_work, daemon, work, closing_periods)

@@ -77,6 +77,7 @@ class _Connection:
     def __init__(self, peer: str, stream: GuardedStream) -> None:
         self.peer = peer
         self.stream = stream
+        self._came_at = trio.current_time()
         self.session: HypercornSession | None = None
         self.has_place = True
 
@@ -96,6 +97,10 @@ class _Connection:
         if self.session is None:
             return self.stream.between_requests
         return self.session.idle
+
+    def is_newcomer(self, since: float) -> bool:
+        """Whether it came behind that moment, and has not asked yet."""
+        return self._came_at > since and not self.stream.was_heard
 
     def give_way(self) -> None:
         """See ``Held``."""
@@ -206,7 +211,9 @@ class FrontDoor:
                     await trio.lowlevel.checkpoint()
 
     def begin_shutdown(self) -> None:
-        """Stops accepting; idle connections end now, the others when they have their answer."""
+        """Stops accepting; idle connections end now, the others when they have their answer, and
+        who has only just come when it has asked, or did not for a moment.
+        """
         self._accepting.cancel()
 
     def statistics(self) -> Statistics:
@@ -225,8 +232,9 @@ class FrontDoor:
         with trio.move_on_after(self._limits.graceful_s):
             # Not the connections: the last one accepted may not have come to be one of them yet.
             while handlers.child_tasks:
+                newcomers_since = trio.current_time() - self._limits.newcomer_s
                 for connection in self._connections:
-                    if connection.idle:
+                    if connection.idle and not connection.is_newcomer(newcomers_since):
                         connection.stream.expire()
                 await trio.sleep(_SWEEP_S)
 

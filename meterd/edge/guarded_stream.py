@@ -58,6 +58,8 @@ class GuardedStream:
         # Everything that serves this connection runs inside.
         self.scope = trio.CancelScope()
         self.active_at = trio.current_time()
+        # Whether the client has said anything yet, beside its part of the handshake.
+        self.was_heard = False
         self._limits = limits
         self._plain = plain
         # When it is to end, while the plain lane waits on it.
@@ -151,7 +153,7 @@ class GuardedStream:
     def end_wait(self) -> None:
         """See ``Wire``."""
         self.expires_at = math.inf
-        self._plain_serves = True
+        self.was_heard = self._plain_serves = True
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         """The next bytes of the request under way or, once that is answered, of the next one.
@@ -313,6 +315,7 @@ class GuardedStream:
             await self._out_of_time()
             return
         self._received_all = not data
+        self.was_heard = True
         self.active_at = trio.current_time()
         self._drip.record(self.active_at - began_at, len(data))
         if self._framer.phase is Phase.BODY:

@@ -104,6 +104,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     send_s: float = 30.0
     # How long a closing connection is still read, so that the client sees the answer and no reset.
     linger_s: float = 2.0
+    # A shutdown ends whoever is idle, but who came so shortly ago is about to ask.
+    # A TLS handshake with the other side of the earth takes as long.
+    newcomer_s: float = 0.5
     # From the beginning of the shutdown until what is still open is cut.
     graceful_s: float = 5.0
 

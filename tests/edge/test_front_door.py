@@ -215,6 +215,20 @@ async def test_shutdown_ends_idle_connections_at_once() -> None:
                 await door.ended.wait()
 
 
+async def test_shutdown_lets_newcomers_ask() -> None:
+    """Who connected a moment before it asks a moment later, and is answered: of all who come while
+    a service manager keeps the socket open it would be the only one that is turned away.
+    """
+    async with open_door(App().quart) as door, await door.connect() as client:
+        await door.wait_open(1)
+        await wait_all_tasks_blocked()
+        door.door.begin_shutdown()
+        await wait_all_tasks_blocked()
+        assert (await client.ask(GET)).status == 200
+        with trio.fail_after(1):
+            await door.ended.wait()
+
+
 async def test_shutdown_stops_accepting() -> None:
     """From the beginning of the shutdown on nobody new comes in."""
     app = App()

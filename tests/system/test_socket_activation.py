@@ -52,7 +52,7 @@ class Client(threading.Thread):
             if status == 201:
                 self.acknowledged += 1
                 self.one_more.release()
-            elif status != 503:  # it is starting: nothing was stored
+            else:
                 self.failure = status
                 return
 
