@@ -87,6 +87,7 @@ class Settings:
                 "clients refuse this certificate", file=server.tls_certificate, why=refusal
             )
         self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
+        self._logs_requests = config.log_level is LogLevel.DEBUG  # asked for at each request
 
     def config(self) -> Config:
         return self._config
@@ -95,7 +96,7 @@ class Settings:
         return self._keyring
 
     def logs_requests(self) -> bool:
-        return self._config.log_level is LogLevel.DEBUG
+        return self._logs_requests
 
     def tls(self) -> ssl.SSLContext | None:
         """What new connections are encrypted with, if they are."""

@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 
 from meterd.domain.errors import DiskFullError
-from meterd.edge.request_log import PATH_MAX, Asked, RequestLog, current_id
+from meterd.edge.request_log import PATH_MAX, UNSERVED_S, Asked, RequestLog, current_id
 from meterd.log_lines import _name_request
 from tests.edge import lane_bench
 from tests.edge.lane_bench import BATCH, EVENT, ITEM, SERVED, lane, request
@@ -130,6 +130,7 @@ async def test_what_was_not_served_is_a_warning(
     [entry] = entries
     shown = entry["event"], entry["log_level"], entry["status"], entry["request_id"]
     assert shown == ("request not served", "warning", 507, MADE)
+    assert entry["others"] == 0
 
 
 @LANES
@@ -163,7 +164,7 @@ async def test_what_was_taken_is_named_for_who_named_it(fast: bool, given: bytes
     async with lane(fast=fast) as opened:
         taken = await opened.exchange(request(EVENT, *more))
         refused = await opened.exchange(request(b"{", *more))
-        named = await opened.exchange(request(EVENT, b"x-REQUEST-id:" + b"y" * 128))
+        named = await opened.exchange(request(EVENT, b"x-ReQuest-ID:" + b"y" * 128))
     assert taken.startswith(b"HTTP/1.1 201 ")
     assert b"x-request-id" not in fields(taken)
     assert fields(refused)[b"x-request-id"] == MADE.encode()
@@ -217,24 +218,44 @@ def test_a_name_is_made_once_and_only_if_asked_for() -> None:
     assert asked.id == "0" * 15 + "1"
 
 
+def answered(told: RequestLog, status: int | None, path: str = "/usagebatch") -> None:
+    told.answered(
+        told.asked(),
+        lane="full",
+        method="POST",
+        path=path,
+        status=status,
+        began_at=trio.current_time(),
+        peer="::1",
+        received=0,
+        sent=0,
+        apikey=None,
+        authorization="",
+    )
+    told.forget()
+
+
+@pytest.mark.parametrize("at_debug", [True, False])
+async def test_a_flood_of_refusals_is_a_line_now_and_then(
+    autojump_clock: object, at_debug: bool
+) -> None:
+    """Of each status, with how many there were beside it; at debug each is a line as any other."""
+    told = RequestLog(lambda _: 7, lambda: at_debug, lambda _apikey, _authorization: None)
+    with capture_logs() as entries:
+        for _ in range(3):
+            for status in (503, 503, 507, 503):
+                answered(told, status)
+            await trio.sleep(UNSERVED_S)
+    warnings = [(e["status"], e["others"]) for e in entries if e["log_level"] == "warning"]
+    assert warnings == [(503, 0), (507, 0), (503, 2), (507, 0), (503, 2), (507, 0)]
+    assert len(entries) == (12 if at_debug else 6)
+
+
 async def test_who_leaves_before_its_answer_has_no_status() -> None:
     """Told all the same."""
     told = RequestLog(lambda _: 7, lambda: True, lambda _apikey, _authorization: None)
     with capture_logs() as entries:
-        told.answered(
-            told.asked(),
-            lane="full",
-            method="GET",
-            path="*",
-            status=None,
-            began_at=trio.current_time(),
-            peer="::1",
-            received=0,
-            sent=0,
-            apikey=None,
-            authorization="",
-        )
-    told.forget()
+        answered(told, None, "*")
     assert [(entry["status"], entry["path"], entry["key"]) for entry in entries] == [
         (None, None, None)
     ]
