@@ -31,7 +31,7 @@ from meterd.domain.errors import (
 from meterd.domain.event_ids import NONCE_LIMIT
 from meterd.edge.access import Access
 from meterd.edge.api import make_app
-from meterd.edge.certificates import server_context, validity
+from meterd.edge.certificates import is_shown_to_all, server_context, validity
 from meterd.edge.front_door import FrontDoor
 from meterd.edge.ingest import Ingest
 from meterd.edge.limits import FILES_MAX, BodyBudget, Limits
@@ -86,6 +86,8 @@ class Settings:
             _log.warning(
                 "clients refuse this certificate", file=server.tls_certificate, why=refusal
             )
+        if tls is not None and is_shown_to_all(server.tls_key):
+            _log.warning("everybody on this machine may read the TLS key", file=server.tls_key)
         self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
         self._logs_requests = config.log_level is LogLevel.DEBUG  # asked for at each request
 
