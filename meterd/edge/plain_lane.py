@@ -206,14 +206,16 @@ class PlainLane:
             if not refused:
                 return buffer
             asked.begin(None)
-            for head in refused:
-                self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
-            await wire.send_all(
-                b"".join(
-                    self._rendered(_WAITED_TOO_LONG, head.request_id or asked.id)
-                    for head in refused
-                )
-            )
+            if self._log.tells_all():
+                for head in refused:
+                    self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
+            else:
+                self._tell(wire, refused[0], asked, _WAITED_TOO_LONG, came_at, len(refused))
+            answers = {
+                name: self._rendered(_WAITED_TOO_LONG, name or asked.id)
+                for name in {head.request_id for head in refused}
+            }
+            await wire.send_all(b"".join([answers[head.request_id] for head in refused]))
             # At an end nothing comes, and whoever reads next learns of it.
             more = wire.transport.read_now() if left > 0 else None
             if not more:
@@ -312,7 +314,13 @@ class PlainLane:
             self._tell(wire, head, asked, answer, came_at)
 
     def _tell(
-        self, wire: Wire, head: PlainHead, asked: Asked, answer: Answer, came_at: float
+        self,
+        wire: Wire,
+        head: PlainHead,
+        asked: Asked,
+        answer: Answer,
+        came_at: float,
+        alike: int = 1,
     ) -> None:
         self._log.answered(
             asked,
@@ -326,6 +334,7 @@ class PlainLane:
             sent=len(answer.body),
             apikey=head.apikey,
             authorization=head.authorization,
+            alike=alike,
         )
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:

@@ -111,12 +111,14 @@ class RequestLog:
         sent: int,
         apikey: str | None,
         authorization: str,
+        alike: int = 1,
     ) -> None:
         """``began_at`` in trio's time; ``received`` and ``sent`` are the bytes of both bodies.
 
-        Without a ``status`` the client was gone before its answer.
+        Without a ``status`` the client was gone before its answer. It may stand for so many
+        ``alike`` that were refused at once.
         """
-        others = None if status is None else self._others(status)
+        others = None if status is None else self._others(status, alike)
         if others is not None:
             tell = partial(_log.warning, "request not served", others=others)
         elif self.tells_all():
@@ -137,7 +139,7 @@ class RequestLog:
             request_id=asked.id,
         )
 
-    def _others(self, status: int) -> int | None:
+    def _others(self, status: int, alike: int) -> int | None:
         """If this is to be told as a warning: how many were not, since the last that was."""
         # 500 has an entry of its own, from whoever knows what failed.
         if status <= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -145,10 +147,10 @@ class RequestLog:
         unserved = self._unserved.setdefault(status, _Unserved())
         now = trio.current_time()
         if now < unserved.told_at + UNSERVED_S:
-            unserved.others += 1
+            unserved.others += alike
             return None
         others, unserved.others, unserved.told_at = unserved.others, 0, now
-        return others
+        return others + alike - 1
 
     def refused(self, status: int, error: str, peer: str) -> str:
         """Of what is no request that a lane could serve; what it is called."""
