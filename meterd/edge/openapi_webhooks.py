@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from meterd.domain.credentials import Scope
+from meterd.domain.endpoints import masked_secret
 from meterd.edge.openapi_deliveries import ATTEMPT, Attempt
 from meterd.edge.openapi_parts import (
     ASKING,
@@ -91,7 +92,7 @@ class Probed(Attempt, frozen=True, rename="camel", kw_only=True):
 CONFIGURED: Final[dict[str, Any]] = {
     "id": WEBHOOK,
     "url": "https://billing.example/webhooks/metering",
-    "secret": "***cret",
+    "secret": masked_secret("whsec_of_an_example"),
     "enabled": True,
     "description": "",
     "allow_private": [],
