@@ -239,6 +239,8 @@ def _parameter(parameter: Parameter, operation: Operation) -> dict[str, Any]:
         "description": parameter.about,
         "schema": parameter.schema,
     }
+    if parameter.place == "query":
+        shown["allowEmptyValue"] = parameter.may_be_empty
     examples = {
         one.name: {"value": one.given[parameter.name]}
         for one in operation.exchanges

@@ -27,6 +27,7 @@ from meterd.edge.openapi_parts import (
     instant,
     keyed,
     limit,
+    or_empty,
 )
 
 UNSET = msgspec.UNSET
@@ -118,7 +119,7 @@ LIST_AGGREGATIONS: Final = Operation(
     summary="List aggregations",
     about="The last period first, then by customer. Those of running periods are as of the last"
     " trigger." + PASSED_OVER,
-    parameters=(
+    parameters=or_empty(
         CUSTOMER_ID,
         Parameter(name="period", about="Of this length only.", schema=PERIODS),
         instant("from", "Periods that begin then or later"),

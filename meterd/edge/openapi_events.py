@@ -33,6 +33,7 @@ from meterd.edge.openapi_parts import (
     instant,
     keyed,
     limit,
+    or_empty,
 )
 
 UNSET = msgspec.UNSET
@@ -106,7 +107,7 @@ LIST_EVENTS: Final = Operation(
     tag="Events",
     summary="List events",
     about="The newest first, by the time of receipt." + PASSED_OVER,
-    parameters=(
+    parameters=or_empty(
         CUSTOMER_ID,
         Parameter(
             name="eventType",

@@ -42,13 +42,14 @@ Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """``place`` is path, query or header."""
+    """``place`` is path, query or header. One that ``may_be_empty`` is no filter then."""
 
     name: str
     about: str
     schema: dict[str, Any]
     place: str = "query"
     required: bool = False
+    may_be_empty: bool = False
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +210,11 @@ CURSOR: Final = Parameter(
     about="Where to go on: follow the `Link` header of the answer before, which has it.",
     schema=TEXT,
 )
+
+
+def or_empty(*parameters: Parameter) -> tuple[Parameter, ...]:
+    """As on the routes of old, where an empty parameter is no filter."""
+    return tuple(msgspec.structs.replace(one, may_be_empty=True) for one in parameters)
 
 
 def in_path(name: str, about: str) -> Parameter:
