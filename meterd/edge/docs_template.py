@@ -33,6 +33,7 @@ h2 { margin: 3.5rem 0 .25rem; font-size: 1.5rem; border-bottom: 1px solid var(--
 h3 { margin: 2.75rem 0 .5rem; font-size: 1.1875rem; }
 h4 { margin: 1.5rem 0 .375rem; font-size: .8125rem; color: var(--faint); text-transform: uppercase;
   letter-spacing: .05em; }
+h4 a { text-transform: none; letter-spacing: 0; }
 p { margin: .5rem 0; }
 code, pre { font-family: var(--mono); font-size: .875em; }
 code { background: var(--code); padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
@@ -62,7 +63,8 @@ details > div { padding: 0 1rem .75rem; }
   main { padding: 1.5rem 1.25rem 4rem; } td:first-child { width: auto; } }
 @media print { body { display: block; font-size: 10pt; } nav { display: none; }
   main { max-width: none; padding: 0; } h2, h3, h4 { break-after: avoid; }
-  pre { white-space: pre-wrap; } }
+  pre { white-space: pre-wrap; } details::details-content { content-visibility: visible;
+  block-size: auto; } }
 """
 
 TEMPLATE: Final = """\

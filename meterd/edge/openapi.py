@@ -54,7 +54,10 @@ _ABOUT: Final = (
     " meterd. Each operation names the one that it needs.\n\n"
     'Answers are JSON, errors too: `{"error": "..."}`. Instants are written in UTC, to the'
     " millisecond. Numbers are the nearest doubles; `exact` has every digit, as text. `GET` is"
-    " answered to `HEAD`, too. There may be more fields one day: pass over what you do not know."
+    " answered to `HEAD`, too. There may be more fields one day: pass over what you do not"
+    " know.\n\n"
+    "Whatever is asked, an unknown path is answered with 404, another method with 405 and `Allow`,"
+    " and a request that is not sound HTTP, too long or too slow with 400, 408, 413, 414 or 431."
 )
 _HEADERS: Final = {
     "Link": 'Where the next page is: `</events?cursor=...>; rel="next"`. The last page has none.',

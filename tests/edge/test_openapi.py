@@ -29,6 +29,7 @@ from tests.edge.openapi_document import (
     request_examples,
     schemas_and_examples,
 )
+from tests.edge.receivers import TRUSTING_NOBODY
 from tests.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def send(example: Sent, daemon: DaemonProcess, key: str | None = None) -> httpx.
         headers={**example.headers, **presented} if presented["x-apikey"] else example.headers,
         content=None if example.body is None else json.dumps(example.body).encode(),
         timeout=30,
+        verify=TRUSTING_NOBODY,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from meterd import __version__
 from meterd.domain.config import EventType
 from meterd.domain.operations import Operation
-from tests.edge.api_bench import Api, serving
+from tests.edge.api_bench import LIMITS, Api, serving
 
 
 async def event_types(api: Api, **headers: str) -> Any:
@@ -40,7 +40,7 @@ async def test_a_key_is_told_the_event_types(scope: str) -> None:
 async def test_others_are_told_everything_else(key: str) -> None:
     """Also with a wrong key, which counts for nothing here."""
     async with serving(started=False) as api:
-        for _ in range(200):
+        for _ in range(LIMITS.wrong_keys_max + 1):
             assert await event_types(api, **{"x-apikey": key}) is None
         answer = await api.http.get("/openapi.json", headers={"x-apikey": "key-of-nobody"})
         assert "api.calls, a/b" not in answer.text
