@@ -4,6 +4,7 @@
 # make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
 # make lock      pins what meterd runs and is built with, anew (LOCK=--upgrade for the newest)
 # make binary    dist/meterd, one file that needs no Python
+# make docs      docs/configuration.md, of systemconfig.toml and the types
 # make image     a container image with docker or podman
 
 VENV ?= .venv
@@ -13,7 +14,7 @@ IMAGE ?= meterd
 BUILD ?= build
 DIST ?= dist
 
-.PHONY: run check test bench torture lock image binary clean
+.PHONY: run check test bench torture lock docs image binary clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -41,6 +42,10 @@ lock: $(VENV)/.test
 	$(LOCKED) --output-file requirements.lock pyproject.toml
 	sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '" ' | tr , '\n' | $(LOCKED) --output-file requirements-build.lock -
 	echo 'pyinstaller>=6.16,<7' | $(LOCKED) --output-file requirements-binary.lock -
+
+docs: $(VENV)/.run
+	$(VENV)/bin/python packaging/configuration_page.py > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
 
 # Installed anew, it knows version and commit as they are now.
 image: $(VENV)/.run
