@@ -17,7 +17,17 @@ from meterd.cli import main
 from meterd.domain.config import decode
 from meterd.domain.credentials import Scope
 from meterd.edge.problems import STATUS_OF_REASON
-from tests.docs.reading import BLOCK, CODE, DOCUMENTS, README, ROOT, Block, all_blocks, blocks
+from tests.docs.reading import (
+    BLOCK,
+    CODE,
+    DOCUMENTS,
+    README,
+    ROOT,
+    SCRIPTS,
+    Block,
+    all_blocks,
+    blocks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -255,10 +265,12 @@ class Curl(NamedTuple):
 
 def curl_commands() -> list[Curl]:
     """Every curl command of the documents, behind the moments that its block names, and the JSON
-    block that follows its own, if one does.
+    block that follows its own, if one does; but for the documents that are run as a whole.
     """
     found = []
     for document in DOCUMENTS:
+        if document in SCRIPTS:
+            continue
         known = blocks(document)
         for place, block in enumerate(known):
             if block.language != "bash":
