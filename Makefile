@@ -6,6 +6,7 @@
 # make binary    dist/meterd, one file that needs no Python
 # make dist      dist/, the source distribution and the wheel that is built of it
 # make release-check   all of that, and all tests, from a clean clone of what is committed
+# make docs      docs/configuration.md, of systemconfig.toml and the types
 # make image     a container image with docker or podman
 
 VENV ?= .venv
@@ -15,7 +16,7 @@ IMAGE ?= meterd
 BUILD ?= build
 DIST ?= dist
 
-.PHONY: run check test bench torture lock image binary dist release-check clean
+.PHONY: run check test bench torture lock docs image binary dist release-check clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
@@ -57,6 +58,10 @@ release-check:
 	cd $(BUILD)/release && dist/meterd --version && (cd dist && sha256sum *)
 	@cd $(BUILD)/release && tag=$$(git describe --exact-match --match 'v*' 2>/dev/null || true); \
 	    test -z "$$tag" || grep -q "^## $${tag#v}\b" CHANGELOG.md || { echo "CHANGELOG.md has no $${tag#v}"; exit 1; }
+
+docs: $(VENV)/.run
+	$(VENV)/bin/python packaging/configuration_page.py > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
 
 # Installed anew, it knows version and commit as they are now.
 image: $(VENV)/.run

@@ -3,7 +3,7 @@
 The code map. A file imports only from files above it, tests/test_layout.py sees to it.
 
     built            version and commit, written by the build out of git's tags
-    frozen           what only the single binary needs
+    frozen           what the single binary needs, which is two processes
     domain/          pure rules: values in, values out
       instants         instants as text
       errors           names every failure an operator or caller may meet
@@ -161,6 +161,18 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       usage_api        the routes of customers and their usage
       delivery_api     the routes of deliveries and webhooks
       void_api         the routes of one event
+      openapi_parts    what operations of the API are described with
+      openapi_ingest   how events come in, described
+      openapi_events   events, described
+      openapi_aggregations  aggregations and the trigger, described
+      openapi_usage    customers and usage, described
+      openapi_deliveries  deliveries, described
+      openapi_webhooks  webhooks, described
+      openapi_service  what meterd says of itself, described
+      openapi          the API's document, for programs
+      docs_template    how the page of it looks
+      docs_page        the page of it, for people
+      openapi_api      the routes of both
       api              Quart routes
       failures         what ended an attempt to deliver
       dialling         connects to judged addresses only

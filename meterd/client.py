@@ -145,6 +145,11 @@ class Client(_Closing):
         except httpx.TimeoutException as error:
             raise NoAnswerError(f"{self.url} did not answer in time") from error
         except httpx.HTTPError as error:
+            if (why := _mistrust(error)) is not None:
+                raise MeterdError(
+                    f"the certificate of {self.url} is not trusted ({why}): name the authority's"
+                    " file in SSL_CERT_FILE, or with --url the host that it is for"
+                ) from error
             raise NoAnswerError(
                 f"no meterd answers at {self.url} ({error}): is it running? --url says where"
             ) from error
@@ -189,6 +194,13 @@ def _unjudged() -> ssl.SSLContext:
 
 def _given(parameters: Mapping[str, str | int | None]) -> dict[str, str | int] | None:
     return {name: value for name, value in parameters.items() if value is not None} or None
+
+
+def _mistrust(error: BaseException | None) -> str | None:
+    """What is wrong with the certificate, if that is what httpx has failed of."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else error.verify_message
 
 
 def _later(answer: httpx.Response) -> NoAnswerError:

@@ -41,6 +41,7 @@ from meterd.edge.plain_lane import PlainLane
 from meterd.edge.readiness import Readiness
 from meterd.edge.request_log import RequestLog
 from meterd.embedded.engine import READERS_AT_ONCE, EmbeddedLedger
+from meterd.frozen import started_pid
 from meterd.inherited import take_sockets
 from meterd.keyfile import ensure_key
 from meterd.log_lines import follow, logging_as
@@ -291,7 +292,7 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
 
 
 async def _serve_until_told(source: ConfigSource, config: Config, machine: Machine) -> None:
-    manager = ServiceManager(os.environ, os.getpid(), time.monotonic_ns)
+    manager = ServiceManager(os.environ, started_pid(), time.monotonic_ns)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with (
             listening(config, WallClock(), machine) as daemon,

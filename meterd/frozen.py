@@ -6,11 +6,19 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def started_pid() -> int:
+    """The process that a service manager has started and watches: this one, or of the single
+    binary its parent. Sockets are not for that one: who unpacks passes them on in this one's name.
+    """
+    return os.getppid() if getattr(sys, "frozen", False) else os.getpid()
 
 
 def settle() -> None:

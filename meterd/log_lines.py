@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
 
 _INDENT: Final = "\n    "
+# Of a JSON object too, which people read now and then.
+_FIRST: Final = ("timestamp", "level", "logger", "event")
 _UNNAMED: Final = "meterd"
 
 
@@ -104,7 +106,8 @@ class _Rendering:
     def __call__(self, logger: object, method: str, entry: MutableMapping[str, Any]) -> str | bytes:
         is_auto = self.form is LogFormat.AUTO
         if self.form is LogFormat.JSON or (is_auto and not self._is_terminal):
-            return self._json(logger, method, entry)
+            first = {name: entry.pop(name) for name in _FIRST if name in entry}
+            return self._json(logger, method, {**first, **entry})
         return self._console(logger, method, _printable_entry(entry))
 
 

@@ -8,7 +8,7 @@ import structlog
 
 from meterd.domain.config import LogLevel
 from meterd.domain.credentials import Keyring
-from meterd.edge.certificates import server_context, validity
+from meterd.edge.certificates import is_shown_to_all, server_context, validity
 
 if TYPE_CHECKING:
     import ssl
@@ -32,7 +32,10 @@ class Settings:
             _log.warning(
                 "clients refuse this certificate", file=server.tls_certificate, why=refusal
             )
+        if tls is not None and is_shown_to_all(server.tls_key):
+            _log.warning("everybody on this machine may read the TLS key", file=server.tls_key)
         self._config, self._keyring, self._tls = config, Keyring(config.keys), tls
+        self._logs_requests = config.log_level is LogLevel.DEBUG  # asked for at each request
 
     def config(self) -> Config:
         return self._config
@@ -41,7 +44,7 @@ class Settings:
         return self._keyring
 
     def logs_requests(self) -> bool:
-        return self._config.log_level is LogLevel.DEBUG
+        return self._logs_requests
 
     def tls(self) -> ssl.SSLContext | None:
         """What new connections are encrypted with, if they are."""

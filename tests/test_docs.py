@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -18,22 +17,24 @@ from meterd.cli import main
 from meterd.domain.config import decode
 from meterd.domain.credentials import Scope
 from meterd.edge.problems import STATUS_OF_REASON
+from tests.docs.reading import (
+    BLOCK,
+    CODE,
+    DOCUMENTS,
+    README,
+    ROOT,
+    SCRIPTS,
+    Block,
+    all_blocks,
+    blocks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.daemon_process import DaemonProcess
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-DOCUMENTS = [
-    README,
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "examples" / "README.md",
-]
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
-CODE = re.compile(r"`([^`\n]+)`")
 # The webhook that the documents ask about; nobody is there.
 BILLING = """
 [[webhooks]]
@@ -47,27 +48,6 @@ secret = "whsec_of_some_length"
 """
 # Where the documents say that meterd listens.
 BASE_URL = "http://127.0.0.1:8080"
-
-
-class Block(NamedTuple):
-    """A block of code."""
-
-    document: Path
-    language: str
-    text: str
-
-
-def blocks(document: Path) -> list[Block]:
-    return [
-        Block(document, language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE))
-        for indent, language, text in BLOCK.findall(document.read_text())
-    ]
-
-
-def all_blocks(language: str) -> list[Block]:
-    return [
-        block for document in DOCUMENTS for block in blocks(document) if block.language == language
-    ]
 
 
 def commands(block: Block) -> Iterator[str]:
@@ -127,8 +107,9 @@ def test_every_route_of_the_table_is_there(daemon: DaemonProcess) -> None:
         answer = daemon.request(method, path.replace("{eventType}", "api.calls"))
         assert answer.status_code not in (401, 403, 405), f"{method} {path}"
         assert b"Not found" not in answer.content, f"{method} {path}"
-    [open_routes] = [row[0] for row in table("request") if "no key" in row[1]]
-    for path in CODE.findall(open_routes):
+    open_routes = [row[0] for row in table("request") if "no key" in row[1]]
+    assert len(open_routes) == 2
+    for path in CODE.findall(" ".join(open_routes)):
         answer = daemon.request("GET", path.split()[-1], headers={"x-apikey": "none"})
         assert answer.status_code == 200, path
 
@@ -197,8 +178,7 @@ def test_meterd_takes_the_commands_that_are_shown(arguments: str) -> None:
     command: click.Command = main
     try:
         context = main.make_context("meterd", list(given), resilient_parsing=False)
-    except click.exceptions.Exit as done:  # --version
-        assert done.exit_code == 0
+    except click.exceptions.Exit:  # --version has said it
         return
     while isinstance(command, click.Group):
         name, found, rest = command.resolve_command(
@@ -286,10 +266,12 @@ class Curl(NamedTuple):
 
 def curl_commands() -> list[Curl]:
     """Every curl command of the documents, behind the moments that its block names, and the JSON
-    block that follows its own, if one does.
+    block that follows its own, if one does; but for the documents that are run as a whole.
     """
     found = []
     for document in DOCUMENTS:
+        if document in SCRIPTS:
+            continue
         known = blocks(document)
         for place, block in enumerate(known):
             if block.language != "bash":

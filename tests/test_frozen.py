@@ -7,8 +7,13 @@ import select
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
+from meterd.frozen import started_pid
 from tests.daemon_process import ROOT
+
+if TYPE_CHECKING:
+    import pytest
 
 SETTLED = """
 import time
@@ -34,3 +39,10 @@ def test_it_ends_with_the_one_that_unpacked_it() -> None:
         ended, _, _ = select.select([unpacker.stdout], [], [], 10)
         assert ended, "the child still holds what it prints to"
         assert unpacker.stdout.read() == ""
+
+
+def test_of_the_single_binary_the_parent_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a service manager knows."""
+    assert started_pid() == os.getpid()
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert started_pid() == os.getppid()

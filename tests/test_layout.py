@@ -21,13 +21,18 @@ HOMES = {
     "xxhash": {"embedded.transaction"},
     "quart": {
         *("edge.api", "edge.delivery_api", "edge.usage_api", "edge.void_api"),
-        "edge.routes",
+        *("edge.routes", "edge.openapi_api"),
     },
-    "quart_trio": {"edge.api", "edge.delivery_api", "edge.usage_api", "edge.void_api"},
+    "quart_trio": {
+        *("edge.api", "edge.delivery_api", "edge.usage_api", "edge.void_api"),
+        "edge.openapi_api",
+    },
     "werkzeug": {"edge.api"},
     "hypercorn": {"edge.hypercorn_lane"},
     "httpx": {"edge.egress", "edge.keep_alive", "client"},
     "h11": {"edge.answers"},
+    "jinja2": {"edge.docs_page"},
+    "markupsafe": {"edge.docs_page"},
     "click": {
         *("cli", "options", "upkeep", "tables", "proof_commands"),
         *("delivery_history", "delivery_commands", "webhook_commands"),

@@ -165,6 +165,7 @@ def test_the_form_is_the_one_that_was_chosen(
     is_json = form is LogFormat.JSON or (form is LogFormat.AUTO and not is_terminal)
     if is_json:
         entry = json.loads(stderr.getvalue())
+        assert list(entry) == ["timestamp", "level", "logger", "event", "endpoint"]
         assert entry.pop("timestamp").endswith("Z")
         assert entry == {
             "event": "attempt failed",

@@ -2,6 +2,8 @@
 
 Also reads JSON as JavaScript does, without types and with numbers exact, which is what lets every
 field be judged when some are not what they should be. ``events`` puts the two together.
+
+What a field takes is also said in JSON Schema, beside its type, for the document of the API.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow, Subnormal
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -33,6 +35,59 @@ _exact: Final = _VALUE.plus
 # unit.
 _TOO_GREAT: Final = 2**1024 - 2**970
 _CERTAINLY_FINITE_DIGITS: Final = 308
+
+
+# Unicode's category Cc, which is complete: no version of it will add to it.
+_NO_CONTROL_CHARACTERS: Final = r"^[^\u0000-\u001f\u007f-\u009f]*$"
+
+CustomerId = Annotated[
+    str,
+    msgspec.Meta(
+        description="Whose usage it is: a name of your choice, at most"
+        f" {CUSTOMER_ID_MAX_BYTES} bytes of UTF-8.",
+        extra_json_schema={
+            "minLength": 1,
+            "maxLength": CUSTOMER_ID_MAX_BYTES,
+            "pattern": _NO_CONTROL_CHARACTERS,
+        },
+    ),
+]
+Value = Annotated[
+    Any,
+    msgspec.Meta(
+        description="How much: kept exactly as it is written, with at most"
+        f" {DIGITS_MAX} significant digits, and within the range of an IEEE 754 double.",
+        extra_json_schema={"type": "number"},
+    ),
+]
+Metadata = Annotated[
+    msgspec.Raw,
+    msgspec.Meta(
+        description=f"Whatever is to be kept with it, at most {METADATA_MAX_BYTES} bytes of JSON:"
+        " usage can be grouped by it, and filtered.",
+        extra_json_schema={"type": "object"},
+    ),
+]
+IdempotencyKey = Annotated[
+    str,
+    msgspec.Meta(
+        description="Sent again under the same key, with the same content, an event counts once."
+        " Unique for each customer.",
+        extra_json_schema={
+            "minLength": 1,
+            "maxLength": IDEMPOTENCY_KEY_MAX,
+            "pattern": _NO_CONTROL_CHARACTERS,
+        },
+    ),
+]
+Timestamp = Annotated[
+    str,
+    msgspec.Meta(
+        description=f"When it happened: {EXPECTED}. It may lie as far back as `accept_past` and as"
+        " far ahead as `accept_future`; without it, it happened when it was received.",
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}]},
+    ),
+]
 
 
 class MalformedJsonError(Exception):

@@ -22,7 +22,12 @@ import msgspec
 from meterd.domain.event_fields import (
     ABSENT,
     METADATA_MAX_BYTES,
+    CustomerId,
+    IdempotencyKey,
     MalformedJsonError,
+    Metadata,
+    Timestamp,
+    Value,
     bounded_value,
     customer_id_fault,
     idempotency_key_fault,
@@ -85,25 +90,29 @@ NO_EVENT_TYPES: Final = Refusal(
 )
 
 
-class _Single(msgspec.Struct, gc=False):
-    customerId: str  # noqa: N815 - the wire's name
-    value: Any
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
-    idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    timestamp: str | msgspec.UnsetType = msgspec.UNSET
+class NewEvent(msgspec.Struct, gc=False):
+    """An event as it is sent. Fields of other names are passed over."""
+
+    customerId: CustomerId  # noqa: N815 - the wire's name
+    value: Value
+    metadata: Metadata = msgspec.Raw(b"{}")
+    idempotencyKey: IdempotencyKey | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    timestamp: Timestamp | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Item(msgspec.Struct, gc=False):
+class NewItem(msgspec.Struct, gc=False):
+    """An event of a batch. Fields of other names are passed over."""
+
     eventType: str  # noqa: N815 - the wire's name
-    customerId: str  # noqa: N815 - the wire's name
-    value: Any
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
-    idempotencyKey: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
-    timestamp: str | msgspec.UnsetType = msgspec.UNSET
+    customerId: CustomerId  # noqa: N815 - the wire's name
+    value: Value
+    metadata: Metadata = msgspec.Raw(b"{}")
+    idempotencyKey: IdempotencyKey | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    timestamp: Timestamp | msgspec.UnsetType = msgspec.UNSET
 
 
-_SINGLE: Final = msgspec.json.Decoder(_Single, float_hook=Decimal)
-_ITEMS: Final = msgspec.json.Decoder(list[_Item], float_hook=Decimal)
+_SINGLE: Final = msgspec.json.Decoder(NewEvent, float_hook=Decimal)
+_ITEMS: Final = msgspec.json.Decoder(list[NewItem], float_hook=Decimal)
 # Gives the bytes of a Raw as they are, in a third of the time that bytes() takes.
 _TEXT: Final = msgspec.json.Encoder()
 _OBJECT: Final = ord("{")
@@ -155,7 +164,7 @@ def decode_batch(
     return _decode_batch_slowly(body, event_types, lenient=lenient, header_key=header_key)
 
 
-def _accept(event_type: str, decoded: _Single, header_key: str) -> UsageEvent | None:
+def _accept(event_type: str, decoded: NewEvent, header_key: str) -> UsageEvent | None:
     """The event if all is well at first sight; None asks for the slow way."""
     customer_id = decoded.customerId
     if not customer_id or customer_id_fault(customer_id) is not None:
@@ -180,7 +189,7 @@ def _accept(event_type: str, decoded: _Single, header_key: str) -> UsageEvent | 
 
 
 def _accept_all(
-    items: list[_Item], event_types: Collection[str], header_key: str
+    items: list[NewItem], event_types: Collection[str], header_key: str
 ) -> list[UsageEvent] | None:
     """As ``_accept``, for a whole batch, which repeats its names: each is looked at once."""
     for event_type in {item.eventType for item in items}:

@@ -30,6 +30,7 @@ from meterd.edge import problems
 from meterd.edge.delivery_api import Desk, add_delivery_routes, add_webhook_routes
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
+from meterd.edge.openapi_api import add_document_routes
 from meterd.edge.pages import Pages
 from meterd.edge.parameters import (
     Parameters,
@@ -97,6 +98,7 @@ def make_app(
     add_delivery_routes(app, access, desk)
     add_webhook_routes(app, access, desk)
     add_usage_routes(app, access, Usage(config, ledger, readiness, turn))
+    add_document_routes(app, access, config)
     _add_error_handlers(app)
 
     @app.before_request
@@ -370,7 +372,8 @@ def _about() -> dict[str, Any]:
                 "ready": "GET /readyz",
                 "metrics": "GET /metrics",
             },
+            "documents": {"openapi": "GET /openapi.json", "docs": "GET /docs"},
         },
         "configuration": "Edit systemconfig.toml and send SIGHUP to meterd",
-        "documentation": "See README.md",
+        "documentation": "GET /docs, and GET /openapi.json for programs",
     }

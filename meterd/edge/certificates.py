@@ -1,8 +1,9 @@
-"""What connections are encrypted with: the certificate and its key, and when it ends."""
+"""What connections are encrypted with: the certificate and its key, and what is wrong with them."""
 
 from __future__ import annotations
 
 import ssl
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,6 +71,14 @@ def validity(context: ssl.SSLContext, certificate: str) -> Validity:
     shown = client.getpeercert()
     assert shown is not None, "the handshake is not over"
     return Validity(ssl.cert_time_to_seconds(str(shown["notAfter"])) * 1000, None)
+
+
+def is_shown_to_all(key: str) -> bool:
+    """Whether everybody on this machine may read the key, and pass for this meterd."""
+    try:
+        return bool(Path(key).stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def _require(option: str, path: str, kind: bytes) -> None:

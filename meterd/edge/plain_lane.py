@@ -34,7 +34,7 @@ from meterd.edge.plain_request import (
     parse_plain_head,
 )
 from meterd.edge.problems import BROKEN, ON_EVERY_ANSWER, overloaded
-from meterd.edge.request_ids import HEADER, is_told
+from meterd.edge.request_ids import HEADER
 from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ _BATCH: Final = "/usagebatch"
 _WAITED_TOO_LONG: Final = overloaded("too many requests were sent ahead of their answers")
 _ALWAYS: Final = b"".join(b"%b: %b\r\n" % field for field in ON_EVERY_ANSWER)
 _ID: Final = HEADER.encode()
+# As numbers: the members of an enumeration are slow to find.
+_BAD_REQUEST: Final = int(HTTPStatus.BAD_REQUEST)
+_BROKEN: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 class Wire(Protocol):
@@ -124,6 +127,7 @@ class PlainLane:
 
     async def _serve(self, wire: Wire, buffer: bytes, asked: Asked) -> bytes:
         transport = wire.transport
+        last_raw, last_head = b"", None
         came_at = trio.current_time()
         while True:
             if not buffer:
@@ -139,11 +143,14 @@ class PlainLane:
             head_end = buffer.find(END_OF_HEAD, 0, HEAD_MAX)
             head = None
             if head_end > 0 and buffer.startswith(BEGINNING):
-                head = parse_plain_head(buffer[:head_end])
+                raw = buffer[:head_end]
+                if raw != last_raw:  # most clients repeat theirs
+                    last_raw, last_head = raw, parse_plain_head(raw)
+                head = last_head
             if head is None or head.body_bytes > self._limits.body_bytes_max:
                 return buffer
             end = head_end + _END_BYTES + head.body_bytes
-            asked.begin(head.request_id)
+            asked.given, asked.made = head.request_id, ""  # as ``begin`` does, without a call
             if not self._access.lets_in(Scope.INGEST, head.apikey, head.authorization):
                 if len(buffer) < end:
                     return buffer  # its body is not waited for
@@ -199,14 +206,16 @@ class PlainLane:
             if not refused:
                 return buffer
             asked.begin(None)
-            for head in refused if self._log.tells_all() else refused[:1]:
-                self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
-            await wire.send_all(
-                b"".join(
-                    self._rendered(_WAITED_TOO_LONG, head.request_id or asked.id)
-                    for head in refused
-                )
-            )
+            if self._log.tells_all():
+                for head in refused:
+                    self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
+            else:
+                self._tell(wire, refused[0], asked, _WAITED_TOO_LONG, came_at, len(refused))
+            answers = {
+                name: self._rendered(_WAITED_TOO_LONG, name or asked.id)
+                for name in {head.request_id for head in refused}
+            }
+            await wire.send_all(b"".join([answers[head.request_id] for head in refused]))
             # At an end nothing comes, and whoever reads next learns of it.
             more = wire.transport.read_now() if left > 0 else None
             if not more:
@@ -295,16 +304,23 @@ class PlainLane:
     async def _give(
         self, wire: Wire, head: PlainHead, asked: Asked, answer: Answer, came_at: float
     ) -> None:
-        told = is_told(asked.given, answer.status)
-        data = self._rendered(answer, asked.id if told else "")
+        # As ``is_told`` has it, without a call.
+        is_told = asked.given is not None or answer.status >= _BAD_REQUEST
+        data = self._rendered(answer, asked.id if is_told else "")
         sent = wire.transport.write_now(data)
         if sent < len(data):
             await wire.send_all(data[sent:])
-        if answer.status > HTTPStatus.INTERNAL_SERVER_ERROR or self._log.tells_all():
+        if answer.status > _BROKEN or self._log.tells_all():
             self._tell(wire, head, asked, answer, came_at)
 
     def _tell(
-        self, wire: Wire, head: PlainHead, asked: Asked, answer: Answer, came_at: float
+        self,
+        wire: Wire,
+        head: PlainHead,
+        asked: Asked,
+        answer: Answer,
+        came_at: float,
+        alike: int = 1,
     ) -> None:
         self._log.answered(
             asked,
@@ -318,6 +334,7 @@ class PlainLane:
             sent=len(answer.body),
             apikey=head.apikey,
             authorization=head.authorization,
+            alike=alike,
         )
 
     async def _answer(self, head: PlainHead, body: bytes) -> Answer:

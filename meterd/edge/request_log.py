@@ -1,15 +1,16 @@
 """What is logged of each request, and under which name everything else that is logged meanwhile.
 
-A request that was not served, for want of room or of a right clock, is told as a warning. All
-others are told at log level debug only, a line each: who knows a method, a path, a status and a key
-by its id sees what clients do, and no line has a query, a body, a header field or a key. Else
-meterd serves tens of thousands a second, and the plain lane must not pay for a name that nobody
-reads: it is made when it is asked for.
+At log level debug each is a line: who knows a method, a path, a status and a key by its id sees
+what clients do, and no line has a query, a body, a header field or a key. Else nothing is told but
+that requests are not served, for want of room or of a right clock: as a warning, one of many, since
+to refuse must cost next to nothing then. A name is made when somebody asks for it.
 """
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ from meterd.edge.request_ids import NUMBERS, made
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# A status that refuses thousands a second is told so often, by one of them.
+UNSERVED_S: Final = 10.0
 # A path may be as long as a head.
 PATH_MAX: Final = 200
 _log = structlog.get_logger("http")
@@ -29,7 +32,7 @@ _log = structlog.get_logger("http")
 class Asked:
     """The request that a task serves; in the plain lane one after another of its connection."""
 
-    __slots__ = ("_below", "_made", "given")
+    __slots__ = ("_below", "given", "made")
 
     def __init__(self, below: Callable[[int], int], given: str | None) -> None:
         self._below = below
@@ -38,16 +41,24 @@ class Asked:
     def begin(self, given: str | None) -> None:
         """The next one, with what its client calls it."""
         self.given = given
-        self._made = ""
+        self.made = ""
 
     @property
     def id(self) -> str:
         """What it is called, the same whenever it is asked for."""
         if self.given is not None:
             return self.given
-        if not self._made:
-            self._made = made(self._below(NUMBERS))
-        return self._made
+        if not self.made:
+            self.made = made(self._below(NUMBERS))
+        return self.made
+
+
+class _Unserved:
+    """What was told of a status that says that a request was not served."""
+
+    def __init__(self) -> None:
+        self.told_at = -math.inf
+        self.others = 0
 
 
 _current: ContextVar[Asked | None] = ContextVar("request", default=None)
@@ -74,6 +85,7 @@ class RequestLog:
         self._below = below
         self.tells_all = tells_all
         self._key_id = key_id
+        self._unserved: dict[int, _Unserved] = {}
 
     def asked(self, given: str | None = None) -> Asked:
         """A request, named in whatever this task logs from now on."""
@@ -99,17 +111,21 @@ class RequestLog:
         sent: int,
         apikey: str | None,
         authorization: str,
+        alike: int = 1,
     ) -> None:
         """``began_at`` in trio's time; ``received`` and ``sent`` are the bytes of both bodies.
 
-        Without a ``status`` the client was gone before its answer.
+        Without a ``status`` the client was gone before its answer. It may stand for so many
+        ``alike`` that were refused at once.
         """
-        # 500 has a line of its own, from whoever knows what failed.
-        is_unserved = status is not None and status > HTTPStatus.INTERNAL_SERVER_ERROR
-        if not is_unserved and not self.tells_all():
+        others = None if status is None else self._others(status, alike)
+        if others is not None:
+            tell = partial(_log.warning, "request not served", others=others)
+        elif self.tells_all():
+            tell = partial(_log.debug, "request")
+        else:
             return
-        (_log.warning if is_unserved else _log.debug)(
-            "request not served" if is_unserved else "request",
+        tell(
             method=method,
             # Of a target in absolute form the authority may hold a password.
             path=path[:PATH_MAX] if path.startswith("/") else None,
@@ -122,6 +138,19 @@ class RequestLog:
             key=self._key_id(apikey, authorization),
             request_id=asked.id,
         )
+
+    def _others(self, status: int, alike: int) -> int | None:
+        """If this is to be told as a warning: how many were not, since the last that was."""
+        # 500 has an entry of its own, from whoever knows what failed.
+        if status <= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return None
+        unserved = self._unserved.setdefault(status, _Unserved())
+        now = trio.current_time()
+        if now < unserved.told_at + UNSERVED_S:
+            unserved.others += alike
+            return None
+        others, unserved.others, unserved.told_at = unserved.others, 0, now
+        return others + alike - 1
 
     def refused(self, status: int, error: str, peer: str) -> str:
         """Of what is no request that a lane could serve; what it is called."""

@@ -35,6 +35,8 @@ from tests.model_ledger import ModelLedger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from quart_trio import QuartTrio
+
     from tests.edge.loopback import Client, Door
 
 NOW: Final = "2026-03-10T09:58:00Z"
@@ -132,6 +134,7 @@ class Api:
             self.delivery,
             events=self.ingest.counts,
         )
+        self.app: QuartTrio
         self.http: httpx.AsyncClient
         self.door: Door
 
@@ -179,7 +182,7 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
     api = Api(ledger)
     if started:
         api.started.set()
-    app = make_app(
+    api.app = make_app(
         Access(lambda: Keyring(api.config.keys), WrongKeys(LIMITS), trio.current_time),
         lambda: api.config,
         api.ingest,
@@ -192,7 +195,7 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
         LIMITS,
         api.metrics,
     )
-    async with open_door(app) as api.door:
+    async with open_door(api.app) as api.door:
         address = f"http://127.0.0.1:{api.door.port}"
         async with httpx.AsyncClient(
             base_url=address, headers={"x-apikey": "key-all"}, verify=TRUSTING_NOBODY

@@ -27,6 +27,7 @@ def certificate_in(
     issued = AUTHORITY.issue_cert("127.0.0.1", not_before=not_before, not_after=not_after)
     certificate, key = folder / "meterd.crt", folder / "meterd.key"
     certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    key.touch(mode=0o600)
     key.write_bytes(issued.private_key_pem.bytes())
     return str(certificate), str(key)
 

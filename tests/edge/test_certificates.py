@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meterd.domain.errors import ConfigError
-from meterd.edge.certificates import server_context, validity
+from meterd.edge.certificates import is_shown_to_all, server_context, validity
 from tests.edge.encrypted import AUTHORITY, certificate_in, served_with
 
 
@@ -121,3 +121,16 @@ def test_what_no_usual_client_takes_is_only_said(tmp_path: Path) -> None:
         until_ms, refusal = validity(server_context(*files), files[0])
         assert until_ms is None
         assert refusal
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [(0o600, False), (0o400, False), (0o640, False), (0o644, True), (0o604, True)],
+)
+def test_a_key_that_everybody_may_read_is_noticed(tmp_path: Path, mode: int, shown: bool) -> None:
+    """A group may be there for it; and what is not there any more is nobody's."""
+    _, key = certificate_in(tmp_path)
+    Path(key).chmod(mode)
+    assert is_shown_to_all(key) is shown
+    Path(key).unlink()
+    assert is_shown_to_all(key) is False

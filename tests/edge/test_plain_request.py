@@ -44,13 +44,14 @@ PLAIN = [
         head(BATCH, HOST, b"X-Request-Id: web-1", LENGTH, b"Idempotency-Key: k"),
         PlainHead(None, 12, None, "", "", ("k",), "web-1"),
     ),
-    (head(BATCH, HOST, LENGTH, b"X-REQUEST-ID:a "), PlainHead(None, 12, None, "", "", (), "a")),
+    (head(BATCH, HOST, LENGTH, b"X-Request-ID:a "), PlainHead(None, 12, None, "", "", (), "a")),
     (head(BATCH, HOST, LENGTH, b"x-request-id: no name"), PlainHead(None, 12, None, "", "")),
 ]
 
 FOREIGN = {
     "another method": head(b"PUT /usagebatch HTTP/1.1", HOST, LENGTH),
     "two request ids": head(BATCH, HOST, LENGTH, b"X-Request-Id: a", b"x-request-id: a"),
+    "a request id in capitals": head(BATCH, HOST, LENGTH, b"X-REQUEST-ID: a"),
     "an empty request id": head(BATCH, HOST, LENGTH, b"X-Request-Id:"),
     "another path": head(b"POST /events HTTP/1.1", HOST, LENGTH),
     "a longer path": head(b"POST /usage/a/b HTTP/1.1", HOST, LENGTH),

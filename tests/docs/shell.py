@@ -1,0 +1,48 @@
+"""Runs the shell blocks of a document, all of them, in their order, as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.docs.reading import blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECONDS_MAX = 120.0
+# What is started in the background ends with the script, and is waited for.
+FRAME = """
+set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+{blocks}
+"""
+
+
+def run(document: Path, folder: Path, replaced: Mapping[str, str]) -> str:
+    """What the blocks say, each command of which succeeds, in a shell in that folder.
+
+    ``replaced`` are the texts of the document that stand for the reader's own.
+    """
+    text = "\n".join(block.text for block in blocks(document) if block.language == "bash")
+    for placeholder, own in replaced.items():
+        assert placeholder in text, placeholder
+        text = text.replace(placeholder, own)
+    done = subprocess.run(
+        ["bash", "-x", "-c", FRAME.format(blocks=text)],
+        cwd=folder,
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
