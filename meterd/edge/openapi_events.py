@@ -69,12 +69,18 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
     void: Void | UnsetType = UNSET
 
 
+# What Python takes for blank: ECMA-262's \s, which is that of JSON Schema, is another set.
+NOT_BLANK: Final = (
+    r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+)
+
+
 class VoidRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why the event is taken back: not all blank."""
 
     reason: Annotated[
         str,
-        msgspec.Meta(min_length=1, max_length=REASON_MAX, extra_json_schema={"pattern": r"\S"}),
+        msgspec.Meta(min_length=1, max_length=REASON_MAX, extra_json_schema={"pattern": NOT_BLANK}),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from decimal import Decimal
 
 import msgspec
@@ -12,7 +14,7 @@ from meterd.domain.events import UsageEvent
 from meterd.domain.stored_events import StoredEvent
 from meterd.domain.voids import REASON_MAX, Void
 from meterd.edge.documents import event_document
-from meterd.edge.openapi_events import Event, VoidRequest
+from meterd.edge.openapi_events import NOT_BLANK, Event, VoidRequest
 from meterd.edge.parameters import UnfitParameterError
 from meterd.edge.void_api import decode_reason
 from tests.edge.openapi_document import strays
@@ -51,3 +53,11 @@ def test_a_reason_is_taken_as_described(body: dict[str, object], is_taken: bool)
     else:
         with pytest.raises(UnfitParameterError):
             decode_reason(msgspec.json.encode(body))
+
+
+def test_what_is_blank_is_blank_in_both() -> None:
+    """Every character that who reads a reason strips, and no other."""
+    every = [chr(code) for code in range(sys.maxunicode + 1)]
+    assert [one for one in every if not re.search(NOT_BLANK, one)] == [
+        one for one in every if not one.strip()
+    ]
