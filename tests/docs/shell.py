@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SECONDS_MAX = 120.0
+# Where the documents say that meterd listens.
+BASE_URL = "http://127.0.0.1:8080"
 # What is started in the background ends with the script, and is waited for.
 FRAME = """
 set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 {blocks}
 """
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def run(document: Path, folder: Path, replaced: Mapping[str, str]) -> str:
