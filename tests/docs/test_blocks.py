@@ -14,8 +14,8 @@ NOT_RUN = {
     ("architecture.md", " client"): "a drawing; tests/docs/test_architecture.py reads its files",
     ("reliability.md", "python -m tests.simulation SEED"): "SEED is that of a year that failed",
 }
-# Of documents that are not run as a whole, tests/test_docs.py runs each curl, and holds the others to
-# the command line and the Makefile.
+# Of documents that are not run as a whole, tests/test_docs.py runs each curl, and holds the others
+# to the command line and the Makefile.
 CHECKED_COMMANDS = re.compile(r"(?:curl|meterd|make) ")
 ALL = [block for document in sorted(DOCS.glob("*.md")) for block in blocks(document)]
 
