@@ -16,7 +16,7 @@ DOCUMENTS = [
     ROOT / "examples" / "README.md",
 ]
 # Those whose shell blocks are one script, which tests here run as it stands.
-SCRIPTS = [DOCS / "moving.md"]
+SCRIPTS = [DOCS / f"{name}.md" for name in ("quick-start", "operations", "moving")]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.docs.reading import DOCS
-from tests.docs.shell import run
+from tests.docs.shell import BASE_URL, free_address, run
 from tests.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -75,18 +74,13 @@ def old_url() -> Iterator[str]:
     server.server_close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_the_move_works_as_it_is_written(tmp_path: Path, old_url: str) -> None:
     """The totals are the old ones, what is imported twice counts once, and no receiver hears of
     periods that the old system has billed.
     """
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    bind = f"127.0.0.1:{free_port()}"
+    bind = free_address()
     with Receiver() as receiver:
         old = {
             "_comment": "as the template has it",
@@ -100,7 +94,7 @@ def test_the_move_works_as_it_is_written(tmp_path: Path, old_url: str) -> None:
             tmp_path / "new",
             {
                 "https://old.example/dev": old_url,
-                "http://127.0.0.1:8080": f"http://{bind} METERD_BIND={bind}",
+                BASE_URL: f"http://{bind} METERD_BIND={bind}",
                 "from=2026-01-01": f"from={NOW - timedelta(days=2):%Y-%m-%d}",
             },
         )

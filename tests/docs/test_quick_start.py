@@ -1,0 +1,42 @@
+"""docs/quick-start.md is followed to the letter; docs/README.md leads to every document."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from typing import TYPE_CHECKING
+
+from tests.docs.reading import DOCS, ROOT
+from tests.docs.shell import BASE_URL, free_address, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_newcomer_gets_a_webhook(tmp_path: Path) -> None:
+    """Configuration, event, running total, receiver, webhook."""
+    shutil.copy(ROOT / "examples" / "webhook_receiver.py", tmp_path)
+    bind = free_address()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    said = run(
+        DOCS / "quick-start.md",
+        tmp_path,
+        {
+            BASE_URL: f"http://{bind} METERD_BIND={bind}",
+            "127.0.0.1:3000": f"127.0.0.1:{port}",
+            "python webhook_receiver.py": f"PORT={port} python webhook_receiver.py",
+        },
+    )
+    assert "💰 Billing: 5 API calls" in said
+    assert '"api.calls":{"operation":"sum","value":3' in said
+    assert re.search("delivered +", said.rpartition("+ meterd deliveries list")[2])
+
+
+def test_the_index_leads_to_every_document() -> None:
+    """And the README's end to the index."""
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (DOCS / "README.md").read_text()))
+    assert linked == {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+    more = (ROOT / "README.md").read_text().rpartition("## More")[2]
+    assert "(docs/README.md)" in more
