@@ -95,6 +95,7 @@ class Configuration(msgspec.Struct, frozen=True):
     retention: dict[str, str]
     dry_run: bool
     log_level: str
+    log_format: str
 
 
 def _open(
@@ -212,6 +213,7 @@ OPERATIONS: Final = (
                     "retention": {},
                     "dry_run": False,
                     "log_level": "info",
+                    "log_format": "auto",
                 },
             ),
         ),
