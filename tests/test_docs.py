@@ -18,6 +18,7 @@ from meterd.domain.config import decode
 from meterd.domain.credentials import Scope
 from meterd.edge.problems import STATUS_OF_REASON
 from tests.docs.reading import (
+    API,
     BLOCK,
     CODE,
     DOCUMENTS,
@@ -74,8 +75,8 @@ def test_there_is_something_to_test() -> None:
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the README's table that begins with that heading."""
-    lines = iter(README.read_text().splitlines())
+    """The rows of the API's table that begins with that heading."""
+    lines = iter(API.read_text().splitlines())
     for line in lines:
         if line.startswith(f"| {heading} |"):
             break
@@ -139,7 +140,7 @@ def test_every_status_of_a_refused_event_is_in_the_table() -> None:
 
 
 def test_scopes_and_variables_are_those_that_there_are() -> None:
-    """The README names each scope; each variable that it names is one."""
+    """README.md names each scope; each variable that it names is one."""
     text = README.read_text()
     assert all(f"`{scope}`" in text for scope in Scope)
     variables = set(re.findall(r"`(METERD_\w+|DRY_RUN)`", text))

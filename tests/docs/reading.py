@@ -9,6 +9,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+API = DOCS / "api.md"
 DOCUMENTS = [
     README,
     ROOT / "CHANGELOG.md",
