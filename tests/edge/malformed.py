@@ -8,6 +8,7 @@ acknowledged is stored, no more and no less.
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 import trio
 
 from meterd.edge.limits import KIB, Limits
@@ -236,6 +238,8 @@ async def run(count: int, seed: int, folder: Path) -> Counter[str]:
 
 def main() -> None:
     """A line of JSON for each part of what was asked for; ends at the first broken promise."""
+    # What is refused is logged at debug, and would stand among the tallies.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     count, seed, *mutant = sys.argv[1:]
     mutants.apply(mutant[0] if mutant else None)
     left = int(count)
