@@ -17,7 +17,8 @@ ARG VERSION=0.0
 ARG COMMIT
 RUN export SETUPTOOLS_SCM_PRETEND_VERSION="$VERSION" METERD_COMMIT="$COMMIT" \
  && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
- && /opt/build/bin/pip --python /opt/meterd/bin/python install --no-cache-dir --no-compile --no-deps --no-index /src/wheels/*.whl
+ && /opt/build/bin/pip --python /opt/meterd/bin/python install --no-cache-dir --no-compile --no-deps --no-index /src/wheels/*.whl \
+ && /opt/meterd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/meterd/lib
 
 FROM ${BASE}
 COPY --from=build /opt/meterd /opt/meterd

@@ -73,8 +73,9 @@ image: $(VENV)/.run
 binary:
 	$(PYTHON) -m venv --clear $(BUILD)/venv
 	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-build.lock
 	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-binary.lock
-	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
 	$(BUILD)/venv/bin/pyinstaller --onefile --name meterd --log-level WARN --noconfirm \
 	    --distpath $(DIST) --workpath $(BUILD)/pyinstaller --specpath $(BUILD) meterd/__main__.py
 

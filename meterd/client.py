@@ -174,7 +174,7 @@ class Client(_Closing):
 
 def check_health(url: str, timeout_s: float) -> None:
     """Raises MeterdError unless a meterd answers there in time. Its certificate is not judged."""
-    target = _http_url(url.rstrip("/")).join("/healthz")
+    target = _http_url(f"{url.rstrip('/')}/healthz")
     try:
         answer = httpx.get(target, timeout=timeout_s, trust_env=False, verify=_unjudged())
     except httpx.TimeoutException as error:

@@ -293,7 +293,14 @@ def _leaves(group: BaseExceptionGroup[MeterdError]) -> Iterator[MeterdError]:
 
 async def _serve_until_told(source: ConfigSource, config: Config, machine: Machine) -> None:
     manager = ServiceManager(os.environ, started_pid(), time.monotonic_ns)
+    # The receiver hands what it did not give to whoever heard signals before, and a second SIGTERM
+    # must not cut short what is still to be said.
+    early: list[int] = []
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda number, _: early.append(number))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        for number in early[:]:
+            signal.raise_signal(number)
         async with (
             listening(config, WallClock(), machine) as daemon,
             trio.open_nursery() as beside,

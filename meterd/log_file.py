@@ -37,7 +37,9 @@ class LogFile:
         rest = whole.encode(errors="backslashreplace")
         try:
             while rest:
-                written = self._raw.write(rest) or 0
+                written = self._raw.write(rest)
+                if written is None:  # nobody reads, and whoever shares it would not wait
+                    break
                 self._is_amid_line = not rest[:written].endswith(b"\n")
                 rest = rest[written:]
         except OSError:

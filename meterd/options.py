@@ -175,7 +175,7 @@ def daemon_url(given: Path | None, url: str | None) -> str:
     """The URL given, or that of where the configuration has it listen. Raises ConfigError, and
     MeterdError where the configuration does not say which port.
     """
-    return url or _url(config_source(given).configured().server)
+    return url or _url(config_source(given).server())
 
 
 def _url(server: Server) -> str:

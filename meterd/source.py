@@ -6,15 +6,18 @@ Reading it again is a reload. What is written in the file means is decided in do
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from meterd.domain.addresses import Server, bind_address
 from meterd.domain.config import OF_ENVIRONMENT, Config, decode
 from meterd.domain.credentials import ENVIRONMENT_KEY_ID
 from meterd.domain.errors import ConfigError
-from meterd.domain.source_text import TEXT_MAX
+from meterd.domain.sections import Refused
+from meterd.domain.source_text import TEXT_MAX, Form, parse
 from meterd.keyfile import KEY_FILE, read_keys
 
 # In the working directory, the first that is there. The second is the old system's.
@@ -34,15 +37,48 @@ class ConfigSource(msgspec.Struct, frozen=True):
                 text = file.read(TEXT_MAX + 1)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror}") from error
-        form: Final = "json" if self.path.suffix == ".json" else "toml"
         try:
-            return decode(text, form=form, environ=self.environ)
+            return decode(text, form=self._form, environ=self.environ)
         except ConfigError as error:
             placed = (
                 line if line.startswith(OF_ENVIRONMENT) else f"{self.path}: {line}"
                 for line in str(error).splitlines()
             )
             raise ConfigError("\n".join(placed)) from error
+
+    def server(self) -> Server:
+        """Where a daemon listens that was started with this, whatever else is wrong in it by now:
+        a daemon that runs keeps what it has, and a shell lacks the secrets of its environment.
+
+        Raises ConfigError where that cannot be told.
+        """
+        try:
+            return self.configured().server
+        except ConfigError:
+            server = self._server_alone()
+            if server is None:
+                raise
+            return server
+
+    def _server_alone(self) -> Server | None:
+        section: Any = {}
+        with suppress(ConfigError, OSError):
+            text = self.path.read_bytes()[: TEXT_MAX + 1]
+            section = parse(text, self._form).values.get("server", {})
+        if not isinstance(section, dict):
+            section = {}
+        try:
+            address = self.environ.get("METERD_BIND") or section.get("bind")
+            server = bind_address(address) if address or not section else Server()
+        except Refused:
+            return None
+        return msgspec.structs.replace(
+            server, tls_certificate=str(section.get("tls_certificate", ""))
+        )
+
+    @property
+    def _form(self) -> Form:
+        return "json" if self.path.suffix == ".json" else "toml"
 
     def read(self, *, data_dir: str | None = None) -> Config:
         """The whole configuration, with the key file's keys first.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +14,8 @@ import certifi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# A folder's authorities are found by the hash of their names, see c_rehash(1).
+_BY_HASH: Final = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 # What OpenSSL heeds; Python calls them by these names, too.
 _CHOSEN_BY: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -29,5 +33,10 @@ def client_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
 
 def _are_some_in(places: ssl.DefaultVerifyPaths) -> bool:
     """Not by what a context has: it looks into the folder only when it meets a certificate."""
-    there = [Path(place) for place in (places.cafile, places.capath) if place]
-    return any(place.is_file() or any(place.iterdir()) for place in there)
+    if places.cafile and Path(places.cafile).stat().st_size:
+        return True
+    if not places.capath:
+        return False
+    with suppress(OSError):  # what cannot be read vouches for nobody
+        return any(_BY_HASH.fullmatch(one.name) for one in Path(places.capath).iterdir())
+    return False

@@ -33,7 +33,9 @@ class BuildHook(BuildHookInterface[Any]):
         commit = self._commit(file)
         text = _BUILT.format(version=self.metadata.version, commit=commit)
         if not file.exists() or file.read_text() != text:  # somebody may be about to import it
-            file.write_text(text)
+            written = file.with_suffix(".new")
+            written.write_text(text)
+            written.replace(file)  # also where another user installed before
         build_data["artifacts"].append("/meterd/built.py")  # git ignores it
 
     def _commit(self, file: Path) -> str:

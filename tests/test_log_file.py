@@ -52,6 +52,20 @@ def test_a_full_disk_costs_lines_only(tmp_path: Path) -> None:
     assert path.read_text() == "line 0\nline \nroom\n"
 
 
+def test_a_log_that_is_not_waited_for_loses_lines() -> None:
+    """Whoever shares it may have made it so: what nobody reads is lost, and nobody waits."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    program = (
+        "import sys; from meterd.log_file import LogFile; log = LogFile(sys.stderr)\n"
+        "for number in range(3): log.write('x' * 100_000 + '\\n')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=writing, timeout=20)
+    os.close(writing)
+    os.close(reading)
+    assert ended.returncode == 0
+
+
 def test_meterd_serves_without_a_log(tmp_path: Path) -> None:
     """And ends with the exit code that it means."""
     daemon = DaemonProcess(tmp_path)

@@ -39,6 +39,31 @@ def test_reading_again_sees_the_change(tmp_path: Path) -> None:
     assert config_source.read().dry_run is True
 
 
+@pytest.mark.parametrize(
+    ("text", "environ", "bind"),
+    [
+        ('[server]\nbind = "127.0.0.1:7"\n[[webhooks]]\nsecret_env = "UNSET"', {}, "127.0.0.1:7"),
+        ('[server]\nbind = "127.0.0.1:7"\n[x]', {"METERD_BIND": "127.0.0.1:8"}, "127.0.0.1:8"),
+        ("periods = [", {"METERD_BIND": "127.0.0.1:8"}, "127.0.0.1:8"),
+        ("server = 1\n", {"METERD_BIND": "127.0.0.1:8"}, "127.0.0.1:8"),
+        ("periods = [", {}, None),
+        ('[server]\nbind = "nowhere"', {}, None),
+    ],
+)
+def test_where_it_listens_is_told_beside_other_faults(
+    tmp_path: Path, text: str, environ: dict[str, str], bind: str | None
+) -> None:
+    """A daemon that runs is asked for its health also while its file is being edited."""
+    config_source = source(tmp_path, text, **environ)
+    with pytest.raises(ConfigError):
+        config_source.configured()
+    if bind is None:
+        with pytest.raises(ConfigError):
+            config_source.server()
+    else:
+        assert config_source.server().bind == bind
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, or a folder: a configuration error that says which."""
     with pytest.raises(ConfigError, match=r"nothing\.toml: cannot be read: No such file"):

@@ -69,6 +69,9 @@ def add_document_routes(app: QuartTrio, access: Access, config: Callable[[], Con
         given = request.headers
         presented = given.get("x-apikey"), given.get("Authorization", "")
         with_types = any(access.lets_in(scope, *presented) for scope in _ENTITLED)
+        if not with_types and any(presented):
+            # A wrong key is answered like none, and held against who tries it.
+            await access.refuse(Scope.READ, *presented, request.remote_addr or "")
         document = await documents.document(with_types=with_types)
         return respond(Answer(HTTPStatus.OK, document))
 

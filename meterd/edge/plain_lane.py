@@ -205,16 +205,15 @@ class PlainLane:
             refused, buffer = self._without_whole(buffer)
             if not refused:
                 return buffer
-            asked.begin(None)
-            if self._log.tells_all():
-                for head in refused:
-                    self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at)
-            else:
-                self._tell(wire, refused[0], asked, _WAITED_TOO_LONG, came_at, len(refused))
+            asked.begin(None)  # those without a name of their client's share one
             answers = {
                 name: self._rendered(_WAITED_TOO_LONG, name or asked.id)
                 for name in {head.request_id for head in refused}
             }
+            told, each = (refused, 1) if self._log.tells_all() else (refused[:1], len(refused))
+            for head in told:
+                asked.given = head.request_id
+                self._tell(wire, head, asked, _WAITED_TOO_LONG, came_at, each)
             await wire.send_all(b"".join([answers[head.request_id] for head in refused]))
             # At an end nothing comes, and whoever reads next learns of it.
             more = wire.transport.read_now() if left > 0 else None

@@ -38,13 +38,22 @@ async def test_a_key_is_told_the_event_types(scope: str) -> None:
 
 @pytest.mark.parametrize("key", ["", "key-metrics", "key-admin", "key-of-nobody"])
 async def test_others_are_told_everything_else(key: str) -> None:
-    """Also with a wrong key, which counts for nothing here."""
+    """Also with a wrong key."""
     async with serving(started=False) as api:
-        for _ in range(LIMITS.wrong_keys_max + 1):
-            assert await event_types(api, **{"x-apikey": key}) is None
+        assert await event_types(api, **{"x-apikey": key}) is None
         answer = await api.http.get("/openapi.json", headers={"x-apikey": "key-of-nobody"})
         assert "api.calls, a/b" not in answer.text
         assert "é" not in answer.text
+
+
+async def test_a_wrong_key_counts_as_one() -> None:
+    """Else keys could be tried here as fast as the network is."""
+    async with serving(started=False) as api:
+        for _ in range(LIMITS.wrong_keys_max):
+            assert await event_types(api, **{"x-apikey": "key-of-nobody"}) is None
+        answer = await api.http.get("/config", headers={"x-apikey": "key-of-nobody"})
+        assert answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
+        assert await event_types(api, **{"x-apikey": "key-read"}) is not None
 
 
 async def test_the_page() -> None:

@@ -81,6 +81,15 @@ def counted(daemon: DaemonProcess) -> dict[str, int]:
     return {a["customerId"]: int(a["exact"].get("api.calls", 0)) for a in found}
 
 
+def test_who_is_told_twice_to_stop_says_all(daemon: DaemonProcess) -> None:
+    """A second signal, as of who is impatient, cuts nothing short."""
+    daemon.send(signal.SIGTERM)
+    daemon.wait_for("stopping")
+    daemon.send(signal.SIGTERM)
+    daemon.wait_for("stopped")
+    assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_answers_what_it_accepted(
     daemon: DaemonProcess, number: signal.Signals

@@ -22,7 +22,7 @@ PACKAGING: Final = ROOT / "packaging"
 UNITS: Final = ("meterd.service", "meterd.socket")
 # In tenths, as the tool takes it: 0 is a service that may nothing, 100 one that may everything.
 # What is left is network, local sockets and the root folder that all services see.
-EXPOSURE_MAX: Final = 15
+EXPOSURE_MAX: Final = 17
 
 
 def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
