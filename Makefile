@@ -1,4 +1,5 @@
 # make run       serves with systemconfig.toml, making .venv first if need be
+# make venv      makes .venv, with the command meterd in it, and starts nothing
 # make test      ruff, mypy strict and all tests
 # make bench     the table of tests/benchmarks/ and docs/plots/ (BENCH=--quick for a trial, --full, --help)
 # make torture   the long tier of tests/system/torture/, for hours (TORTURE=--help)
@@ -16,10 +17,12 @@ IMAGE ?= meterd
 BUILD ?= build
 DIST ?= dist
 
-.PHONY: run check test bench torture lock docs image binary dist release-check clean
+.PHONY: run venv check test bench torture lock docs image binary dist release-check clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/meterd serve --config $(CONFIG)
+
+venv: $(VENV)/.run
 
 check: $(VENV)/.test
 	$(VENV)/bin/ruff check .

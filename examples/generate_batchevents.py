@@ -44,6 +44,10 @@ def random_events(count: int, customers: int) -> list[Event]:
     return events
 
 
+def number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def send(client: httpx.Client, batch: list[Event], label: str) -> None:
     """Sends one request and prints its result; ends the run with 1 unless all of it is stored."""
     try:
@@ -79,7 +83,7 @@ def send(client: httpx.Client, batch: list[Event], label: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the events and send nothing.")
 def main(url: str, token: str, count: int, customers: int, *, dry_run: bool) -> None:
     events = random_events(count, customers)
-    print(f"Generated {count} events for {customers} customers")
+    print(f"Generated {number_of(count, 'event')} for {number_of(customers, 'customer')}")
     print(f"Event types: {', '.join(EVENT_TYPES)}\n")
     if dry_run:
         print("Dry run - events that would be sent:")

@@ -116,6 +116,10 @@ def shares(names: Iterable[str], found: Counter[str]) -> str:
     return "\n".join(f"  {name}: {found[name]} ({found[name] / total:.1%})" for name in names)
 
 
+def number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def summary(captured: list[Event], count: int, seconds: float) -> str:
     return f"""
 {RULE}
@@ -164,7 +168,7 @@ def main() -> int:
     if not api_key:
         sys.exit("❌ Error: the environment variable API_KEY is required")
 
-    print(f"Generating {count} events...\n")
+    print(f"Generating {number_of(count, 'event')}...\n")
     with httpx.Client(base_url=base_url, headers={"x-apikey": api_key}, timeout=10) as client:
         begun = time.perf_counter()
         captured = send_all(client, count, delay_ms)

@@ -143,12 +143,16 @@ def totals(events: Numbers, before: Numbers | None) -> Iterator[str]:
         yield f"  {event_type}: {now} (was {was})"
 
 
+def number_of(count: int | Decimal, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def reached(webhook: dict[str, Any]) -> Iterator[str]:
     """Where your own mails to customers, or to those who look after them, would begin."""
     data, customer_id = webhook["data"], webhook["customerId"]
     exact = data["exact"]
     yield f"Threshold: {exact['threshold']} of {data['eventType']} ({data['operation']})"
-    yield f"  Value: {exact['value']}, of {data['eventCount']} events"
+    yield f"  Value: {exact['value']}, of {number_of(data['eventCount'], 'event')}"
     yield f"  Alert: {data['alert']}"
     yield RULE
     yield ""
@@ -162,15 +166,14 @@ def processed(events: Numbers, before: Numbers) -> Iterator[str]:
     the aggregation's id.
     """
     calls = events.get("api.calls", 0)
+    used = number_of(calls, "API call")
     if "api.calls" in before:
         billed = before["api.calls"]
         dollars = (calls - billed) * PRICE_PER_API_CALL
         what = "credit" if dollars < 0 else "charge"
-        yield (
-            f"   💰 Billing: {calls} API calls, {billed} billed before: {what} ${abs(dollars):.2f}"
-        )
+        yield f"   💰 Billing: {used}, {billed} billed before: {what} ${abs(dollars):.2f}"
     elif "api.calls" in events:
-        yield f"   💰 Billing: {calls} API calls = ${calls * PRICE_PER_API_CALL:.2f}"
+        yield f"   💰 Billing: {used} = ${calls * PRICE_PER_API_CALL:.2f}"
     storage_mb = Decimal(events.get("storage.bytes", 0)) / BYTES_PER_MB
     if storage_mb > STORAGE_ALERT_MB:
         yield f"   ⚠️  Alert: High storage usage ({storage_mb:.2f} MB)"
@@ -219,7 +222,7 @@ class Receiver(ThreadingHTTPServer):
             found = [(name_of(item, headers), list(described(item))) for item in items]
         except (ValueError, LookupError, TypeError, AttributeError):
             return MALFORMED, [VERIFIED, f"❌ {MALFORMED.reason}"]
-        shown = [f"📦 Batch of {len(found)} aggregations"] if kind == BATCH else []
+        shown = [f"📦 Batch of {number_of(len(found), 'aggregation')}"] if kind == BATCH else []
         for name, lines in found:
             if self._is_repeat(name):
                 shown += [f"🔁 Repeat of {name}: already processed", RULE]

@@ -8,11 +8,13 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       instants         instants as text
       errors           names every failure an operator or caller may meet
       durations        durations as text
+      plurals          counts with their nouns, as text
       periods          which half-open UTC period contains an instant, its key, when it ends
       operations       the seven operations
       hierarchy        which periods a period's totals belong to
       totals           one event type's totals: adding, merging, reading an operation
       event_ids        ids whose order is the order of storing
+      malformed        where a body that is no JSON breaks
       event_fields     what each field of an event takes, and what is wrong with it
       events           decodes usage events, or says why there are none
       idempotency      what makes an event the repeat of another, and what becomes of it then
@@ -79,10 +81,12 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       differences      what a check reports
       marks            how far the store says it has come
       dated            events of an hour that were received in another
+      appended         events of one append, as a check gathers them
       hour_chains      an hour's digests, made again
       recount          an hour's events, counted again
       index_check      the log's indexes against the log
       totals_check     longer periods against shorter ones, customers against totals
+      key_check        idempotency keys against the log
       void_check       what is void against the log
       log_shape        whether the log is as it is written
       span_check       a span of the log, and what is made of it
@@ -106,6 +110,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       used_keys        idempotency keys until they are in the index
       forgetting       forgets idempotency keys whose time is over
       pruning          deletes events whose time is over
+      sweeping         lets go of what indexes still name of them
       posting          when what is in the log reaches totals and indexes
       ahead            says when the ledger's time is ahead of the clock
       vital_signs      how the engine is doing
@@ -124,6 +129,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       loop_lag         how long everything waits for everything else
       delivery_log     what is logged of deliveries
       settling         deliveries settled together
+      surroundings     what workers of endpoints have in common
       endpoint_worker  one endpoint's deliveries
       delivery         a worker for each endpoint
     edge/            HTTP in and out
@@ -136,6 +142,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       spare_time       when costly work for one peer among several may begin
       access           who may do what
       request_log      what is logged of each request
+      codings          bodies that were compressed
       readiness        whether the ledger may be asked yet
       ingest           the one way in for events
       plain_request    recognises a plain ingest request by its head
@@ -192,6 +199,7 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     service_manager  tells a service manager how meterd is doing
     machine          what a daemon uses of the machine it runs on
     daemon           builds the daemon and takes it down
+    serving          runs it as a process: signals, reloads, exit codes
     client           speaks to a meterd that runs
     options          what the commands have in common
     listening        where another process listens
@@ -199,18 +207,24 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
     bars             how far a command is
     patience         asks a meterd again that cannot answer yet
     event_rows       events as rows of files
+    row_forms        the forms of such files, and what their names say
     row_readers      rows out of JSON lines and CSV
     row_writers      rows into JSON lines and CSV
     parquet          rows out of and into Parquet
     importing        sends rows to a meterd that runs
     exporting        writes the events of a meterd that runs
     status_reading   how a meterd is doing, out of what it measures
+    key_commands     the commands create, list, revoke of keys
     delivery_history   a delivery with its attempts, as commands print it
     delivery_commands  the commands list, show, retry, replay of deliveries
     webhook_commands   the commands list, test, enable, listen of webhooks
     proof_commands   prove an aggregation, and check a proof
+    listing            lists of commands, a page at a time
     listing_commands   the commands events, aggregations
-    transfer_commands  the commands import, export
+    usage_commands     the commands customers, usage
+    void_command       the command void
+    import_command   the command import
+    export_command   the command export
     status_commands  the command status
     completion_command  the command completion
     upkeep           the commands verify, backup, restore, compact

@@ -22,6 +22,7 @@ def main() -> None:
     """Ends with what the command ended with; interrupted, with 130 (SIGINT) or 143 (SIGTERM), as
     shells count. ``serve`` was told to stop: 0, also where it had not begun.
     """
+    _stand_in_for_closed()
     if getattr(sys, "frozen", False):  # the single binary, as PyInstaller says it
         from meterd.frozen import settle  # noqa: PLC0415 -- nobody else has a use for it
 
@@ -39,6 +40,20 @@ def main() -> None:
         run(prog_name="meterd")
     finally:
         _on_interrupts(signal.SIG_IGN)  # it has ended, and has said with what
+
+
+def _stand_in_for_closed() -> None:
+    """What is opened next has the number of what whoever started this has closed: the store would
+    be stderr, and get what is said there.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            assert os.open(os.devnull, os.O_RDWR) == descriptor, "it is the lowest that is free"
+            os.set_inheritable(descriptor, True)
+            mode = "r" if descriptor == 0 else "w"
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def _on_interrupts(act: signal.Handlers | signal._HANDLER) -> None:

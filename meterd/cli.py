@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -17,39 +16,34 @@ from meterd.built import COMMIT
 from meterd.completion_command import completion
 from meterd.delivery_commands import deliveries
 from meterd.domain.advice import advice
-from meterd.domain.credentials import (
-    ALL_SCOPES,
-    ENVIRONMENT_KEY_ID,
-    KEY_BYTES,
-    ApiKey,
-    Scope,
-    new_key,
-)
 from meterd.domain.durations import format_duration
 from meterd.domain.endpoints import masked_url
 from meterd.domain.errors import MeterdError, StoreError
 from meterd.domain.instants import format_instant
-from meterd.domain.sections import DESCRIPTION, Refused
+from meterd.domain.javascript import exact_text
+from meterd.domain.sections import quoted
 from meterd.edge.certificates import server_context, validity
 from meterd.embedded.data_folder import holder
 from meterd.embedded.store import LMDB_VERSION
-from meterd.keyfile import KEY_FILE, add_key, read_keys, remove_key
+from meterd.export_command import export_events
+from meterd.import_command import import_events
+from meterd.key_commands import keys
 from meterd.listening import other_address
 from meterd.listing_commands import aggregations, events
 from meterd.options import OneLineErrors, config_option, config_source, json_option
 from meterd.proof_commands import check_proof, prove
 from meterd.status_commands import healthcheck, status
 from meterd.tables import print_json
-from meterd.transfer_commands import export_events, import_events
 from meterd.upkeep import backup, compact, restore, verify
+from meterd.usage_commands import customers, usage
+from meterd.void_command import void
 from meterd.webhook_commands import webhooks
-from meterd.work.clock import WallClock
 
 if TYPE_CHECKING:
     from meterd.domain.addresses import Server
+    from meterd.domain.alerts import Alert
     from meterd.domain.config import Config
 
-_RELOAD: Final = "A running meterd follows on: meterd reload"
 # For the list of commands, which cuts longer ones.
 _SHORT_HELP: Final = {
     "verify": "Count everything again, and report each difference.",
@@ -58,11 +52,15 @@ _SHORT_HELP: Final = {
     "compact": "Give the disk back what the store does not use.",
     "prove": "Write what proves a closed aggregation, and check it.",
     "check-proof": "Check what meterd prove wrote, without a store.",
+    "keys": "Make, list and revoke API keys.",
     "deliveries": "List, show and repeat what is sent to webhooks.",
     "healthcheck": "Say whether the meterd that runs answers.",
     "status": "Show how the meterd that runs is doing.",
     "events": "List events.",
+    "void": "Take an event back.",
     "aggregations": "List aggregations.",
+    "customers": "List customers.",
+    "usage": "Show what a customer has used, live or over time.",
     "completion": "Print what makes a shell complete commands.",
     "import": "Send the events in a file: JSON lines, CSV or Parquet.",
     "export": "Write events to a file: JSON lines, CSV or Parquet.",
@@ -95,8 +93,8 @@ def main() -> None:
     another one, whatever the configuration says.
 
     Exit codes of every command: 0 done; 1 not done, with the reason on stderr; 2 wrong arguments;
-    70 serve: start it again, or see meterd verify; 129, 130, 143 interrupted by a hangup, Ctrl-C or
-    SIGTERM.
+    3 prove, check-proof: done, but some events were pruned; 70 serve: start it again, or see meterd
+    verify; 129, 130, 143 interrupted by a hangup, Ctrl-C or SIGTERM.
     """
 
 
@@ -110,7 +108,7 @@ def serve(ctx: click.Context, given: Path | None) -> None:
     data folder cannot be used, also for want of room; 2 wrong arguments; 70 a write did not reach
     the disk, start again; or a stored record is damaged, see meterd verify.
     """
-    from meterd.daemon import serve as serve_until_told  # noqa: PLC0415 -- the whole HTTP stack
+    from meterd.serving import serve as serve_until_told  # noqa: PLC0415 -- the whole HTTP stack
 
     ctx.exit(serve_until_told(config_source(given)))
 
@@ -161,6 +159,7 @@ def _summary(config: Config) -> list[tuple[str, str]]:
             ("webhook", f"{hook.id} {masked_url(hook.url)}{'' if hook.enabled else ' (disabled)'}")
             for hook in config.webhooks
         ],
+        *[("alert", f"{alert.id}: {_watched(alert)}") for alert in config.alerts],
         ("keys", str(len(config.keys)) if config.keys else "none; the first start makes one"),
         ("events", _kept(config.retention.events_ms)),
         ("dry run", "yes: nothing is sent" if config.dry_run else "no"),
@@ -182,6 +181,7 @@ def _found(config: Config) -> dict[str, Any]:
             {"id": hook.id, "url": masked_url(hook.url), "enabled": hook.enabled}
             for hook in config.webhooks
         ],
+        "alerts": [alert.id for alert in config.alerts],
         "keys": len(config.keys),
         "eventsKept": None
         if config.retention.events_ms is None
@@ -190,6 +190,12 @@ def _found(config: Config) -> dict[str, Any]:
         "logLevel": config.log_level,
         "logFormat": config.log_format,
     }
+
+
+def _watched(alert: Alert) -> str:
+    thresholds = ", ".join(map(exact_text, alert.thresholds))
+    whose = "" if alert.customer is None else f" of {quoted(alert.customer)}"
+    return f"{alert.event} at {thresholds}, {alert.period}{whose}"
 
 
 def _kept(events_ms: int | None) -> str:
@@ -214,16 +220,17 @@ def _tls(server: Server) -> str:
 def reload(given: Path | None, as_json: bool) -> None:
     """Have a running meterd read configuration and keys again.
 
-    It gets SIGHUP, if the configuration is valid, and says in its log what became of it. Nothing is
-    cut; what a reload cannot change waits for a restart.
+    It gets SIGHUP, if the configuration and its certificate are valid, and says in its log what
+    became of it. Nothing is cut; what a reload cannot change waits for a restart.
 
     A webhook that is switched on, or put back, gets what closes from then on: what closed
     meanwhile is sent by meterd deliveries replay --since.
 
     Exit codes: 0 told; 1 not valid, or no meterd runs on the data folder; 2 wrong arguments.
     """
-    folder = Path(config_source(given).read().storage.path)
-    pid = holder(folder)
+    config = config_source(given).read()
+    _tls(config.server)
+    pid = holder(Path(config.storage.path))
     try:
         os.kill(pid, signal.SIGHUP)
     except OSError as fault:
@@ -233,128 +240,10 @@ def reload(given: Path | None, as_json: bool) -> None:
     click.echo(f"process {pid} was told; its log says what became of it", err=True)
 
 
-@main.group(epilog="Example: meterd keys create --scope read --description dashboard")
-def keys() -> None:
-    """Make, list and revoke API keys.
-
-    They are kept in the data folder, by their hashes: a lost key cannot be shown again.
-    """
-
-
-@keys.command(epilog="Example: KEY=$(meterd keys create --scope ingest --description 'web shop')")
-@config_option
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    type=click.Choice([scope.value for scope in Scope]),
-    help="What the key may do; may be repeated. Default: all of them. None implies another.",
-)
-@click.option("--description", default="", help="Whose key it is.")
-@json_option
-def create(given: Path | None, scopes: tuple[str, ...], description: str, as_json: bool) -> None:
-    """Make a key and print it, this once, to stdout.
-
-    Exit codes: 0 made; 1 not made; 2 wrong arguments.
-    """
-    try:
-        DESCRIPTION(description)
-    except Refused as refused:
-        raise click.BadParameter(str(refused), param_hint="--description") from refused
-    config = config_source(given).read()
-    text, key = new_key(
-        secrets.token_bytes(KEY_BYTES),
-        frozenset(map(Scope, scopes)) or ALL_SCOPES,
-        description=description,
-        created_ms=WallClock().now_ms(),
-    )
-    folder = Path(config.storage.path)
-    is_new = not (folder / "store").exists()
-    add_key(folder, key)
-    if as_json:
-        print_json({"key": text, **_key_found(key, str(folder / KEY_FILE))})
-    else:
-        click.echo(text)
-    click.echo(f"{key.id} made ({_scopes(key)}); it is shown only now. {_RELOAD}", err=True)
-    if is_new:
-        click.echo(
-            f"note: no meterd has run on {folder.absolute()} yet, and this key is for the one that"
-            " will: if yours has another data folder, run this where it was started, or with its"
-            " METERD_DATA_DIR",
-            err=True,
-        )
-
-
-@keys.command("list", epilog="Example: meterd keys list")
-@config_option
-@json_option
-def list_keys(given: Path | None, as_json: bool) -> None:
-    """List every key, with its id, scopes and description.
-
-    And with the moment when it was made and the file it stands in.
-
-    Exit codes: 0 listed, also where there are none; 1 a file cannot be read; 2 wrong arguments.
-    """
-    source = config_source(given)
-    config = source.configured()
-    path = Path(config.storage.path) / KEY_FILE
-    found = [(key, str(path)) for key in read_keys(config.storage.path)]
-    found += [
-        (key, "" if key.id == ENVIRONMENT_KEY_ID else str(source.path)) for key in config.keys
-    ]
-    for key, place in found:
-        if as_json:
-            print_json(_key_found(key, place))
-        else:
-            click.echo(_line(key, place))
-
-
-def _key_found(key: ApiKey, place: str) -> dict[str, Any]:
-    """All that is known of it; a key of the environment stands in no file."""
-    return {
-        "id": key.id,
-        "scopes": [scope for scope in Scope if scope in key.scopes],
-        "description": key.description,
-        "createdAt": None if key.created_ms is None else format_instant(key.created_ms),
-        "file": place or None,
-    }
-
-
-def _line(key: ApiKey, place: str) -> str:
-    made = "" if key.created_ms is None else format_instant(key.created_ms)
-    return "  ".join(part for part in (key.id, _scopes(key), made, place, key.description) if part)
-
-
-def _scopes(key: ApiKey) -> str:
-    return ",".join(scope for scope in Scope if scope in key.scopes)
-
-
-@keys.command(epilog="Example: meterd keys revoke key-1f2e3d4c5b6a")
-@config_option
-@click.argument("key_id", metavar="ID")
-@json_option
-def revoke(given: Path | None, key_id: str, as_json: bool) -> None:
-    """Take back the key with that id; `meterd keys list` shows the ids.
-
-    Exit codes: 0 revoked; 1 there is no such key in the key file; 2 wrong arguments.
-    """
-    source = config_source(given)
-    config = source.configured()
-    if remove_key(config.storage.path, key_id):
-        if as_json:
-            print_json({"id": key_id})
-        click.echo(f"{key_id} revoked. {_RELOAD}", err=True)
-    elif key_id == ENVIRONMENT_KEY_ID and any(key.id == key_id for key in config.keys):
-        raise MeterdError(f"{key_id} is in the environment: take it out there and restart")
-    elif any(key.id == key_id for key in config.keys):
-        raise MeterdError(f"{key_id} stands in {source.path}: take its [[keys]] out there")
-    else:
-        raise MeterdError(f"no key has the id {key_id}; meterd keys list shows them")
-
-
 for command in (
     *(verify, prove, check_proof, backup, restore, compact, deliveries, webhooks),
-    *(status, healthcheck, events, aggregations, import_events, export_events, completion),
+    *(keys, status, healthcheck, events, void, aggregations, customers, usage),
+    *(import_events, export_events, completion),
 ):
     command.short_help = _SHORT_HELP[str(command.name)]
     main.add_command(command)

@@ -16,12 +16,15 @@ _SHELLS: Final = ("bash", "zsh", "fish")
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a script that makes a shell complete meterd's commands and options.
 
-    The example is for this bash alone; it may stand in ~/.bashrc, and with zsh in ~/.zshrc. As a
-    file it is read when it is needed: by bash ~/.local/share/bash-completion/completions/meterd, by
-    zsh _meterd in a folder of $fpath, by fish ~/.config/fish/completions/meterd.fish.
+    The example is for this bash alone; it may stand in ~/.bashrc, and with zsh in ~/.zshrc, behind
+    compinit. As a file it is read when it is needed: by bash
+    ~/.local/share/bash-completion/completions/meterd, by zsh _meterd in a folder of $fpath, by fish
+    ~/.config/fish/completions/meterd.fish.
 
     Exit codes: 0 printed; 2 wrong arguments.
     """
     found = get_completion_class(shell)
     assert found is not None, "click knows all three"
-    click.echo(found(ctx.find_root().command, {}, "meterd", "_METERD_COMPLETE").source())
+    script = found(ctx.find_root().command, {}, "meterd", "_METERD_COMPLETE").source()
+    # click's script for fish ends descriptions and file names at their first comma.
+    click.echo(script.replace('string split ","', 'string split --max 1 ","'))

@@ -18,21 +18,11 @@ from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.errors import MeterdError
 from meterd.domain.instants import parse_instant
 from meterd.domain.periods import PeriodType
-from meterd.options import (
-    Instant,
-    Name,
-    config_option,
-    daemon,
-    id_in_path,
-    json_option,
-    key_option,
-    url_option,
-)
+from meterd.options import Daemon, Instant, Name, client_options, id_in_path, json_option
 from meterd.tables import print_json, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 
 _LISTED: Final = 50
@@ -67,9 +57,7 @@ def deliveries() -> None:
 
 
 @deliveries.command("list", epilog="Example: meterd deliveries list --status parked --json")
-@config_option
-@url_option
-@key_option
+@client_options
 @click.option("--endpoint", type=Name(), help="Those of this webhook.")
 @click.option("--customer", type=Name(), help="Those of this customer.")
 @click.option(
@@ -89,9 +77,7 @@ def deliveries() -> None:
 )
 @json_option
 def list_deliveries(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     endpoint: str | None,
     customer: str | None,
     period: str | None,
@@ -108,7 +94,7 @@ def list_deliveries(
     Exit codes: 0 listed, also where there are none; 1 no such webhook, or no answer; 2 wrong
     arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         found = client.get(
             "/deliveries",
             endpoint=endpoint,
@@ -139,9 +125,7 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     epilog="Example: meterd deliveries show ID --curl 1 | sh",
     short_help="Show every attempt, the body, and what it waits for.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.argument("delivery_id", metavar="ID")
 @click.option(
     "--curl",
@@ -152,9 +136,7 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
 )
 @json_option
 def show(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     delivery_id: str,
     attempt: int | None,
     as_json: bool,
@@ -166,7 +148,7 @@ def show(
 
     Exit codes: 0 shown; 1 there is no such delivery or attempt, or no answer; 2 wrong arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         path = f"/deliveries/{_segment(delivery_id)}"
         found = client.get(path) if attempt is None else page_with(client, path, attempt)
     if attempt is not None:
@@ -181,15 +163,11 @@ def show(
     epilog="Example: meterd deliveries retry ID",
     short_help="Send deliveries again at once, whatever became of them.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.argument("delivery_ids", metavar="ID...", nargs=-1, required=True)
 @json_option
 def retry(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     delivery_ids: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -205,7 +183,7 @@ def retry(
     Exit codes: 0 all are under way, or held, which is said; 1 one is not known, those before it are
     under way, or no answer; 2 wrong arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         for delivery_id in delivery_ids:
             again = client.post(f"/deliveries/{_segment(delivery_id)}/retry")
             if as_json:
@@ -228,9 +206,7 @@ def _segment(delivery_id: str) -> str:
     epilog="Example: meterd deliveries replay --endpoint crm --since 2026-01-01",
     short_help="Send all whose periods ended in between, also for the first time.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.option(
     "--endpoint", required=True, type=Name(), help="To this webhook, which is configured."
 )
@@ -240,9 +216,7 @@ def _segment(delivery_id: str) -> str:
 @click.option("--cursor", help="Go on where one ended that was interrupted, which printed this.")
 @json_option
 def replay(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     endpoint: str,
     since: str,
     until: str | None,
@@ -263,7 +237,7 @@ def replay(
     """
     if until is not None and _ms(until) < _ms(since):
         raise click.BadParameter(f"{until} is before --since {since}", param_hint="--until")
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         now = client.get("/ping")["timestamp"]
         if _ms(since) > _ms(now):
             raise MeterdError(f"--since {since} is in the future: for meterd it is {now}")

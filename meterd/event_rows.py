@@ -22,7 +22,8 @@ FIELDS: Final = (
 ABSENT: Final = Raw(b"")
 _NULL: Final = Raw(b"null")
 _KEY_BYTES: Final = 16
-# What no key of a client's contains: meterd makes keys with it for items of a batch with a header.
+# What no key of a client's contains: earlier versions showed so what they made for items of a batch
+# with a header.
 _MADE_OF_A_HEADER: Final = b"\\u001f"
 
 
@@ -37,6 +38,8 @@ class Row(msgspec.Struct, omit_defaults=True, rename="camel", gc=False):
     timestamp: Raw = ABSENT
     received_at: Raw = ABSENT
     idempotency_key: Raw = ABSENT
+    # The key is that of a batch; this event has none of its own.
+    idempotency_item: Raw = ABSENT
     void: Raw = ABSENT
 
 
@@ -146,6 +149,13 @@ def to_send(row: Row, line: int, source: str | None, event_type: Raw) -> Item | 
     return Item(line, row, encode(sent))
 
 
+def with_key_of_its_own(row: Row) -> Row:
+    """Without the key of its batch, which would make one event of all its items elsewhere."""
+    if _is_made(row):
+        row.idempotency_key = row.idempotency_item = ABSENT
+    return row
+
+
 def id_of(row: Row) -> str | None:
     """The ``_id``, where it is a text."""
     if _is_missing(row.id):
@@ -164,7 +174,8 @@ def as_json(text: str) -> Raw:
 
 
 def _is_made(row: Row) -> bool:
-    return _MADE_OF_A_HEADER in encode(row.idempotency_key)
+    is_of_a_batch = not _is_missing(row.idempotency_item)
+    return is_of_a_batch or _MADE_OF_A_HEADER in encode(row.idempotency_key)
 
 
 def _there(value: Raw) -> Raw:

@@ -15,7 +15,7 @@ import msgspec
 from meterd.domain.errors import MeterdError
 from meterd.domain.event_ids import from_text
 from meterd.edge.parameters import event_cursor
-from meterd.event_rows import Row
+from meterd.event_rows import Row, with_key_of_its_own
 from meterd.parquet import ParquetWriter
 from meterd.row_writers import (
     CsvWriter,
@@ -53,7 +53,7 @@ def export(
     while True:
         page = ask(cursor)
         rows = _PAGE.decode(page.content)
-        target.writer.write(rows)
+        target.writer.write([with_key_of_its_own(row) for row in rows])
         wrote(len(rows))
         if page.cursor is None:
             target.writer.close()

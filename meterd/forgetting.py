@@ -32,6 +32,12 @@ class Forgetting(Protocol):
         digests stay.
         """
 
+    async def sweep_pruned(self) -> int:
+        """Goes on letting go of what indexes still name of deleted events, where that is enough to
+        be worth a look at all they hold; at how many places it looked, 0 at the end. Nobody is
+        told of these events any more, swept or not.
+        """
+
     async def pruned_until_ms(self) -> int:
         """All events are there that were received, or happened, from this moment on; 0 where none
         was ever deleted.

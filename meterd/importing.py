@@ -7,6 +7,7 @@ Every event has a key, so whatever was interrupted is sent again and counts once
 from __future__ import annotations
 
 from http import HTTPStatus
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,15 +15,17 @@ import msgspec
 from meterd.client import error_in
 from meterd.domain.errors import MeterdError
 from meterd.domain.events import BATCH_MAX
-from meterd.event_rows import ABSENT, NamelessRowError, Refused, Unfit, id_of, to_send
+from meterd.event_rows import ABSENT, Item, NamelessRowError, Refused, Unfit, id_of, to_send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import IO
 
     from msgspec import Raw
 
     from meterd.client import Answered
-    from meterd.event_rows import Item, Read, Row
+    from meterd.event_rows import Read, Row
 
 # A request has 4 MiB at most.
 _BATCH_BYTES: Final = 3 << 20
@@ -80,29 +83,41 @@ class Import:
         self._event_type = event_type
         self._looked = False
 
+    @staticmethod
+    def keep(refused: Refused, kept: IO[bytes], path: Path | None) -> None:
+        """In a file that is not buffered: at once. Raises MeterdError where it has no room."""
+        rest = refused.document() + b"\n"
+        try:
+            while rest:
+                rest = rest[kept.write(rest) :]
+        except OSError as fault:
+            raise MeterdError(f"{path}: cannot be written: {fault.strerror}") from fault
+
     def run(self, rows: Iterable[Read]) -> Iterator[Refused]:
-        """Sends all, and gives those that are refused, as soon as that is known."""
-        batch: list[Item] = []
+        """Sends all, and gives those that are refused in the order of the rows, a batch at a time.
+
+        A row that cannot be sent waits for those before it: told at once, it would come ahead of
+        lines that are refused by the meterd.
+        """
+        batch: list[Item | Refused] = []
         size = 0
         for line, row in rows:
             self.counts.rows += 1
-            if isinstance(row, Unfit):
-                self.counts.refused += 1
-                yield Refused(line, [row.error], None, row.text)
-                continue
             item = self._item(row, line)
             if item is None:
                 self.counts.void += 1
                 continue
-            if batch and (len(batch) == BATCH_MAX or size + len(item.content) > _BATCH_BYTES):
-                yield from self._send(batch)
+            item_size = len(item.content if isinstance(item, Item) else item.text)
+            if batch and (len(batch) == BATCH_MAX or size + item_size > _BATCH_BYTES):
+                yield from self._settle(batch)
                 batch, size = [], 0
             batch.append(item)
-            size += len(item.content) + 1
-        if batch:
-            yield from self._send(batch)
+            size += item_size + 1
+        yield from self._settle(batch)
 
-    def _item(self, row: Row, line: int) -> Item | None:
+    def _item(self, row: Row | Unfit, line: int) -> Item | Refused | None:
+        if isinstance(row, Unfit):
+            return Refused(line, [row.error], None, row.text)
         try:
             if not self._looked and (event_id := id_of(row)) is not None:
                 self._looked = True
@@ -119,26 +134,40 @@ class Import:
                 " with --source, always the same for the same rows"
             ) from None
 
-    def _send(self, batch: list[Item]) -> Iterator[Refused]:
-        answer = self._post(b"[" + b",".join(item.content for item in batch) + b"]")
+    def _settle(self, batch: list[Item | Refused]) -> Iterator[Refused]:
+        """What became of each, in their order; ``done`` follows what was given."""
+        items = [item for item in batch if isinstance(item, Item)]
+        failures = self._send(items) if items else {}
+        if failures is None:
+            middle = batch.index(items[len(items) // 2])
+            yield from self._settle(batch[:middle])
+            yield from self._settle(batch[middle:])
+            return
+        places = count()
+        for item in batch:
+            if isinstance(item, Refused):
+                refused: Refused | None = item
+            else:
+                errors = failures.get(next(places))
+                refused = None if errors is None else Refused(item.line, errors, item.row, "")
+            if refused is not None:
+                self.counts.refused += 1
+                yield refused
+            self.done = item.line
+
+    def _send(self, items: list[Item]) -> dict[int, list[str]] | None:
+        """What is wrong with some, by their places; None where they are to be sent in halves."""
+        answer = self._post(b"[" + b",".join(item.content for item in items) + b"]")
         if answer.status in _TOO_LARGE:
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                yield from self._send(batch[:middle])
-                yield from self._send(batch[middle:])
-                return
-            why = error_in(answer.content) or f"HTTP {answer.status}"
-            captured = _Captured(failures=[_Failure(0, [why])])
-        else:
-            captured = _captured(answer)
+            if len(items) > 1:
+                return None
+            return {0: [error_in(answer.content) or f"HTTP {answer.status}"]}
+        captured = _captured(answer)
         taken = captured.count + captured.success_count
         self.counts.before += captured.duplicates
         self.counts.new += taken - captured.duplicates
-        self.done = batch[-1].line
-        for failure in (*captured.failures, *captured.validation_errors):
-            item = batch[failure.index]
-            self.counts.refused += 1
-            yield Refused(item.line, failure.errors, item.row, "")
+        failures = (*captured.failures, *captured.validation_errors)
+        return {failure.index: failure.errors for failure in failures}
 
 
 def _captured(answer: Answered) -> _Captured:

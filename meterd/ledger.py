@@ -8,7 +8,7 @@ Nothing here knows how an engine keeps its promises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from meterd.domain.periods import Period, PeriodType
 from meterd.forgetting import Forgetting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from meterd.domain.endpoint_states import Change
     from meterd.domain.events import UsageEvent
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         WindowTotals,
     )
 
+# Lets deliveries keep step: awaited with how many customers a portion had, and seconds it took.
+CatchUp: TypeAlias = "Callable[[int, float], Awaitable[None]]"
 # So far are an endpoint's deliveries counted: a dead one may have millions.
 COUNTED_MAX: Final = 10_000
 # Attempts of one delivery: ten times as many as a schedule commonly has.
@@ -281,11 +283,13 @@ class Ledger(Forgetting, Protocol):
     async def next_to_close(self) -> Period | None:
         """Of all periods with totals that are not closed, the one that closes first."""
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(
+        self, period: Period, rules: ClosingRules, *, catch_up: CatchUp | None = None
+    ) -> Closed:
         """Closes what ``next_to_close`` gave, for every customer.
 
         For each customer, the closed aggregation and its deliveries become durable together, and
-        once; repeated after a crash, it does what is left. In bounded memory.
+        once; repeated after a crash, it does what is left. In portions, ``catch_up`` after each.
         """
 
     def past_events(self) -> int:
@@ -303,9 +307,8 @@ class Ledger(Forgetting, Protocol):
         """
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:
-        """Writes an open aggregation of every published period that runs now and has events.
-
-        Every period that has ended must be closed already.
+        """Writes an open aggregation of every published period that runs now and has events; every
+        one that has ended must be closed already.
         """
 
     async def claim(

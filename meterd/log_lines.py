@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -54,13 +55,14 @@ def logging_as(config: Config) -> Iterator[None]:
 def set_up_logging(config: Config) -> Thinning:
     """As ``logging_as`` begins."""
     thinning = Thinning()
-    file = cast("TextIO", LogFile(sys.stderr))
+    file = LogFile(sys.stderr)
     structlog.configure(
-        logger_factory=lambda *named: _Logger(file, *named),
+        logger_factory=lambda *named: _Logger(cast("TextIO", file), *named),
         processors=[
             structlog.processors.add_log_level,
             structlog.stdlib.add_logger_name,
             thinning,
+            partial(_tell_lost, file),
             _name_request,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # Without local variables, as it comes: those would show keys and secrets.
@@ -79,6 +81,15 @@ def follow(config: Config) -> None:
     for processor in structlog.get_config()["processors"]:
         if isinstance(processor, _Rendering):
             processor.form = config.log_format
+
+
+def _tell_lost(
+    file: LogFile, _logger: object, _method: str, entry: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """How many lines in front of this one were lost, where any were."""
+    if file.lost:
+        entry["lines_lost"] = file.lost
+    return entry
 
 
 def _name_request(
@@ -117,9 +128,13 @@ def _wants_no_colours() -> bool:
 
 
 def _printable_entry(entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The entry for a terminal. Other values than texts are shown by their repr, which is safe."""
+    """The entry for a terminal. Several texts are shown one behind another; other values than texts
+    by their repr, which is safe.
+    """
     for name, value in entry.items():
-        if isinstance(value, str):
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            entry[name] = printable(", ".join(value))
+        elif isinstance(value, str):
             lines = value.split("\n") if name == "exception" else [value]
             entry[name] = _INDENT.join(printable(line) for line in lines)
     return entry

@@ -6,9 +6,13 @@ traceback.
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -20,8 +24,13 @@ from meterd.domain.sections import Refused, identifier, quoted
 from meterd.source import ConfigSource, locate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meterd.client import Client
     from meterd.domain.addresses import Server
+
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OneLineErrors(click.Group):
@@ -30,6 +39,19 @@ class OneLineErrors(click.Group):
     2 is for what is wrong on the command line itself, whatever the machine has. What stands at a
     path that is named there, a file instead of a folder say, is found out on the machine: 1.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Ends in one line, too, where stdout is a file on a full disk."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as fault:
+            if fault.errno not in _NO_ROOM or fault.filename is not None:
+                raise
+            # What is kept back would be tried again at the end, and be another exit code.
+            with Path(os.devnull).open("w") as nowhere, suppress(OSError, ValueError):
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            click.echo(f"stdout cannot be written: {fault.strerror}", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -134,6 +156,47 @@ key_option: Final = click.option(
 )
 
 
+class Daemon(NamedTuple):
+    """The meterd that a command is about, as it was named; nothing is looked up before it is asked.
+
+    A command with wrong arguments says so (2) before what fails on the machine (1).
+    """
+
+    config: Path | None
+    url: str | None
+    key: str | None = None
+
+    def client(self) -> Client:
+        """To ask what needs a key. Raises ConfigError and MeterdError."""
+        if not self.key:
+            raise MeterdError("an API key is needed: set METERD_API_KEY, or give --key")
+        return self.client_of_anybody()
+
+    def client_of_anybody(self) -> Client:
+        """As ``client``, also without a key."""
+        from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
+
+        return Client(self.where(), self.key or None)
+
+    def where(self) -> str:
+        """The URL given, or that of where the configuration has it listen. Raises ConfigError, and
+        MeterdError where the configuration does not say which port.
+        """
+        return self.url or _url(config_source(self.config).server())
+
+
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --config, --url and --key of commands that ask a meterd: its ``daemon``."""
+
+    @wraps(command)
+    def with_daemon(
+        *args: Any, given: Path | None, url: str | None, key: str | None, **kwargs: Any
+    ) -> Any:
+        return command(*args, daemon=Daemon(given, url, key), **kwargs)
+
+    return config_option(url_option(key_option(with_daemon)))
+
+
 def id_in_path(given: str, kind: str, command: str) -> str:
     """The id as a part of a path. Raises MeterdError for what is nobody's, and could be a path."""
     try:
@@ -155,27 +218,6 @@ def config_source(given: Path | None) -> ConfigSource:
 def data_folder(given: Path | None) -> Path:
     """The configured one. Raises ConfigError."""
     return Path(config_source(given).configured().storage.path)
-
-
-def daemon(given: Path | None, url: str | None, key: str | None) -> Client:
-    """The meterd that is asked. Raises ConfigError and MeterdError."""
-    if not key:
-        raise MeterdError("an API key is needed: set METERD_API_KEY, or give --key")
-    return daemon_asked_by_anybody(given, url, key)
-
-
-def daemon_asked_by_anybody(given: Path | None, url: str | None, key: str | None) -> Client:
-    """As ``daemon``, also without a key."""
-    from meterd.client import Client  # noqa: PLC0415 -- others pay nothing for httpx
-
-    return Client(daemon_url(given, url), key or None)
-
-
-def daemon_url(given: Path | None, url: str | None) -> str:
-    """The URL given, or that of where the configuration has it listen. Raises ConfigError, and
-    MeterdError where the configuration does not say which port.
-    """
-    return url or _url(config_source(given).server())
 
 
 def _url(server: Server) -> str:

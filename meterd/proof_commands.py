@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shutil
+import sys
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 import msgspec
 
 from meterd.domain.errors import MeterdError, ProofError, StoreError
+from meterd.domain.plurals import number_of
 from meterd.domain.proofs import Proved, check
 from meterd.embedded.pages import DamagedError
 from meterd.embedded.proving import Proving, find
@@ -23,15 +27,19 @@ if TYPE_CHECKING:
 
 # A proof that does not show all is none for whoever looks at the exit code alone.
 EXIT_PRUNED: Final = 3
+_STREAM: Final = Path("-")
+_TEMPORARY: Final = "a temporary file, in TMPDIR"
+_FILE: Final = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
 @click.command(epilog="Example: meterd prove acme_monthly_202601 acme-january.jsonl")
 @config_option
 @click.argument("aggregation", metavar="ID", type=Name())
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=_FILE, default=_STREAM)
 @json_option
 def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> None:
-    """Write what proves the closed aggregation ID to FILE, and check it without the store.
+    """Write what proves the closed aggregation ID to FILE, and check it without the store. Without
+    FILE it goes to stdout once it is checked, and what it proves is said on stderr.
 
     FILE has the customer's events of that period, the voids among them, and all that was published
     of the customer before: no more is needed to come to the digest that was sent with the webhook,
@@ -43,22 +51,24 @@ def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> No
     Exit codes: 0 written and checked; 1 not written; 2 wrong arguments; 3 written and checked, but
     some events were pruned.
     """
+    if file == _STREAM:
+        with ExitStack() as opened:
+            with _named(_TEMPORARY):
+                written = opened.enter_context(TemporaryFile())
+                proved = _write(data_folder(given), aggregation, written)
+                written.seek(0)
+            shutil.copyfileobj(written, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        _report(proved, as_json, err=True)
+        return
     if file.exists():
         raise MeterdError(f"{file} is there already: name another, or remove it")
     part = file.with_name(file.name + ".new")
     try:
-        try:
-            with part.open("wb") as written:
-                written.writelines(line + b"\n" for line in _lines(data_folder(given), aggregation))
-            proved = check(partial(_read, part))
-        except ProofError as fault:
-            raise StoreError(
-                f"what is stored of {aggregation} does not prove it: {fault};"
-                " meterd verify says what differs"
-            ) from fault
-        part.rename(file)
-    except OSError as fault:
-        raise MeterdError(f"{file}: cannot be written: {fault.strerror}") from fault
+        with _named(str(file)):
+            with part.open("w+b") as written:
+                proved = _write(data_folder(given), aggregation, written)
+            part.rename(file)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -66,10 +76,11 @@ def prove(given: Path | None, aggregation: str, file: Path, as_json: bool) -> No
 
 
 @click.command("check-proof", epilog="Example: meterd check-proof acme-january.jsonl")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=_FILE)
 @json_option
 def check_proof(file: Path, as_json: bool) -> None:
-    """Check what meterd prove wrote: that the events in FILE lead to its figures and its digest.
+    """Check what meterd prove wrote: that the events in FILE, or on stdin with -, lead to its
+    figures and its digest.
 
     Needs nothing but FILE. That it is what was billed is shown by the digest it prints: the
     webhook has the same in data.digest.
@@ -78,12 +89,43 @@ def check_proof(file: Path, as_json: bool) -> None:
     digest, but some events were pruned before it was written, so its figures are not counted.
     """
     try:
-        proved = check(partial(_read, file))
+        with _aside(sys.stdin.buffer) if file == _STREAM else file.open("rb") as lines:
+            proved = check(partial(_read, lines))
     except ProofError as fault:
         raise MeterdError(f"{file}: {fault}") from fault
     except OSError as fault:
         raise MeterdError(f"{file}: cannot be read: {fault.strerror}") from fault
     _report(proved, as_json)
+
+
+def _write(data: Path, aggregation: str, written: IO[bytes]) -> Proved:
+    """What the lines prove that are in the file then."""
+    written.writelines(line + b"\n" for line in _lines(data, aggregation))
+    try:
+        return check(partial(_read, written))
+    except ProofError as fault:
+        raise StoreError(
+            f"what is stored of {aggregation} does not prove it: {fault};"
+            " meterd verify says what differs"
+        ) from fault
+
+
+def _aside(stream: IO[bytes]) -> IO[bytes]:
+    """What a stream has, to be read more than once."""
+    with _named(_TEMPORARY), ExitStack() as opened:
+        lines = opened.enter_context(TemporaryFile())
+        shutil.copyfileobj(stream, lines)
+        opened.pop_all()
+    return lines
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        why = fault.strerror or str(fault)
+        raise MeterdError(f"{file}: cannot be written: {why}") from fault
 
 
 def _lines(data: Path, aggregation: str) -> Iterator[bytes]:
@@ -102,23 +144,25 @@ def _lines(data: Path, aggregation: str) -> Iterator[bytes]:
         raise StoreError(f"the store in {data} is damaged: {fault}: see meterd verify") from fault
 
 
-def _read(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as lines:
-        for line in lines:
-            yield line.removesuffix(b"\n")
+def _read(lines: IO[bytes]) -> Iterator[bytes]:
+    lines.seek(0)
+    for line in lines:
+        yield line.removesuffix(b"\n")
 
 
-def _report(proved: Proved, as_json: bool) -> None:
+def _report(proved: Proved, as_json: bool, *, err: bool = False) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(proved))
+        click.echo(msgspec.json.encode(proved), err=err)
     else:
         void = f", {proved.void:,} taken back" if proved.void else ""
+        events = number_of(proved.events, "event")
         what = "as it was published, with" if proved.pruned else "proved by"
         click.echo(
-            f"{proved.id}, revision {proved.revision}: {what} {proved.events:,} events{void};"
-            f" behind {proved.published - 1:,} published before"
+            f"{proved.id}, revision {proved.revision}: {what} {events}{void};"
+            f" behind {proved.published - 1:,} published before",
+            err=err,
         )
-        click.echo(f"digest {proved.digest}")
+        click.echo(f"digest {proved.digest}", err=err)
         _note(proved.unknown, "nothing is shown, nor the figures: begun before there were digests")
         _note(proved.pruned, "the events were pruned: their digests are shown, not the figures")
     if proved.pruned:

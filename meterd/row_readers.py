@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from meterd.domain.errors import MeterdError
+from meterd.domain.plurals import number_of
 from meterd.domain.sections import quoted
 from meterd.event_rows import FIELDS, Row, Unfit, as_json, decode, encode
 
@@ -127,7 +128,7 @@ def _row_of(
     cells: list[str], names: Sequence[str], places: Mapping[str, int], delimiter: str
 ) -> Row | Unfit:
     if len(cells) > len(names):
-        error = f"has {len(cells)} cells, and the header {len(names)}"
+        error = f"has {number_of(len(cells), 'cell')}, and the header {len(names)}"
         return Unfit(error, delimiter.join(cells)[:_SHOWN_MAX])
     given = {field: cells[place] for field, place in places.items() if place < len(cells)}
     try:

@@ -10,15 +10,8 @@ import click
 import msgspec
 
 from meterd.domain.errors import MeterdError
-from meterd.options import (
-    Duration,
-    config_option,
-    daemon_asked_by_anybody,
-    daemon_url,
-    json_option,
-    key_option,
-    url_option,
-)
+from meterd.options import Daemon, Duration, client_options, config_option, json_option, url_option
+from meterd.patience import Patience
 from meterd.tables import facts, print_json
 from meterd.work.clock import WallClock
 
@@ -32,9 +25,7 @@ _HIDDEN: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_
 
 
 @click.command(epilog="Example: until meterd status; do sleep 1; done")
-@config_option
-@url_option
-@key_option
+@client_options
 @click.option(
     "--interval",
     "interval_s",
@@ -48,9 +39,7 @@ _HIDDEN: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_
 @click.pass_context
 def status(
     ctx: click.Context,
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     interval_s: float,
     watch: bool,
     as_json: bool,
@@ -64,7 +53,7 @@ def status(
     Exit codes: 0 it is ready; 1 it is not, which is shown, or does not answer; 2 wrong arguments;
     130 interrupted.
     """
-    with daemon_asked_by_anybody(given, url, key) as client:
+    with daemon.client_of_anybody() as client:
         before, at_s = _look(client, is_told=not as_json), time.monotonic()
         while True:
             if before is not None or watch:
@@ -92,8 +81,18 @@ def status(
     show_default=True,
     help="How long it may take to answer.",
 )
+@click.option(
+    "--wait",
+    "wait_s",
+    type=Duration(0, 3_600_000),
+    default="0s",
+    show_default=True,
+    help="How long to ask again, in silence, while it does not: behind a start.",
+)
 @json_option
-def healthcheck(given: Path | None, url: str | None, timeout_s: float, as_json: bool) -> None:
+def healthcheck(
+    given: Path | None, url: str | None, timeout_s: float, wait_s: float, as_json: bool
+) -> None:
     """Say whether the meterd that runs answers, for whoever restarts what does not.
 
     Not whether it is ready: while it recovers it answers, and a restart would only make it begin
@@ -104,8 +103,12 @@ def healthcheck(given: Path | None, url: str | None, timeout_s: float, as_json: 
     """
     from meterd.client import check_health  # noqa: PLC0415 -- others pay nothing for httpx
 
-    where = daemon_url(given, url)
-    check_health(where, timeout_s)
+    where = Daemon(given, url).where()
+    if wait_s:
+        patience = Patience(wait_s, say=lambda _: None)
+        patience.until_answered(lambda: check_health(where, timeout_s))
+    else:
+        check_health(where, timeout_s)
     if as_json:
         print_json({"url": where, "answers": True})
     else:

@@ -12,6 +12,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from meterd.domain.durations import format_duration
+from meterd.domain.plurals import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -142,10 +143,11 @@ def facts_of(status: Status) -> dict[str, Any]:
         "events": ", ".join(f"{found.events[name]:,} {name}" for name in _OUTCOMES),
         **_rates(found),
         "closing": _closing(found.closing_lag_seconds),
-        "outbox": f"{found.pending:,} wait, {found.parked:,} parked",
+        "outbox": f"{found.pending:,} waiting, {found.parked:,} parked",
         "webhooks": [_webhook(one) for one in found.webhooks] or "none",
         "disk": _disk(found),
-        "memory": f"{found.memory_bytes / _MIB:,.0f} MiB; {found.connections:,} connections",
+        "memory": f"{found.memory_bytes / _MIB:,.0f} MiB;"
+        f" {number_of(found.connections, 'connection')}",
     }
 
 
@@ -166,7 +168,7 @@ def _closing(lag_s: float) -> str:
 
 
 def _webhook(one: Webhook) -> str:
-    counts = {"wait": one.pending, "held": one.held, "parked": one.parked}
+    counts = {"waiting": one.pending, "held": one.held, "parked": one.parked}
     told = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
     return f"{one.id}: {one.state}{told}"
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from meterd import copies
 from meterd.domain.errors import MeterdError
+from meterd.domain.plurals import number_of
 from meterd.embedded import verification
 from meterd.embedded.differences import PRUNED, UNPOSTED, Checking, Difference
 from meterd.embedded.store import FORMAT
@@ -34,17 +35,15 @@ if TYPE_CHECKING:
 
 _EXIT_DIFFERENT: Final = 1
 _MIB: Final = 1 << 20
-_COUNTED: Final = ("events", "customers", "aggregations", "deliveries")
-_COUNTED_EARLIER: Final = ("records",)
-_NOT_COUNTED: Final = "nothing could be counted"
-_ONE: Final = {
-    "differences": "difference",
+# By the names that they are counted under.
+_COUNTED: Final = {
     "events": "event",
     "customers": "customer",
     "aggregations": "aggregation",
     "deliveries": "delivery",
-    "records": "record",
 }
+_COUNTED_EARLIER: Final = {"records": "record"}
+_NOT_COUNTED: Final = "nothing could be counted"
 
 
 @click.command(epilog="Example: meterd verify && echo sound; meterd verify /backups/monday")
@@ -199,16 +198,16 @@ def _note_format(found: int) -> None:
 
 
 def _outcome(differences: int, checking: Checking) -> str:
-    found = _number(differences, "differences") if differences else "no differences"
+    found = number_of(differences, "difference") if differences else "no differences"
     counts = _counts(checking.counts, checking.left_out)
     if not counts:
         is_counted = "aggregations" in checking.counts and not checking.left_out
         return f"{found}: the store is empty" if is_counted else f"{found}; {_NOT_COUNTED}"
     said = f"{found} in {counts}"
     if waiting := checking.counts[UNPOSTED]:
-        said += f"; not in totals yet: {_number(waiting, 'events')} of the last seconds"
+        said += f"; not in totals yet: {number_of(waiting, 'event')} of the last seconds"
     if pruned := checking.counts[PRUNED]:
-        said += f"; pruned before: {_number(pruned, 'events')}"
+        said += f"; pruned before: {number_of(pruned, 'event')}"
     if left_out := checking.left_out:
         *others, last = left_out
         names = f"{', '.join(others)} and {last}" if others else last
@@ -220,11 +219,7 @@ def _counts(checked: Mapping[str, int], left_out: Sequence[str] = ()) -> str:
     """Of what users know; of an earlier version's store nothing is known but its records."""
     shown = _COUNTED if "aggregations" in checked or left_out else _COUNTED_EARLIER
     found = [name for name in shown if checked.get(name) and name not in left_out]
-    return ", ".join(_number(checked[name], name) for name in found)
-
-
-def _number(count: int, name: str) -> str:
-    return f"{count:,} {_ONE.get(name, name) if count == 1 else name}"
+    return ", ".join(number_of(checked[name], shown[name]) for name in found)
 
 
 def _size(count: int) -> str:

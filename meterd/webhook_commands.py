@@ -19,15 +19,13 @@ from meterd.domain.errors import MeterdError
 from meterd.domain.sections import Refused
 from meterd.domain.signatures import sign
 from meterd.options import (
+    Daemon,
     Name,
-    config_option,
+    client_options,
     config_source,
-    daemon,
     id_in_path,
     json_option,
-    key_option,
     nobody,
-    url_option,
 )
 from meterd.tables import print_json, printable, table
 from meterd.work.clock import WallClock
@@ -77,11 +75,9 @@ def webhooks() -> None:
     epilog="Example: meterd webhooks list --json",
     short_help="List webhooks: state, what waits, what came of attempts.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @json_option
-def list_webhooks(given: Path | None, url: str | None, key: str | None, as_json: bool) -> None:
+def list_webhooks(daemon: Daemon, as_json: bool) -> None:
     """List webhooks: state, what waits and is parked, and what came of attempts.
 
     What came of attempts is counted from meterd's last start, or a reload that switched the webhook
@@ -93,7 +89,7 @@ def list_webhooks(given: Path | None, url: str | None, key: str | None, as_json:
 
     Exit codes: 0 listed; 1 no answer; 2 wrong arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         found = client.get("/webhooks")
     if as_json:
         for one in found:
@@ -114,17 +110,13 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     epilog="Example: meterd webhooks test billing",
     short_help="Send a signed test at once, and say what came of it.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.argument("endpoint_id", metavar="ID")
 @json_option
 @click.pass_context
 def test(
     ctx: click.Context,
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     endpoint_id: str,
     as_json: bool,
 ) -> None:
@@ -136,7 +128,7 @@ def test(
     Exit codes: 0 received (2xx); 1 not received, also since DRY_RUN is set, or no such webhook, or
     no answer of meterd; 2 wrong arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         told = client.post(f"/webhooks/{_segment(endpoint_id)}/test")
     if as_json:
         print_json(told)
@@ -154,14 +146,10 @@ def test(
     epilog="Example: meterd webhooks enable billing",
     short_help="End a pause, or that a webhook is gone (410).",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.argument("endpoint_id", metavar="ID")
 @json_option
-def enable(
-    given: Path | None, url: str | None, key: str | None, endpoint_id: str, as_json: bool
-) -> None:
+def enable(daemon: Daemon, endpoint_id: str, as_json: bool) -> None:
     """End the pause of a webhook, or that it is gone: what waits is sent when it is due.
 
     One with enabled = false in the configuration, or taken out of it, is changed there. What closes
@@ -170,12 +158,12 @@ def enable(
     Exit codes: 0 done; 1 there is none of that id, it is off or taken out, or no answer; 2 wrong
     arguments.
     """
-    with daemon(given, url, key) as client:
+    with daemon.client() as client:
         shown = client.post(f"/webhooks/{_segment(endpoint_id)}/enable")
     if as_json:
         print_json(shown)
     else:
-        click.echo(f"{endpoint_id} is {shown['state']}; {_row(shown)['pending']} wait")
+        click.echo(f"{endpoint_id} is {shown['state']}; {_row(shown)['pending']} waiting")
 
 
 def _segment(endpoint_id: str) -> str:
@@ -196,9 +184,7 @@ class _Url(click.ParamType[str]):
     epilog="Example: meterd webhooks listen --endpoint a --forward http://localhost:3000",
     short_help="Show what a webhook gets, and forward it.",
 )
-@config_option
-@url_option
-@key_option
+@client_options
 @click.option(
     "--endpoint", "endpoint_id", type=Name(), required=True, help="What this webhook gets."
 )
@@ -225,9 +211,7 @@ class _Url(click.ParamType[str]):
 )
 @json_option
 def listen(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     endpoint_id: str,
     to: str | None,
     secrets: tuple[str, ...],
@@ -247,9 +231,9 @@ def listen(
     from meterd.client import Receiver  # noqa: PLC0415 -- others pay nothing for httpx
 
     if to is not None:
-        secrets = secrets or _configured_secrets(given, endpoint_id)
+        secrets = secrets or _configured_secrets(daemon.config, endpoint_id)
     with (
-        daemon(given, url, key) as client,
+        daemon.client() as client,
         nullcontext() if to is None else Receiver(to) as receiver,
     ):
         behind = _last_sequence(client, endpoint_id) if after is None else after

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from meterd.domain.config import ENVIRONMENT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,6 +42,15 @@ def shipped_event_types() -> str:
     return "\n".join(
         f'[events."{name}"]\nop = "{options["op"]}"' for name, options in shipped["events"].items()
     )
+
+
+def surroundings() -> dict[str, str]:
+    """The environment without what somebody has set there for a meterd of their own."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("METERD_") and name not in ENVIRONMENT[""]
+    }
 
 
 class DaemonProcess:
@@ -92,7 +103,7 @@ class DaemonProcess:
             text=True,
             pass_fds=self._pass_fds,
             env={
-                **os.environ,
+                **surroundings(),
                 "METERD_API_KEY": KEY,
                 "METERD_DATA_DIR": str(self.data),
                 **self._environ,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.deliveries import Delivery
     from meterd.domain.events import UsageEvent
+    from meterd.ledger import CatchUp
 
 APPEND_MAX: Final = 20_000
 _EXACT: Final = Context(prec=5000, traps=[Inexact])
@@ -233,7 +234,9 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
         }
         return min((one for one in periods if last is None or one > last), default=None)
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(
+        self, period: Period, rules: ClosingRules, *, catch_up: CatchUp | None = None
+    ) -> Closed:
         """See ``Ledger.close``."""
         await trio.lowlevel.checkpoint()
         now_ms = self.now_ms()
@@ -252,6 +255,8 @@ class ModelLedger(ModelDeliveries, ModelKeys, ModelUsage, ModelVoids):
             for endpoint_id in aggregation.endpoints:
                 self._make(aggregation, endpoint_id, now_ms)
         self._wake(sum(len(aggregation.endpoints) for aggregation in closed))
+        if catch_up is not None:
+            await catch_up(len(closed), 0.0)
         return Closed(made.created, made.updated)
 
     async def snapshot(self, rules: ClosingRules) -> SnapshotCounts:

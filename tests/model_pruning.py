@@ -36,6 +36,11 @@ class ModelPruning:
         least, _ = self.prunable(before_ms, ended_ms)
         return self.prune_some(least)
 
+    async def sweep_pruned(self) -> int:
+        """See ``Forgetting.sweep_pruned``."""
+        await trio.lowlevel.checkpoint()
+        return 0
+
     async def pruned_until_ms(self) -> int:
         """See ``Forgetting.pruned_until_ms``."""
         await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.events import UsageEvent
     from meterd.domain.idempotency import Recorded
-    from meterd.ledger import Closed
+    from meterd.ledger import CatchUp, Closed
 
 
 class ModelThresholds(ModelLedger):
@@ -40,11 +40,13 @@ class ModelThresholds(ModelLedger):
         self._noted.clear()
         self._unseen_since_ms = self._unseen_on_disk_ms
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(
+        self, period: Period, rules: ClosingRules, *, catch_up: CatchUp | None = None
+    ) -> Closed:
         """See ``Ledger.close``."""
         before_ms = self._all_closed_until_ms() if self._watched else None
         closed_before = len(self._closed)
-        closed = await super().close(period, rules)
+        closed = await super().close(period, rules, catch_up=catch_up)
         if len(self._closed) > closed_before:
             self._unseen_on_disk_ms = self._unseen_since_ms or before_ms
         return closed

@@ -51,7 +51,12 @@ async def close_all(bench: Bench, clock_ms: int = LATER) -> None:
 
 
 async def prune(
-    bench: Bench, before_ms: int = LATER, ended_ms: int = LATER, *, keys: bool = True
+    bench: Bench,
+    before_ms: int = LATER,
+    ended_ms: int = LATER,
+    *,
+    keys: bool = True,
+    sweep: bool = False,
 ) -> int:
     """How many were deleted; their keys are forgotten before."""
     while keys and await bench.ledger.forget_keys(before_ms=LATER):
@@ -59,6 +64,8 @@ async def prune(
     pruned = 0
     while some := await bench.ledger.prune_events(before_ms=before_ms, ended_ms=ended_ms):
         pruned += some
+    while sweep and await bench.ledger.sweep_pruned():
+        pass
     return pruned
 
 
@@ -77,7 +84,10 @@ async def counted(bench: Bench) -> object:
 
 
 class PruningConformance:
-    async def test_what_is_deleted_is_gone_and_what_was_counted_is_not(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("sweep", [False, True])
+    async def test_what_is_deleted_is_gone_and_what_was_counted_is_not(
+        self, bench: Bench, *, sweep: bool
+    ) -> None:
         """Totals, aggregations, customers: as they were, also behind a restart; and the log goes
         on behind it.
         """
@@ -85,10 +95,11 @@ class PruningConformance:
         await close_all(bench)
         before = await counted(bench)
         assert await bench.ledger.pruned_until_ms() == 0
-        assert await prune(bench) == 3
+        assert await prune(bench, sweep=sweep) == 3
         for _ in range(2):
             assert await values(bench) == []
             assert await values(bench, EventQuery("acme")) == []
+            assert await values(bench, EventQuery("acme", oldest_first=True)) == []
             assert await values(bench, EventQuery(event_type="sum")) == []
             assert await bench.ledger.pruned_until_ms() == HOUR + HOUR_MS
             assert await counted(bench) == before
@@ -96,6 +107,8 @@ class PruningConformance:
         assert await prune(bench) == 0
         await bench.ledger.append([event(value=4)])
         assert await values(bench) == [4]
+        assert await values(bench, EventQuery("acme")) == [4]
+        assert await values(bench, EventQuery("acme", oldest_first=True)) == [4]
         await close_all(bench, LATER + 400 * DAY_MS)
         assert await values(bench) == [4]
 
@@ -170,6 +183,17 @@ class PruningConformance:
         before = await counted(bench)
         assert await prune(bench) == 2
         assert await counted(bench) == before
+
+    async def test_what_is_to_be_revised_keeps_nothing_of_before(self, bench: Bench) -> None:
+        """Of the year that it is in, that is."""
+        await bench.ledger.append([event(value=1)])
+        bench.clock.now_ms = LATER
+        await bench.ledger.append([event(value=2)])
+        later_ms = LATER + 400 * DAY_MS
+        await close_all(bench, later_ms)
+        await void(bench, 1)
+        assert await prune(bench, later_ms, later_ms) == 1
+        assert await values(bench) == [2]
 
     async def test_an_event_that_is_gone_is_not_taken_back(self, bench: Bench) -> None:
         """Nor one that is there of an hour of which some are gone; the next hour's is."""

@@ -13,19 +13,26 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+import httpx
 import pytest
 
 from tests.benchmarks.answers import AnswerReader, MalformedAnswerError
+from tests.benchmarks.attacks.siege import PinnedDaemon
+from tests.benchmarks.contestants import meterd
 from tests.benchmarks.load import Client
 from tests.benchmarks.pacing import Schedule, percentile
 from tests.benchmarks.plan import Errand, Plan
 from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.report import ratios_to
 from tests.benchmarks.results import Round
+from tests.benchmarks.states.restart import serving
 from tests.benchmarks.traffic import requests_of
+from tests.daemon_process import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import BinaryIO
 
 WITH_LENGTH = b"HTTP/1.1 201 \r\nContent-Length: 5\r\n\r\nhello"
@@ -33,6 +40,27 @@ IN_CHUNKS = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"c\r\n\r\n0\r\n\r\n is\r\n\r\n3\r\nall\r\n0\r\n\r\n"
 )
+
+
+@contextmanager
+def _stepped(folder: Path) -> Iterator[str]:
+    with meterd(folder) as server:
+        yield server.url
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    with serving(folder) as (server, _):
+        yield server.url
+
+
+@contextmanager
+def _besieged(folder: Path) -> Iterator[str]:
+    daemon = PinnedDaemon(folder, (), '[events."api.calls"]\nop = "sum"')
+    try:
+        yield daemon.url
+    finally:
+        daemon.stop()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +161,25 @@ def test_each_event_has_a_key_of_its_own(kind: Literal["single", "batch"]) -> No
         assert head.endswith(b"Content-Length: %d" % len(body))
         keys += re.findall(rb'"idempotencyKey": "([0-9a-f]{16})"', body)
     assert len(set(keys)) == len(keys) == (2500 if kind == "single" else 25_000)
+
+
+@pytest.mark.parametrize("start", [_stepped, _served, _besieged])
+def test_what_is_measured_is_told_by_the_benchmark_alone(
+    start: Callable[[Path], AbstractContextManager[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody's own meterd has its address, folder and key in the environment; it is let be."""
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        monkeypatch.setenv("METERD_BIND", f"127.0.0.1:{theirs.getsockname()[1]}")
+        monkeypatch.setenv("METERD_DATA_DIR", str(tmp_path / "theirs"))
+        monkeypatch.setenv("METERD_API_KEY", "their-key")
+        monkeypatch.setenv("DRY_RUN", "true")
+        with start(tmp_path) as url:
+            answer = httpx.get(f"{url}/config", headers={"x-apikey": KEY})
+    assert answer.status_code == 200
+    assert not answer.json()["dry_run"]
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_the_cpu_time_of_children_is_counted() -> None:

@@ -24,10 +24,8 @@ from click.testing import CliRunner, Result
 
 from meterd import __version__
 from meterd.cli import main
-from meterd.domain.credentials import Keyring, Scope
-from meterd.domain.instants import format_instant
 from meterd.embedded.store import Store
-from meterd.keyfile import KEY_FILE, read_keys
+from tests.daemon_process import ROOT
 from tests.edge.encrypted import certificate_in
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ url = "http://localhost:3000/hook?token=hunter2"
 secret = "whsec_AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHH"
 enabled = false
 """
-HASH = "0" * 64
 VALID = "systemconfig.toml is valid"
 
 
@@ -84,6 +81,29 @@ def test_check_says_what_would_run() -> None:
         "  log level   info",
         "  log format  auto",
     ]
+
+
+def test_check_says_of_what_somebody_is_told(folder: Path) -> None:
+    """Which figures of whom, and at which values."""
+    alerts = """
+[[alerts]]
+id = "quota"
+event = "a"
+period = "monthly"
+thresholds = [800, "999.50"]
+[[alerts]]
+id = "acmes"
+event = "a"
+period = "daily"
+thresholds = [1]
+customer = "acme"
+"""
+    text = (folder / "systemconfig.toml").read_text()
+    (folder / "systemconfig.toml").write_text(text + alerts)
+    said = run("check").stdout
+    assert "  alert       quota: a at 800, 999.5, monthly\n" in said
+    assert '  alert       acmes: a at 1, daily of "acme"\n' in said
+    assert json.loads(run("check", "--json").stdout)["alerts"] == ["quota", "acmes"]
 
 
 def test_check_says_for_how_long_events_are_kept(folder: Path) -> None:
@@ -146,77 +166,6 @@ def test_check_does_not_touch_the_data_folder(folder: Path) -> None:
 def test_a_wrong_argument_is_exit_code_2() -> None:
     """As everywhere on the command line."""
     assert run("check", "--confg", "x").exit_code == 2
-    assert run("keys", "create", "--scope", "root").exit_code == 2
-    result = run("keys", "create", "--description", "a\nb")
-    assert result.exit_code == 2
-    assert "must not hold control characters" in result.stderr
-
-
-def test_a_created_key_is_printed_once_and_lets_in(folder: Path) -> None:
-    """The key alone is on stdout, so a script can take it; only its hash is on disk."""
-    result = run("keys", "create", "--scope", "ingest", "--scope", "read", "--description", "shop")
-    assert result.exit_code == 0
-    text = result.stdout.strip()
-    (made,) = read_keys(folder / "meterd-data")
-    assert result.stdout == text + "\n"
-    assert Keyring([made]).authenticate(text) is made
-    assert made.scopes == {Scope.INGEST, Scope.READ}
-    assert made.description == "shop"
-    assert result.stderr == (
-        f"{made.id} made (ingest,read); it is shown only now."
-        " A running meterd follows on: meterd reload\n"
-        f"note: no meterd has run on {folder / 'meterd-data'} yet, and this key is for the one that"
-        " will: if yours has another data folder, run this where it was started, or with its"
-        " METERD_DATA_DIR\n"
-    )
-    (folder / "meterd-data" / "store").mkdir()
-    assert "note:" not in run("keys", "create").stderr
-    assert text not in (folder / "meterd-data" / KEY_FILE).read_text()
-
-
-def test_a_key_may_do_everything_by_default(folder: Path) -> None:
-    """Two keys are never the same."""
-    assert run("keys", "create").stdout != run("keys", "create").stdout
-    assert [made.scopes for made in read_keys(folder / "meterd-data")] == [frozenset(Scope)] * 2
-
-
-def test_keys_are_listed_with_their_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From all three places, never with a hash."""
-    run("keys", "create", "--scope", "read", "--description", "shop")
-    (made,) = read_keys(folder / "meterd-data")
-    configured = f'{CONFIG}[[keys]]\nid = "old"\nhash = "{HASH}"\nscopes = ["admin"]\n'
-    (folder / "systemconfig.toml").write_text(configured)
-    monkeypatch.setenv("METERD_API_KEY", "compat-key")
-    result = run("keys", "list")
-    assert result.stdout.splitlines() == [
-        f"{made.id}  read  {format_instant(made.created_ms or 0)}  meterd-data/keys.json  shop",
-        "old  admin  systemconfig.toml",
-        "METERD_API_KEY  ingest,read,admin,metrics  from the environment",
-    ]
-
-
-def test_a_revoked_key_is_gone(folder: Path) -> None:
-    """From the file, and the command says how a running daemon learns of it."""
-    run("keys", "create")
-    (made,) = read_keys(folder / "meterd-data")
-    result = run("keys", "revoke", made.id)
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert "meterd reload" in result.stderr
-    assert read_keys(folder / "meterd-data") == ()
-
-
-def test_a_key_that_cannot_be_revoked_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command says where the key is, and never claims to have revoked it."""
-    configured = f'{CONFIG}[[keys]]\nid = "old"\nhash = "{HASH}"\nscopes = ["admin"]\n'
-    (folder / "systemconfig.toml").write_text(configured)
-    monkeypatch.setenv("METERD_API_KEY", "compat-key")
-    for key_id, message in {
-        "old": "old stands in systemconfig.toml: take its [[keys]] out there\n",
-        "METERD_API_KEY": "METERD_API_KEY is in the environment: take it out there and restart\n",
-        "none": "no key has the id none; meterd keys list shows them\n",
-    }.items():
-        result = run("keys", "revoke", key_id)
-        assert (result.exit_code, result.stdout, result.stderr) == (1, "", message)
 
 
 def test_a_reload_is_for_the_daemon_that_has_the_folder(folder: Path) -> None:
@@ -239,6 +188,11 @@ def test_a_reload_is_for_the_daemon_that_has_the_folder(folder: Path) -> None:
             assert told == [signal.SIGHUP]
             (folder / "systemconfig.toml").write_text("grace = 'soon'")
             assert run("reload").exit_code == 1
+            tls = '[server]\ntls_certificate = "missing.crt"\ntls_key = "missing.key"\n'
+            (folder / "systemconfig.toml").write_text(CONFIG + tls)
+            result = run("reload")
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "cannot read missing.crt" in result.stderr
     finally:
         signal.signal(signal.SIGHUP, before)
     assert told == [signal.SIGHUP]
@@ -274,29 +228,17 @@ def test_a_daemon_that_may_not_be_told_is_one_line(
     assert result.stderr == f"process {os.getpid()} cannot be told: Operation not permitted\n"
 
 
-def test_a_damaged_key_file_is_one_line(folder: Path) -> None:
-    """And is not overwritten."""
-    (folder / "meterd-data").mkdir()
-    (folder / "meterd-data" / KEY_FILE).write_text("{")
-    for command in (["keys", "create"], ["keys", "list"], ["keys", "revoke", "x"], ["check"]):
-        result = run(*command)
-        assert result.exit_code == 1
-        assert result.stderr.startswith("meterd-data/keys.json: is damaged")
-        assert len(result.stderr.splitlines()) == 1
-    assert (folder / "meterd-data" / KEY_FILE).read_text() == "{"
-
-
 def test_serve_hands_over_source_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon gets the file to read again on SIGHUP; its answer is the exit code."""
     served: list[ConfigSource] = []
 
-    class Daemon(ModuleType):
+    class Serving(ModuleType):
         @staticmethod
         def serve(source: ConfigSource) -> int:
             served.append(source)
             return 70
 
-    monkeypatch.setitem(sys.modules, "meterd.daemon", Daemon("meterd.daemon"))
+    monkeypatch.setitem(sys.modules, "meterd.serving", Serving("meterd.serving"))
     monkeypatch.setenv("DRY_RUN", "1")
     assert run("serve").exit_code == 70
     assert served[0].path == Path("systemconfig.toml")
@@ -341,18 +283,11 @@ def test_exit_codes_are_documented(path: tuple[str, ...]) -> None:
     assert ("--json" in said) is (path not in {(), ("serve",), ("completion",)})
 
 
-def test_keys_and_checks_are_told_to_programs(folder: Path) -> None:
+def test_a_check_is_told_to_programs() -> None:
     """With ``--json``: an object a line, and nothing else on stdout."""
     checked = json.loads(run("check", "--json").stdout)
     assert (checked["address"], checked["eventTypes"]) == ("127.0.0.1:8080", {"a": "sum"})
     assert (checked["webhooks"][0]["enabled"], checked["notes"]) == (False, [])
-    made = json.loads(run("keys", "create", "--scope", "read", "--json").stdout)
-    assert Keyring(read_keys("meterd-data")).authenticate(made.pop("key"))
-    assert made["scopes"] == ["read"]
-    [listed] = run("keys", "list", "--json").stdout.splitlines()
-    assert json.loads(listed) == {**made, "file": "meterd-data/keys.json"}
-    assert json.loads(run("keys", "revoke", made["id"], "--json").stdout) == {"id": made["id"]}
-    assert run("keys", "list", "--json").stdout == ""
 
 
 def test_the_version_is_told() -> None:
@@ -365,17 +300,15 @@ def test_the_version_is_told() -> None:
     assert told.groups()[::2] == (__version__, platform.python_version())
     assert told[4] == ".".join(map(str, lmdb.version()))
     git = ["git", "cat-file", "-t", told[2]]
-    root = Path(__file__).parent.parent
-    assert subprocess.check_output(git, cwd=root, text=True) == "commit\n"
+    assert subprocess.check_output(git, cwd=ROOT, text=True) == "commit\n"
 
 
 def test_python_m_meterd(folder: Path) -> None:
     """The module is the command, without a terminal and in a process of its own."""
-    root = Path(__file__).parent.parent
     finished = subprocess.run(
         [sys.executable, "-m", "meterd", "check"],
         cwd=folder,
-        env={"PYTHONPATH": str(root)},
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -177,6 +177,20 @@ def test_what_is_sent_is_answered_whatever_it_is(daemon: DaemonProcess) -> None:
             client.send("/usagebatch", b"[]")
 
 
+def test_a_change_says_whether_it_was_made_before(daemon: DaemonProcess) -> None:
+    """By its status; what is not done is told in commands' words."""
+    sent = {"customerId": "v", "value": 1}
+    assert daemon.request("POST", "/usage/api.calls", json=sent).status_code == 201
+    [event] = daemon.request("GET", "/events?customerId=v").json()
+    with Client(daemon.url, KEY) as client:
+        for status in (201, 200):
+            changed = client.change(f"/events/{event['_id']}/void", {"reason": "twice"})
+            assert (changed.status, b"twice" in changed.content) == (status, True)
+        nobodys = "00000000-0000-7000-8000-000000000000"
+        with pytest.raises(MeterdError, match="; meterd events shows them, each with its _id"):
+            client.change(f"/events/{nobodys}/void", {"reason": "twice"})
+
+
 class Busy(BaseHTTPRequestHandler):
     """Says when to come again."""
 

@@ -18,6 +18,7 @@ from meterd.domain.config import Config
 from meterd.domain.deliveries import UNKNOWN
 from meterd.domain.errors import CommitFailedError, StoreError
 from meterd.embedded import journal
+from meterd.work.delivery import DeliveryActor
 from tests.daemon_bench import KEY, WEBHOOK, client_of, clock, configured, no_disk, post
 from tests.edge.loopback import wait_until
 from tests.edge.receivers import OK, listening
@@ -88,6 +89,25 @@ async def test_what_is_wrong_with_the_clock_is_asked_of_both_who_know(
         del faults[0]
         assert (await http.get("/readyz")).json()["clock"] == "it stepped"
         assert await post(http) == 503
+
+
+async def test_its_deliveries_keep_step_with_what_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the workers who let the closer go on."""
+    now, caught_up = clock(), trio.Event()
+
+    async def catch_up(actor: DeliveryActor, made: int, made_s: float) -> None:
+        assert actor is daemon.delivery
+        caught_up.set()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(DeliveryActor, "catch_up", catch_up)
+    with trio.fail_after(20):
+        async with running(configured(tmp_path), now) as daemon, client_of(daemon) as http:
+            assert await post(http) == 201
+            now.advance(hours=2)
+            await caught_up.wait()
 
 
 # -- taking down ----------------------------------------------------------------------------------
@@ -232,6 +252,21 @@ async def test_a_receiver_that_does_not_answer_does_not_hold_up_the_stop(
     status = await stop_with_a_delivery_in_the_air(tmp_path, lambda _: None)
     assert status.pop("lastAttemptAt")
     assert status == {"delivered": False, "attempts": 1, "lastError": UNKNOWN}
+
+
+async def test_a_start_knows_which_event_types_were_taken_out(tmp_path: Path) -> None:
+    """While periods are open that have events of them, which will be on no bill."""
+    now, gone = clock(), '[events."gone"]\nop = "max"\n'
+    async with running(configured(tmp_path, more=gone), now) as daemon, client_of(daemon) as http:
+        assert daemon.left_out == []
+        assert (await post(http), await post(http, "gone")) == (201, 201)
+    now.set("2026-03-10T10:00:00Z")
+    async with running(configured(tmp_path), now) as daemon:
+        assert daemon.left_out == ["gone"]
+        with trio.fail_after(20):
+            await daemon.closer.caught_up.wait()
+    async with running(configured(tmp_path), now) as daemon:
+        assert daemon.left_out == []
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

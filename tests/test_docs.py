@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
-import signal
-import subprocess
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -21,10 +17,10 @@ from tests.docs.reading import (
     API,
     BLOCK,
     CODE,
+    DOCS,
     DOCUMENTS,
     README,
     ROOT,
-    SCRIPTS,
     Block,
     all_blocks,
     blocks,
@@ -68,7 +64,6 @@ def test_there_is_something_to_test() -> None:
     assert len(all_blocks("bash")) >= 15
     assert len(all_blocks("json")) >= 1
     assert len(all_blocks("toml")) >= 2
-    assert len(curl_commands()) >= 6
 
 
 # -- the API --------------------------------------------------------------------------------------
@@ -133,7 +128,7 @@ def test_every_status_of_a_refused_event_is_in_the_table() -> None:
     """Whoever meets one finds it explained."""
     documented = {int(code) for codes, _ in table("code") for code in codes.split(", ")}
     assert {int(status) for status in STATUS_OF_REASON.values()} <= documented
-    others = {200, 201, 202, 207, 401, 403, 404, 405, 409, 429, 507}
+    others = {200, 201, 202, 207, 401, 403, 404, 405, 409, 415, 429, 507}
     assert others <= documented
     told = (ROOT / "examples" / "README.md").read_text()
     assert {code for code in others | documented if f"| {code} |" not in told} == set()
@@ -156,19 +151,24 @@ def test_scopes_and_variables_are_those_that_there_are() -> None:
 # -- commands -------------------------------------------------------------------------------------
 
 
+def examples(command: click.Command) -> Iterator[str]:
+    """Every ``meterd ...`` that a help shows as its example, with a folder for that of today."""
+    example = (command.epilog or "").replace("$(date +%F)", "today")
+    yield from re.findall(r"meterd(?: [^&|;)]+)+", example)
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            yield from examples(below)
+
+
 def meterd_commands() -> list[str]:
-    """Every ``meterd ...`` that a document shows, in a block or between backticks; but for the
-    blocks of the documents that are run as a whole.
+    """Every ``meterd ...`` that a help or a document shows between backticks. Those in blocks are
+    run: tests/docs/test_blocks.py says where.
     """
-    shown = [
-        command
-        for block in all_blocks("bash")
-        if block.document not in SCRIPTS
-        for command in commands(block)
-    ]
+    shown = []
     for document in DOCUMENTS:
         prose = BLOCK.sub("", document.read_text())
         shown += CODE.findall(prose)
+    shown += examples(main)
     return sorted(
         {
             matched[1]
@@ -186,19 +186,20 @@ def test_meterd_takes_the_commands_that_are_shown(arguments: str) -> None:
     command: click.Command = main
     try:
         context = main.make_context("meterd", list(given), resilient_parsing=False)
-    except click.exceptions.Exit:  # --version has said it
-        return
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
-        assert found is not None, f"meterd has no {name}"
-        command = found
-        context = command.make_context(name, list(rest), parent=context)
+        while isinstance(command, click.Group):
+            name, found, rest = command.resolve_command(
+                context, [*context._protected_args, *context.args]
+            )
+            assert found is not None, f"meterd has no {name}"
+            command = found
+            context = command.make_context(name, list(rest), parent=context)
+    except click.exceptions.Exit:
+        pass  # --version or --help has said it
 
 
 def test_meterd_commands_are_shown() -> None:
-    """The README tells of each."""
+    """The README tells of each, and each has an example."""
+    assert len(list(examples(main))) >= 30
     shown = " ".join(meterd_commands())
     for name in ("check", "keys create", "keys list"):
         assert f" {name}" in shown
@@ -248,7 +249,11 @@ def test_configurations_are_valid(block: Block) -> None:
     decode(block.text.encode(), form="toml", environ={})
 
 
-OPTIONS_SHOWN = re.findall(r"`((?:periods|grace|dry_run) = [^`]+)`", README.read_text())
+OPTIONS_SHOWN = [
+    shown
+    for document in (README, DOCS / "webhooks.md")
+    for shown in re.findall(r"`((?:periods|grace|dry_run) = [^`]+)`", document.read_text())
+]
 
 
 @pytest.mark.parametrize("shown", OPTIONS_SHOWN)
@@ -262,73 +267,3 @@ def test_the_event_in_the_table_is_one(daemon: DaemonProcess) -> None:
     [[_, what]] = [row for row in table("request") if "/usage/{eventType}" in row[0]]
     [body] = CODE.findall(what)
     assert daemon.request("POST", "/usage/api.calls", content=body).status_code == 201
-
-
-# -- curl -----------------------------------------------------------------------------------------
-
-
-class Curl(NamedTuple):
-    command: str
-    answer: Any  # what the document shows as its answer, or None
-
-
-def curl_commands() -> list[Curl]:
-    """Every curl command of the documents, behind the moments that its block names, and the JSON
-    block that follows its own, if one does; but for the documents that are run as a whole.
-    """
-    found = []
-    for document in DOCUMENTS:
-        if document in SCRIPTS:
-            continue
-        known = blocks(document)
-        for place, block in enumerate(known):
-            if block.language != "bash":
-                continue
-            moments = [one for one in commands(block) if re.match(r"export \w+=\$\(date ", one)]
-            curls = [
-                "; ".join([*moments, command])
-                for command in commands(block)
-                if command.startswith("curl ")
-            ]
-            follows = known[place + 1 : place + 2]
-            shown = (
-                json.loads(follows[0].text) if follows and follows[0].language == "json" else None
-            )
-            found += [Curl(command, None) for command in curls[:-1]]
-            found += [Curl(command, shown) for command in curls[-1:]]
-    return found
-
-
-def test_curl_commands_do_what_is_shown(daemon: DaemonProcess) -> None:
-    """In the order of the documents, against one daemon: each succeeds, with the answer shown."""
-    daemon.configure(webhooks=BILLING)
-    daemon.send(signal.SIGHUP)
-    daemon.wait_for("configuration reloaded")
-    environ = {**os.environ, "BASE_URL": daemon.url, "API_KEY": daemon.key}
-    shown = 0
-    answers = []
-    for curl in curl_commands():
-        command = curl.command.replace(BASE_URL, daemon.url)
-        assert "://" not in command.replace(daemon.url, ""), f"{command} leaves this machine"
-        done = subprocess.run(
-            ["bash", "-c", f"{command} --silent --show-error --fail-with-body"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env=environ,
-        )
-        assert done.returncode == 0, f"{curl.command}: {done.stdout}{done.stderr}"
-        if "text/csv" in command:
-            assert len(done.stdout.splitlines()) > 1, done.stdout
-            continue
-        answer = json.loads(done.stdout)
-        answers.append(answer)
-        assert answer or "/usage?" not in command, f"{curl.command}: nothing"
-        if curl.answer is not None:
-            assert answer == curl.answer
-            shown += 1
-    assert shown >= 1
-    revised = [one for one in answers if isinstance(one, list) and len(one) == 2]
-    assert [2, 1] in [[one.get("revision") for one in found] for found in revised]
-    assert any("previous" in found[1].get("payload", {}).get("data", {}) for found in revised)
-    assert daemon.request("GET", "/aggregations?customerId=customer_1").json()

@@ -74,8 +74,12 @@ def test_null_is_not_there() -> None:
     }
 
 
-def test_a_key_that_meterd_made_of_a_header_is_no_key_of_a_client() -> None:
-    """It has a control character, and would be refused: the id takes its place."""
+def test_a_key_of_a_whole_batch_is_none_of_its_items() -> None:
+    """The others would be its repeats or conflicts: the id takes its place. Earlier versions showed
+    what they had made of it, with a control character.
+    """
+    given = {**ROW, "_id": ID, "idempotencyKey": "batch", "idempotencyItem": 0}
+    assert sent(given)["idempotencyKey"] == ID
     assert sent({**ROW, "_id": ID, "idempotencyKey": "batch\x1f0"})["idempotencyKey"] == ID
 
 

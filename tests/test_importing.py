@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -12,6 +13,9 @@ from meterd.client import Answered
 from meterd.domain.errors import MeterdError
 from meterd.event_rows import Row, Unfit, decode
 from meterd.importing import Import
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ID = "01a2257c-ca90-7003-b423-c8e8863fac0b"
 
@@ -128,6 +132,40 @@ def test_what_cannot_be_read_as_a_whole_is_halved() -> None:
     ]
     assert (imported.counts.new, imported.counts.refused) == (49, 2)
     assert sorted(event["value"] for batch in meterd.batches for event in batch) == [*range(1, 50)]
+
+
+def test_refused_rows_come_in_their_order() -> None:
+    """Whoever refuses them, and into how many halves a batch falls; ``done`` follows what was told,
+    so that what --from-line passes over was told once.
+    """
+    meterd = Meterd(bytes_max=1000)
+    imported = meterd.importing()
+    kinds: list[Row | Unfit] = [row(), Unfit("is not JSON", "{"), row("x")]
+    told = []
+    for refused in imported.run((line, copy(kinds[line % 3])) for line in range(1, 100)):
+        assert imported.done == refused.line - 1
+        told.append(refused.line)
+    assert told == [line for line in range(1, 100) if line % 3]
+    assert (imported.done, imported.counts.refused, imported.counts.new) == (99, 66, 33)
+    assert meterd.refused_as_a_whole > 2
+
+
+def test_rows_that_cannot_be_sent_are_held_back_in_bounds() -> None:
+    """So many, and so large, as a batch is: a file of nothing else fits into memory."""
+    meterd = Meterd()
+    taken = 0
+
+    def rows(text: str) -> Iterator[tuple[int, Row | Unfit]]:
+        nonlocal taken
+        for line in range(1, 3001):
+            taken = line
+            yield line, Unfit("is not JSON", text)
+
+    assert next(meterd.importing().run(rows("{"))).line == 1
+    assert taken == 1001
+    assert next(meterd.importing().run(rows("x" * 1_000_000))).line == 1
+    assert taken == 4
+    assert meterd.batches == []
 
 
 def test_what_a_meterd_exported_is_not_for_itself() -> None:

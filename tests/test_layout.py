@@ -36,8 +36,9 @@ HOMES = {
     "click": {
         *("cli", "options", "upkeep", "tables", "proof_commands"),
         *("delivery_history", "delivery_commands", "webhook_commands"),
-        *("listing_commands", "transfer_commands", "status_commands", "completion_command"),
-        "bars",
+        *("listing", "listing_commands", "usage_commands", "void_command"),
+        *("import_command", "export_command", "status_commands", "completion_command"),
+        *("bars", "key_commands"),
     },
     "rich": {"upkeep", "tables", "delivery_commands", "bars"},
     "prometheus_client": {"edge.metrics", "edge.metric_families", "status_reading"},

@@ -27,7 +27,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
             captured = started.request("POST", "/usage/api.calls", content=body.encode())
             assert captured.status_code == 201
         [newest] = started.request("GET", "/events?limit=1").json()
-        started.request("POST", f"/events/{newest['_id']}/void", json={"reason": "sent \x1btwice"})
+        started.request("POST", f"/events/{newest['_id']}/void", json={"reason": "sent\ntwice"})
         batch = [
             {"eventType": "storage.bytes", "customerId": "many", "value": number}
             for number in range(6)
@@ -67,7 +67,7 @@ def test_events_are_a_table(daemon: DaemonProcess) -> None:
         "b",
         "acme",
     ]
-    assert r"sent \x1btwice" in lines[0]
+    assert r"sent\x0atwice" in lines[0]
     assert f"  {EXACT}  " in lines[2]
     assert '{"n":1.50}' in lines[2]
     assert run(daemon, "events", "--customer", "nobody").stdout == "none\n"
@@ -86,7 +86,7 @@ def test_events_are_filtered(daemon: DaemonProcess) -> None:
 
 def test_pages_are_followed(daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, or from where one ended, which says how; a page at a time is in memory."""
-    monkeypatch.setattr("meterd.listing_commands._PAGE", 2)
+    monkeypatch.setattr("meterd.listing.PAGE", 2)
     result = run(daemon, "events", "--limit", "3", "--json")
     cursor = result.stderr.split("--cursor ")[1].split()[0]
     assert result.stderr == f"there are more: --all lists them, --cursor {cursor} goes on\n"
@@ -147,5 +147,6 @@ def test_what_was_sent_is_said_of_an_aggregation() -> None:
 
     assert _webhooks(_Status(delivered=True, attempts=2, last_error="HTTP 500")) == "delivered"
     assert _webhooks(_Status(attempts=2, last_error="HTTP 500")) == "2 attempts: HTTP 500"
+    assert _webhooks(_Status(attempts=1, last_error="HTTP 500")) == "1 attempt: HTTP 500"
     assert _webhooks(_Status(attempts=1)) == "waiting"
     assert _webhooks(_Status()) == ""

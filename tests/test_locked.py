@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME, BUILD = (ROOT / name for name in ("requirements.lock", "requirements-build.lock"))
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-README: Final = (ROOT / "README.md").read_text()
+RUNNING: Final = (ROOT / "docs" / "running.md").read_text()
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 _ENTRY: Final = re.compile(
     r"^(?P<pin>[a-z0-9._-]+==[^ ;\\]+(?: ; [^\\\n]+)?) \\\n"
@@ -118,9 +118,9 @@ def test_the_image_runs_as_nobody() -> None:
     assert "mkdir -m 0700 /data && chown 65534:65534 /data" in last_stage
 
 
-def test_the_readme_gives_the_container_no_more_than_it_needs() -> None:
+def test_the_page_gives_the_container_no_more_than_it_needs() -> None:
     """A root that is read only, no capabilities, no way to get any."""
-    [command] = re.findall(r"^docker run (.+(?:\\\n.+)*)$", README, re.MULTILINE)
+    [command] = re.findall(r"^docker run (.+(?:\\\n.+)*)$", RUNNING, re.MULTILINE)
     words = command.replace("\\\n", " ").split()
     for option in ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"):
         assert option in words

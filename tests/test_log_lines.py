@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import resource
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from meterd.log_lines import follow, printable, set_up_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SECRET: Final = "never-to-be-shown"
 FORGED: Final = "2026-01-01T00:00:00Z [info     ] delivered"
@@ -128,6 +130,23 @@ def test_what_prints_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
+def test_several_texts_are_shown_as_text(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    """To people without brackets and quotes, and as harmless as one; to programs as a list."""
+    monkeypatch.setattr(sys, "stderr", stderr := Stderr(is_terminal=is_terminal))
+    monkeypatch.setenv("NO_COLOR", "1")
+    set_up_logging(Config())
+    url, change = ["http://127.0.0.1:8080"], ("one\x1b[2J", "two")
+    structlog.get_logger().info("serving", change=change, free=[1], url=url)
+    if is_terminal:
+        shown = r"change='one\\x1b[2J, two' free=[1] url=http://127.0.0.1:8080"
+        assert stderr.getvalue().rstrip().endswith(shown)
+    else:
+        assert json.loads(stderr.getvalue())["url"] == url
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_traceback_shows_no_local_variables(is_terminal: bool) -> None:
     """They would hold keys, secrets and bodies."""
     shown = logged("a", "visible", is_terminal=is_terminal, failing=True)
@@ -203,3 +222,24 @@ def test_colours_are_for_terminals_that_want_them(
     set_up_logging(Config(log_format=LogFormat.CONSOLE))
     structlog.get_logger().warning("attempt failed", endpoint="billing")
     assert ("\x1b[" in stderr.getvalue()) == coloured
+
+
+def test_lines_that_were_lost_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next one that is written, and once."""
+    path = tmp_path / "log"
+    with path.open("w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        set_up_logging(Config())
+        log = structlog.get_logger()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            log.info("lost")
+            log.info("lost, too")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        log.info("told")
+        log.info("behind")
+    told, behind = map(json.loads, path.read_text().splitlines())
+    assert (told["event"], told["lines_lost"]) == ("told", 2)
+    assert "lines_lost" not in behind

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import pytest
@@ -16,12 +16,14 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.limits import UNREAD_BYTES_MAX
-from meterd.machine import Machine, threads
+from meterd.machine import Machine, threads, writer_thread
 from tests.daemon_bench import configured
 from tests.daemon_process import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from meterd.embedded.committer import Hop
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,8 @@ async def test_threads_of_others_do_not_hold_up_these() -> None:
         release.set()
 
 
-async def test_what_runs_in_a_thread_is_never_abandoned() -> None:
+@pytest.mark.parametrize("hop", [threads(1), writer_thread])
+async def test_what_runs_in_a_thread_is_never_abandoned(hop: Hop) -> None:
     """A cancelled commit goes on to its end: its task must still be there to answer."""
     began, release = threading.Event(), threading.Event()
     finished: list[bool] = []
@@ -87,11 +90,69 @@ async def test_what_runs_in_a_thread_is_never_abandoned() -> None:
         finished.append(True)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(threads(1), work)
+        nursery.start_soon(hop, work)
         await trio.to_thread.run_sync(began.wait)
         nursery.cancel_scope.cancel()
         threading.Timer(0.05, release.set).start()
     assert finished == [True]
+
+
+async def test_the_writer_has_what_comes_of_its_work() -> None:
+    """Its failures too, and nothing is begun for whoever is cancelled already."""
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert await writer_thread(lambda: "done") == "done"
+    with pytest.raises(ValueError, match="no"):
+        await writer_thread(fail)
+    with trio.move_on_after(0) as scope:
+        await writer_thread(pytest.fail)
+    assert scope.cancelled_caught
+
+
+# On one core, whose loop keeps the interpreter and the core to itself until it waits or yields.
+_BUSY: Final = """
+import os, sys, time
+import trio
+from meterd.machine import writer_thread
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.setswitchinterval(5.0)
+begun_in_time = 0
+
+async def spin():
+    while True:
+        until = time.monotonic() + 0.001
+        while time.monotonic() < until:
+            pass
+        await trio.lowlevel.checkpoint()
+
+async def main():
+    global begun_in_time
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):  # one of them at least is mostly next
+            nursery.start_soon(spin)
+        for _ in range(50):
+            asked_at = time.monotonic()
+            begun_in_time += await writer_thread(time.monotonic) - asked_at < 0.0008
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+print(begun_in_time)
+"""
+
+
+def test_the_writer_begins_before_the_loop_goes_on() -> None:
+    """However busy that is: all who wait for a transaction would wait for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BUSY],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) > 35
 
 
 async def test_the_kernel_holds_only_so_much_for_a_connection(tmp_path: Path) -> None:

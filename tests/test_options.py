@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -10,13 +13,15 @@ from click.testing import CliRunner
 
 from meterd.domain.errors import ConfigError, MeterdError
 from meterd.options import (
+    Daemon,
     Duration,
     Instant,
     OneLineErrors,
+    client_options,
     config_source,
-    daemon,
     data_folder,
 )
+from tests.daemon_process import ROOT
 
 
 def test_a_failure_is_its_own_lines() -> None:
@@ -119,9 +124,9 @@ def test_a_daemon_is_asked_where_it_listens(tmp_path: Path, server: str, url: st
     """On this machine, where it listens everywhere."""
     path = tmp_path / "systemconfig.toml"
     path.write_text(f"[server]\n{server}\n")
-    with daemon(path, None, "key") as client:
+    with Daemon(path, None, "key").client() as client:
         assert client.url == url
-    with daemon(path, "http://other.test:1/", "key") as client:
+    with Daemon(path, "http://other.test:1/", "key").client() as client:
         assert client.url == "http://other.test:1"
 
 
@@ -130,13 +135,38 @@ def test_a_daemon_that_cannot_be_asked(tmp_path: Path) -> None:
     path = tmp_path / "systemconfig.toml"
     path.write_text('[server]\nbind = "127.0.0.1:0"\n')
     with pytest.raises(MeterdError, match="set METERD_API_KEY, or give --key"):
-        daemon(path, None, None)
+        Daemon(path, None, None).client()
     with pytest.raises(MeterdError, match="leaves the port to the system: give --url"):
-        daemon(path, None, "key")
-    with pytest.raises(ConfigError), daemon(tmp_path / "missing.toml", None, "key"):
+        Daemon(path, None, "key").client()
+    with pytest.raises(ConfigError), Daemon(tmp_path / "missing.toml", None, "key").client():
         pass
-    with daemon(tmp_path / "missing.toml", "http://a.test", "key"):
+    with Daemon(tmp_path / "missing.toml", "http://a.test", "key").client():
         pass  # nothing of the configuration is needed
+
+
+def test_a_command_is_told_whom_to_ask() -> None:
+    """By three options, which are first in its help; the context and its own options come as ever.
+
+    Nothing is looked up before the command asks: no configuration is there, and no key is needed
+    to be told that an argument is wrong.
+    """
+
+    @click.command()
+    @click.argument("name")
+    @client_options
+    @click.option("--limit", type=int)
+    @click.pass_context
+    def ask(ctx: click.Context, name: str, daemon: Daemon, limit: int) -> None:
+        click.echo(f"{ctx.info_name} {name} {limit} {daemon}")
+
+    run = CliRunner(env={"METERD_API_KEY": "of the environment"}).invoke
+    told = run(ask, ["x", "--limit", "3", "--config", "a.toml", "--url", "b"]).output
+    assert told == f"ask x 3 {Daemon(Path('a.toml'), 'b', 'of the environment')}\n"
+    told = run(ask, ["x", "--key", "given"]).output
+    assert told == f"ask x None {Daemon(None, None, 'given')}\n"
+    assert CliRunner(env={"METERD_API_KEY": None}).invoke(ask, ["x", "--limit", "y"]).exit_code == 2
+    shown = re.findall(r"^  (--\w+)", run(ask, ["--help"]).output, flags=re.MULTILINE)
+    assert shown == ["--config", "--url", "--key", "--limit", "--help"]
 
 
 def test_instants_and_durations() -> None:
@@ -161,3 +191,21 @@ def test_instants_and_durations() -> None:
             f'\'{wrong}\' is no duration such as "5s" or "30s"',
         )
     assert "is not an ISO 8601 date" in run("--from", "x")[1]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["check", "check --json", "--help"])
+def test_what_cannot_be_printed_is_one_line(tmp_path: Path, command: str, unbuffered: str) -> None:
+    """On a full disk, say: what is in the file is not all."""
+    (tmp_path / "systemconfig.toml").write_text("")
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "meterd", *command.split()],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert finished.stderr == "stdout cannot be written: No space left on device\n"
+    assert finished.returncode == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
+from meterd import proof_commands
 from meterd.cli import main
 from meterd.embedded import records
 from meterd.embedded.snapshot import open_snapshot
@@ -68,6 +70,41 @@ def test_a_changed_file_proves_nothing(data: Path, tmp_path: Path) -> None:
     again = run("prove", HOUR, "hour.jsonl")
     assert (again.exit_code, "is there already" in again.stderr) == (1, True)
     assert b'"Events"' in file.read_bytes()
+
+
+def test_a_proof_goes_through_a_pipe(data: Path, tmp_path: Path) -> None:
+    """With -, or none, there is no file: what is proved is said on stderr, and what does not goes
+    nowhere.
+    """
+    assert run("prove", HOUR, "hour.jsonl").exit_code == 0
+    proof = (tmp_path / "hour.jsonl").read_bytes()
+    piped = run("prove", HOUR, "-")
+    assert (piped.exit_code, piped.stdout_bytes) == (0, proof)
+    assert run("prove", HOUR).stdout_bytes == proof
+    checked = CliRunner().invoke(main, ["check-proof", "-"], input=proof)
+    assert (checked.exit_code, checked.stdout) == (0, piped.stderr)
+    assert CliRunner().invoke(main, ["check-proof", "-"], input=proof[:-9]).exit_code == 1
+    as_json = run("prove", HOUR, "--json")
+    assert (as_json.stdout_bytes, json.loads(as_json.stderr)["id"]) == (proof, HOUR)
+    spoil(data, other_value)
+    said = [run("prove", f"acme_hourly_20260114{hour}", "-") for hour in range(11, 16)]
+    assert 1 in {one.exit_code for one in said}
+    assert all((one.exit_code == 0) == bool(one.stdout_bytes) for one in said)
+    assert not (tmp_path / "-").exists()
+
+
+def test_no_room_for_what_is_checked_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is not where the proof goes: nothing is written there, nor read from there."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run("prove", HOUR, "hour.jsonl").exit_code == 0
+    monkeypatch.setattr(proof_commands, "TemporaryFile", full)
+    for found in (run("prove", HOUR), run("check-proof", "-")):
+        assert (found.exit_code, found.stdout_bytes) == (1, b"")
+        said = "a temporary file, in TMPDIR: cannot be written: No space left on device\n"
+        assert found.stderr == said
 
 
 def test_what_is_damaged_is_not_written(data: Path, tmp_path: Path) -> None:

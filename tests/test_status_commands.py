@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,12 @@ def test_without_a_key_readiness_and_version_are_shown(
     assert "measured" not in json.loads(run(daemon.url, "--json", key=key).stdout)
 
 
-class Starting(BaseHTTPRequestHandler):
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Starting(Quiet):
     """A meterd that counts yet."""
 
     def do_GET(self) -> None:
@@ -99,18 +105,22 @@ class Starting(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        pass
+
+@contextmanager
+def serving(handler: type[Quiet]) -> Iterator[str]:
+    """The URL of one that answers so."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_a_meterd_that_is_not_ready_is_exit_code_1() -> None:
     """With the reason."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        result = run(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with serving(Starting) as url:
+        result = run(url)
     assert result.exit_code == 1
     assert [line.split() for line in result.stdout.splitlines()[1:]] == [
         ["state", "not", "ready"],
@@ -182,16 +192,40 @@ def test_one_that_says_nothing_is_not_healthy() -> None:
     assert "did not answer in time" in result.stderr
 
 
+def test_it_may_be_waited_for_in_silence() -> None:
+    """Behind a start: the first who asks gets no answer, and nobody is told. What does not come in
+    time is one line.
+    """
+
+    class Late(Quiet):
+        asked = 0
+
+        def do_GET(self) -> None:
+            Late.asked += 1
+            if Late.asked > 1:
+                self.send_response(200)
+                self.end_headers()
+
+    with serving(Late) as url:
+        result = health(url, "--wait", "30s")
+    assert (result.exit_code, result.output) == (0, f"{url} answers\n")
+    assert Late.asked == 2
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        result = health(f"http://127.0.0.1:{bound.getsockname()[1]}", "--wait", "300ms")
+    assert (result.exit_code, result.stdout) == (1, "")
+    [line] = result.stderr.splitlines()
+    said, _, tried = line.partition(" (tried ")
+    assert said.startswith("no meterd answers at")
+    assert tried in {"0s)", "1s)", "2s)"}, "for as long as it was told"
+
+
 def test_where_nobody_is_or_another_it_is_not_healthy(daemon: DaemonProcess) -> None:
     """Exit code 1, with the reason."""
     with socket.socket() as bound:  # and not listening
         bound.bind(("127.0.0.1", 0))
         result = health(f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert (result.exit_code, "no meterd answers at" in result.stderr) == (1, True)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        result = health(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    with serving(Starting) as url:
+        result = health(url)
     assert (result.exit_code, "/healthz: HTTP 401" in result.stderr) == (1, True)

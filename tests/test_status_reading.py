@@ -65,7 +65,7 @@ def test_everything_that_one_asks_is_told() -> None:
         ("events", "2,000 stored, 0 duplicate, 0 conflict, 3 refused"),
         ("now", "500 events/s, 10 requests/s; 5 in flight"),
         ("closing", "the oldest period that is due waits for 1m30s"),
-        ("outbox", "1,012 wait, 1 parked"),
+        ("outbox", "1,012 waiting, 1 parked"),
         ("webhooks", ["billing: paused, 12 held, 1 parked"]),
         (
             "disk",

@@ -109,7 +109,7 @@ def test_a_webhook_that_is_gone_is_enabled(bench: Commands) -> None:
     assert again.stdout.endswith("; meterd webhooks enable billing\n")
     assert again.stdout.split(" is ", 1)[1] in bench.run("deliveries", "show", one["id"]).stdout
     shown = bench.run("webhooks", "enable", "billing")
-    assert (shown.exit_code, shown.stdout) == (0, "billing is on; 1 wait\n")
+    assert (shown.exit_code, shown.stdout) == (0, "billing is on; 1 waiting\n")
     bench.run("deliveries", "retry", one["id"])
     assert bench.receiver.wait_for(count + 2)[-1].headers["webhook-id"] == one["id"]
     wait_until_settled(bench)

@@ -11,6 +11,8 @@ from meterd.domain.reachable import refusal
 from meterd.domain.signatures import is_standard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from meterd.domain.config import Config
     from meterd.domain.endpoints import Endpoint
 
@@ -24,6 +26,11 @@ def advice(config: Config) -> list[str]:
         found.append("no event types: every event is answered with 503")
     if not config.periods:
         found.append("no periods: nothing is aggregated and no webhook is sent")
+    if not config.server.has_tls and not _is_of_this_machine(config.server.host):
+        found.append(
+            f"address {config.server.bind}: without TLS, keys and events can be read on their way:"
+            " set tls_certificate, or let none but a proxy with TLS reach it"
+        )
     if config.alerts and not any(endpoint.enabled for endpoint in config.webhooks):
         found.append("alerts, and no enabled webhook: nobody is told")
     found += [
@@ -45,6 +52,20 @@ def advice(config: Config) -> list[str]:
         if not is_standard(secret)
     ]
     return found
+
+
+def no_longer_published(before: Iterable[str], after: Config) -> list[str]:
+    """The event types that a configuration takes out, in their order: what was acknowledged of them
+    in periods that are open stays counted, and is on no bill unless they are put back in time.
+    """
+    return [name for name in before if name not in after.events]
+
+
+def _is_of_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _unreachable(endpoint: Endpoint) -> str | None:

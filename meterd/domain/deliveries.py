@@ -120,7 +120,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     @property
     def sequences(self) -> tuple[int, ...]:
         """Of all that are delivered with it."""
-        return tuple(one.sequence for one in self.members) or (self.sequence,)
+        return tuple([one.sequence for one in self.members]) or (self.sequence,)
 
     @property
     def period(self) -> Period:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.malformed import fault_in
 
 CUSTOMER_ID_MAX_BYTES: Final = 256  # LMDB keys hold 511 bytes: customer, event type, time and id
 METADATA_MAX_BYTES: Final = 16 * 1024
@@ -91,7 +92,7 @@ Timestamp = Annotated[
 
 
 class MalformedJsonError(Exception):
-    """A body is not JSON."""
+    """A body is not JSON; the text says what breaks, and where."""
 
 
 ABSENT: Final = object()  # no such field, or no body at all
@@ -179,7 +180,7 @@ def timestamp(value: Any) -> int | str | None:
 
 
 class _Written(Decimal):
-    """A number with point or exponent, and its text: metadata is stored as it was sent."""
+    """A number that is no short integer, and its text: metadata is stored as it was sent."""
 
     text: str
 
@@ -204,23 +205,29 @@ def read_json(body: bytes) -> Any:
             text, parse_float=_read_float, parse_int=_read_int, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError) as fault:
-        raise MalformedJsonError from fault
+        raise MalformedJsonError(fault_in(body)) from fault
 
 
 def _read_int(digits: str) -> int | Decimal:
-    # int() takes quadratic time and refuses 4,300 digits; nothing of over 400 is a finite double.
-    return int(digits) if len(digits) <= _EXPONENT_MAX else Decimal(digits)
+    if len(digits) <= _EXPONENT_MAX:
+        return int(digits)
+    # No finite double, whatever its digits are: reading 250,000 of them would take milliseconds.
+    return _written("-1E+99999" if digits.startswith("-") else "1E+99999", digits)
 
 
 def _read_float(text: str) -> Decimal:
     try:
-        number = _Written(text)
+        return _written(text, text)
     except InvalidOperation:  # an exponent of over 18 digits
         mantissa, exponent = text.lower().split("e")
         far = "1E-99999" if exponent.startswith("-") else "1E+99999"
-        number = _Written(far if Decimal(mantissa) else 0)
-    number.text = text
-    return number
+        return _written(far if Decimal(mantissa) else "0", text)
+
+
+def _written(number: str, text: str) -> Decimal:
+    written = _Written(number)
+    written.text = text
+    return written
 
 
 def _refuse_constant(name: str) -> Any:

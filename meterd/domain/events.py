@@ -71,10 +71,11 @@ class Reason(Enum):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """The answer to a request that stores nothing: the reason and the JSON body."""
+    """Nothing is stored: why, the answer's JSON, and what ``breaks`` a body that is no JSON."""
 
     reason: Reason
     answer: dict[str, Any]
+    breaks: str = ""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -84,7 +85,7 @@ class Batch(msgspec.Struct, frozen=True):
     failures: list[dict[str, Any]] = []
 
 
-MALFORMED: Final = Refusal(Reason.MALFORMED_JSON, {"error": "Malformed JSON"})
+_MALFORMED: Final = {"error": "Malformed JSON"}
 NO_EVENT_TYPES: Final = Refusal(
     Reason.NO_EVENT_TYPES, {"error": "Service misconfigured: no event types available"}
 )
@@ -116,6 +117,8 @@ _ITEMS: Final = msgspec.json.Decoder(list[NewItem], float_hook=Decimal)
 # Gives the bytes of a Raw as they are, in a third of the time that bytes() takes.
 _TEXT: Final = msgspec.json.Encoder()
 _OBJECT: Final = ord("{")
+# Between a batch's key and an item's place in it.
+_PLACE: Final = "\x1f"
 # Beside its own DecodeError msgspec lets bad UTF-8 and deep nesting pass, and Decimal what exceeds
 # it.
 _UNDECODABLE: Final = (
@@ -233,7 +236,13 @@ def item_key(header_key: str, place: int) -> str:
     stand in another order conflicts. No client's own key is the same, whatever it is: those contain
     no control characters.
     """
-    return f"{header_key}\x1f{place}"
+    return f"{header_key}{_PLACE}{place}"
+
+
+def sent_key(key: str) -> tuple[str, int | None]:
+    """The key as it was sent, and the item's place where it is one that ``item_key`` made."""
+    sent, made, place = key.partition(_PLACE)
+    return sent, int(place) if made else None
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -255,8 +264,8 @@ def _decode_event_slowly(
 ) -> UsageEvent | Refusal:
     try:
         decoded = read_json(body)
-    except MalformedJsonError:
-        return MALFORMED
+    except MalformedJsonError as fault:
+        return Refusal(Reason.MALFORMED_JSON, _MALFORMED, str(fault))
     if not event_types:
         return NO_EVENT_TYPES
     if event_type not in event_types:
@@ -284,8 +293,8 @@ def _decode_batch_slowly(
 ) -> Batch | Refusal:
     try:
         items = read_json(body)
-    except MalformedJsonError:
-        return MALFORMED
+    except MalformedJsonError as fault:
+        return Refusal(Reason.MALFORMED_JSON, _MALFORMED, str(fault))
     if items is ABSENT or items is None:
         return Refusal(Reason.BODY_UNFIT, {"error": "Request body is required"})
     if not isinstance(items, list):

@@ -133,11 +133,12 @@ class Section:
 
     def _meant(self, name: str) -> str:
         known = self._options[self._kind]
+        if near := nearest(name, known):
+            return f"did you mean {near}?"
         homes = [kind for kind, names in self._options.items() if name in names]
         if len(homes) == 1:
             return f"it is an option of {homes[0] or 'the top level, above the first [table]'}"
-        near = nearest(name, known)
-        return f"did you mean {near}?" if near else f"known are {', '.join(known)}"
+        return f"known are {', '.join(known)}"
 
     def _below(self, kind: str, values: Mapping[str, Any], *path: str | int) -> Section:
         return Section(

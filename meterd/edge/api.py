@@ -27,6 +27,7 @@ from meterd.domain.errors import (
 )
 from meterd.domain.instants import format_instant
 from meterd.edge import problems
+from meterd.edge.codings import CompressedBodyError
 from meterd.edge.delivery_api import Desk, add_delivery_routes, add_webhook_routes
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
@@ -151,6 +152,10 @@ def _add_error_handlers(app: QuartTrio) -> None:
     @app.errorhandler(UnavailableError)
     async def cut_short(_: UnavailableError) -> Response:
         return respond(problems.UNKNOWN_OUTCOME)
+
+    @app.errorhandler(CompressedBodyError)
+    async def refuse_compressed(fault: CompressedBodyError) -> Response:
+        return respond(problems.compressed(fault.coding))
 
     @app.errorhandler(UnfitParameterError)
     async def refuse_parameter(fault: UnfitParameterError) -> Response:

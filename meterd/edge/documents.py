@@ -12,6 +12,7 @@ from meterd.domain import javascript
 from meterd.domain.aggregations import as_number, exact_figures
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.event_ids import to_text
+from meterd.domain.events import sent_key
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import week_key
 
@@ -40,7 +41,9 @@ def event_document(stored: StoredEvent) -> bytes:
     if event.timestamp_ms is not None:
         document["timestamp"] = format_instant(event.timestamp_ms)
     if event.idempotency_key:
-        document["idempotencyKey"] = event.idempotency_key
+        document["idempotencyKey"], place = sent_key(event.idempotency_key)
+        if place is not None:
+            document["idempotencyItem"] = place
     if stored.void is not None:
         voided_at = format_instant(stored.void.voided_ms)
         document["void"] = {"reason": stored.void.reason, "voidedAt": voided_at}

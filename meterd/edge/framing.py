@@ -118,6 +118,16 @@ class RequestFramer:
         return len(self._buffer)
 
     @property
+    def is_between(self) -> bool:
+        """HTTP/1: no byte of a next request has been fed."""
+        return self.phase is Phase.HEAD and not self._buffer
+
+    @property
+    def head_has_begun(self) -> bool:
+        """Its end has not been fed, as far as was looked."""
+        return self.phase is Phase.HEAD and bool(self._buffer)
+
+    @property
     def body_is_due(self) -> bool:
         """Part of the body has not been fed; of a chunked one, as far as it was looked at."""
         if self.phase is not Phase.BODY:

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
     MakeTransport = Callable[[trio.SocketStream, ssl.SSLContext | None], Transport]
 
-# Then the others have their turn.
-_ACCEPTED_AT_ONCE: Final = 64
+# 0.05 ms each; then the others have their turn.
+_ACCEPTED_AT_ONCE: Final = 8
+_ACCEPTED_IN_TURN: Final = 2
 # Half of the files that ``connections_max`` leaves free.
 _WITHOUT_PLACE_MAX: Final = 64
 # Out of files or of memory, which others give back; the kernel keeps who has come.
@@ -183,7 +184,7 @@ class FrontDoor:
                             accepting.start_soon(self._start_in_turn, handlers)
                             task_status.started(list(listeners))
                     while self._waiting:
-                        self._start_one_of_each(handlers)
+                        self._start_one_of(next(iter(self._waiting)), handlers)
                     await self._wind_up(handlers)
                 finally:
                     for connection in self._connections:
@@ -249,24 +250,30 @@ class FrontDoor:
                         raise
                     await trio.sleep(_OUT_OF_FILES_S)
                     continue
-                for each in (accepted, *accepted_now(listener, _ACCEPTED_AT_ONCE)):
+                # Who else has come stays in the kernel's queue while somebody is answered.
+                await self._spare_time.give_way(self._enqueue(accepted))
+                for number, each in enumerate(accepted_now(listener, _ACCEPTED_AT_ONCE), 1):
                     self._enqueue(each)
+                    if not number % _ACCEPTED_IN_TURN:
+                        await trio.lowlevel.checkpoint()
 
-    def _enqueue(self, accepted: trio.SocketStream) -> None:
+    def _enqueue(self, accepted: trio.SocketStream) -> str:
+        """Its peer; empty where it is gone before its turn."""
         self._accepted += 1
         try:
             host, *_ = accepted.socket.getpeername()
         except OSError:
-            self._drop(accepted)  # gone before its turn
-            return
+            self._drop(accepted)
+            return ""
         peer = peer_of(host)
         has_place = self._room.take_free(peer)
         if not has_place and self._without_place == _WITHOUT_PLACE_MAX and not self._shorten(peer):
             self._turn_away(accepted)
-            return
+            return peer
         self._without_place += not has_place
         self._waiting.setdefault(peer, deque()).append(_Waiting(accepted, host, has_place))
         self._some_wait.set()
+        return peer
 
     def _shorten(self, newcomer: str) -> bool:
         """Whether a peer with more in the queue than the newcomer's has lost its last one."""
@@ -279,7 +286,7 @@ class FrontDoor:
         return True
 
     async def _start_in_turn(self, handlers: trio.Nursery) -> None:
-        """One connection of each peer, then what else there is to do, then the next ones.
+        """One connection of each peer, then the next ones; behind each, what else there is to do.
 
         A peer that opens many at once delays itself: another's next one is started at once.
         """
@@ -287,20 +294,22 @@ class FrontDoor:
             await self._some_wait.wait()
             self._some_wait = trio.Event()
             while self._waiting:
-                self._start_one_of_each(handlers)
-                await trio.lowlevel.checkpoint()
+                peers = list(self._waiting)
+                await self._spare_time.give_way(peers[0])
+                for peer in peers:
+                    self._start_one_of(peer, handlers)
+                    await trio.lowlevel.checkpoint()
 
-    def _start_one_of_each(self, handlers: trio.Nursery) -> None:
-        for peer in list(self._waiting):
-            waiting = self._waiting[peer].popleft()
-            if not self._waiting[peer]:
-                del self._waiting[peer]
-            self._without_place -= not waiting.has_place
-            # Only now does somebody else have to go: who is many does not end many at once.
-            if waiting.has_place or self._room.take(peer, self._connections, trio.current_time()):
-                handlers.start_soon(self._handle, waiting.accepted, waiting.host)
-            else:
-                self._turn_away(waiting.accepted)
+    def _start_one_of(self, peer: str, handlers: trio.Nursery) -> None:
+        waiting = self._waiting[peer].popleft()
+        if not self._waiting[peer]:
+            del self._waiting[peer]
+        self._without_place -= not waiting.has_place
+        # Only now does somebody else have to go: who is many does not end many at once.
+        if waiting.has_place or self._room.take(peer, self._connections, trio.current_time()):
+            handlers.start_soon(self._handle, waiting.accepted, waiting.host)
+        else:
+            self._turn_away(waiting.accepted)
 
     def _turn_away(self, accepted: trio.SocketStream) -> None:
         """Says why, as far as that costs nothing: the answer fits into the socket's buffer."""
@@ -342,6 +351,7 @@ class FrontDoor:
                 elif await stream.wait_foreign():
                     connection.session = self._lane.session(stream)
                     await connection.session.run()
+            await self._spare_time.give_way(peer)
             await stream.linger()
         # The one place where any exception is only logged: what hypercorn and its parsers trip over
         # is the doing of one client, and must cost that client's connection and nothing else.

@@ -49,7 +49,7 @@ class GuardedStream:
         spare_time: SpareTime | None = None,
     ) -> None:
         """``on_refusal`` says what the request is called; ``spare_time`` is waited for before the
-        server is given anything to do.
+        server is given anything to do, a refusal is told, and more is read of what comes in pieces.
         """
         self.transport = transport
         self.socket = transport.socket
@@ -104,9 +104,7 @@ class GuardedStream:
     @property
     def between_requests(self) -> bool:
         """HTTP/1: every request is answered, and no byte of another has come."""
-        if self._framer.phase is not Phase.HEAD or self._framer.buffered or self.leaving:
-            return False
-        return not self._plain_serves
+        return self._framer.is_between and not self.leaving and not self._plain_serves
 
     @property
     def leaving(self) -> bool:
@@ -268,14 +266,13 @@ class GuardedStream:
             if self._plain is not None and self._framer.phase is Phase.HEAD:
                 await self._receive_foreign(self._plain, self._framer.take_back())
         elif self._received_all:
-            begun = phase is Phase.BODY or (phase is Phase.HEAD and self._framer.buffered)
-            if begun:
+            if phase is Phase.BODY or self._framer.head_has_begun:
                 await self._refuse(_CUT_SHORT)
             self._end()
-        elif phase is Phase.HEAD and not self._framer.buffered and self._expired:
+        elif self._framer.is_between and self._expired:
             self._framer.feed(self.transport.read_now() or b"")
             self._received_all = not self._framer.buffered
-        elif self._plain is not None and phase is Phase.HEAD and not self._framer.buffered:
+        elif self._plain is not None and self._framer.is_between:
             await self._receive_foreign(self._plain, b"")
         else:
             await self._receive()
@@ -294,15 +291,17 @@ class GuardedStream:
         self._framer.feed(data)
 
     async def _receive(self) -> None:
-        began_at = trio.current_time()
-        data = b""
+        began_at, heard_at, data = trio.current_time(), 0.0, b""
         with trio.CancelScope(deadline=self._deadline()) as self._reading:
-            if self._drip.rest_s and not self.is_http2:  # whose frames are small
-                await trio.sleep(self._drip.rest_s)
             try:
-                data = await self.transport.receive_some()
-                if self._drip.rest_s and data:
-                    data += read_all_now(self.transport) or b""
+                # The frames of HTTP/2 are small.
+                if not self.is_http2 and (self._drip.has_begun or self._framer.head_has_begun):
+                    await trio.sleep(self._drip.rest_s)
+                    await self.transport.wait_readable()
+                    heard_at = trio.current_time()
+                    await self.spare_time.wait(self.peer)
+                    data = read_all_now(self.transport) or b""
+                data = data or await self.transport.receive_some()
             except trio.ClosedResourceError:  # by ``expire``
                 data = self.transport.read_now() or b""
             except trio.BrokenResourceError:
@@ -317,10 +316,11 @@ class GuardedStream:
         self._received_all = not data
         self.was_heard = True
         self.active_at = trio.current_time()
-        self._drip.record(self.active_at - began_at, len(data))
+        waited_s = (heard_at or self.active_at) - began_at
+        self._drip.record(waited_s, len(data))
         if self._framer.phase is Phase.BODY:
-            self.pace.record(self.active_at - began_at, len(data))
-        elif self._framer.phase is Phase.HEAD and not self._framer.buffered:
+            self.pace.record(waited_s, len(data))
+        elif self._framer.is_between:
             self._waiting_since = self.active_at
             if data and self._plain is not None:
                 await self._receive_foreign(self._plain, data)
@@ -329,7 +329,7 @@ class GuardedStream:
 
     def _deadline(self) -> float:
         match self._framer.phase:
-            case Phase.HEAD if self._framer.buffered:
+            case Phase.HEAD if self._framer.head_has_begun:
                 return self._waiting_since + self._limits.head_s
             case Phase.HEAD:
                 return self._waiting_since + self._limits.keep_alive_s
@@ -344,7 +344,7 @@ class GuardedStream:
 
     async def _out_of_time(self) -> None:
         match self._framer.phase:
-            case Phase.HEAD if self._framer.buffered:
+            case Phase.HEAD if self._framer.head_has_begun:
                 await self._refuse(_SLOW_HEAD)
             case Phase.BODY:
                 await self._refuse(_SLOW_BODY)
@@ -353,6 +353,7 @@ class GuardedStream:
         self._end()
 
     async def _refuse(self, refusal: Refusal) -> None:
+        await self.spare_time.wait(self.peer)
         request_id = self._on_refusal(refusal)
         if self._answering:
             # What the client is being told already stays whole; the server ends behind it.

@@ -12,7 +12,9 @@ serving loop, whose faults end a process that must not end. What is used is no p
 - a stream with ``do_handshake`` is taken for one with TLS, and what ALPN agreed on is asked of it;
 - an HTTP/2 protocol has a buffer for each stream whose answer is not sent to its end;
 - it looks up in ``streams`` whose data has come, and fails with the whole connection where that
-  stream is over, its client answered before it had sent all (``_Streams`` has one for each).
+  stream is over, its client answered before it had sent all (``_Streams`` has one for each);
+- h2 keeps to our limit of a head only once the client says that it knows of it: until then, and
+  for a client that says nothing for ever, to ``H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
+from h2.connection import H2Connection
 from h2.exceptions import StreamClosedError
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -344,6 +347,7 @@ def _config(limits: Limits, log: FilteringBoundLogger) -> Config:
     config = _Config()
     config.include_server_header = False
     config.h2_max_header_list_size = limits.head_bytes_max
+    H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE = limits.head_bytes_max  # nothing else here speaks h2
     # After its number of requests hypercorn closes an HTTP/2 connection with answers still to send.
     config.keep_alive_max_requests = sys.maxsize
     config.shutdown_timeout = APPLICATION_STOP_S

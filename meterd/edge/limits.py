@@ -159,6 +159,11 @@ class Drip:
         self._small_pieces = self._small_pieces + 1 if is_small else 0
 
     @property
+    def has_begun(self) -> bool:
+        """The last piece was a small one, that came by itself."""
+        return self._small_pieces > 0
+
+    @property
     def rest_s(self) -> float:
         """How long the next piece is left where it is."""
         return self._rest_s if self._small_pieces > _SMALL_PIECES_MAX else 0.0

@@ -64,6 +64,8 @@ _HEADERS: Final = {
     "Retry-After": "After how many seconds to try again.",
     "WWW-Authenticate": "Which key is asked for, and what is wrong with the one presented"
     " (RFC 6750).",
+    "Accept-Encoding": "Which content codings of a body are taken: none but `identity`.",
+    "Meterd-Malformed": "What breaks a body that is no JSON, and where.",
     "Meterd-Pruned-Until": "From which moment on all events are there, where some of before are not"
     " (`retention.events`).",
 }

@@ -78,8 +78,11 @@ def add_document_routes(app: QuartTrio, access: Access, config: Callable[[], Con
     @app.get("/docs")
     async def docs() -> Response:
         page = await documents.page()
+        # A proxy that ends TLS says so. Anybody may, and changes what is shown to nobody else.
+        outside = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+        scheme = "https" if outside == "https" else request.scheme
         response = Response(
-            page.at(f"{request.scheme}://{request.host}"), content_type="text/html; charset=utf-8"
+            page.at(f"{scheme}://{request.host}"), content_type="text/html; charset=utf-8"
         )
         response.headers["Content-Security-Policy"] = page.policy
         response.headers["Referrer-Policy"] = "no-referrer"

@@ -49,7 +49,9 @@ class Void(msgspec.Struct, frozen=True, rename="camel"):
 
 class Event(msgspec.Struct, frozen=True, rename="camel"):
     """As it was stored; minute to year are of ``receivedAt``, in UTC, ``week`` is ISO 8601's.
-    ``void`` is there where it was taken back.
+    ``idempotencyKey`` is there where it was sent with one; where that was the header of its batch,
+    ``idempotencyItem`` is its place among its customer's items. ``void`` is there where it was
+    taken back.
     """
 
     id: str = msgspec.field(name="_id")
@@ -66,6 +68,7 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
     year: str
     timestamp: Instant | UnsetType = UNSET
     idempotency_key: str | UnsetType = UNSET
+    idempotency_item: int | UnsetType = UNSET
     void: Void | UnsetType = UNSET
 
 
@@ -73,14 +76,24 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
 NOT_BLANK: Final = (
     r"[^\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 )
+# But for tabs and line breaks.
+NO_CONTROL_CHARACTERS: Final = (
+    r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"  # all of category Cc
+)
 
 
 class VoidRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the event is taken back: not all blank."""
+    """Why the event is taken back: not all blank, no control characters but line breaks."""
 
     reason: Annotated[
         str,
-        msgspec.Meta(min_length=1, max_length=REASON_MAX, extra_json_schema={"pattern": NOT_BLANK}),
+        msgspec.Meta(
+            min_length=1,
+            max_length=REASON_MAX,
+            extra_json_schema={
+                "allOf": [{"pattern": NOT_BLANK}, {"pattern": NO_CONTROL_CHARACTERS}]
+            },
+        ),
     ]
 
 

@@ -184,6 +184,7 @@ CAPTURE: Final = Operation(
         Reply(
             status=HTTPStatus.BAD_REQUEST,
             about="The body is not a JSON object, or the event type is not configured.",
+            headers=("Meterd-Malformed",),
         ),
         Reply(status=HTTPStatus.NOT_FOUND, about="The path has a slash too many."),
         Reply(
@@ -296,7 +297,9 @@ CAPTURE_BATCH: Final = Operation(
             kind=EventsPartlyCaptured,
         ),
         Reply(
-            status=HTTPStatus.BAD_REQUEST, about="The body is not a JSON array, or an empty one."
+            status=HTTPStatus.BAD_REQUEST,
+            about="The body is not a JSON array, or an empty one.",
+            headers=("Meterd-Malformed",),
         ),
         Reply(
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -156,6 +156,11 @@ WITH_BODY: Final = (
         ),
     ),
     Refusal(
+        "compressed",
+        "The body is compressed (`Content-Encoding`).",
+        problems.compressed("gzip"),
+    ),
+    Refusal(
         "overloaded",
         "More comes than can be stored: nothing of this request was.",
         problems.overloaded("too many large requests are under way"),

@@ -16,6 +16,7 @@ from meterd.domain.deliveries import BATCH, DeliveryStatus
 from meterd.domain.event_fields import customer_id_fault
 from meterd.domain.event_ids import ID_BYTES
 from meterd.domain.instants import EXPECTED, parse_instant
+from meterd.domain.malformed import fault_in
 from meterd.domain.periods import PeriodType
 from meterd.domain.sections import quoted
 from meterd.ledger import (
@@ -272,14 +273,9 @@ def json_object(body: bytes, example: str) -> dict[str, Any]:
     try:
         body.decode()
         given = msgspec.json.decode(body)
-    except UnicodeDecodeError as fault:
-        # Counted from 0, as msgspec counts.
-        raise UnfitParameterError(f"Malformed JSON: byte {fault.start} is not UTF-8") from None
-    except msgspec.DecodeError as fault:
-        why = str(fault).removeprefix("JSON is malformed: ")
-        raise UnfitParameterError(f"Malformed JSON: {why}; as it should be: {example}") from None
-    except RecursionError:
-        raise UnfitParameterError("Malformed JSON: nested too deep") from None
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        said = f"Malformed JSON: {fault_in(body)}; as it should be: {example}"
+        raise UnfitParameterError(said) from None
     if not isinstance(given, dict):
         raise UnfitParameterError(f"Request body must be a JSON object: {example}")
     return given

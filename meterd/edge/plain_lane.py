@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from meterd.edge.ingest import Ingest
     from meterd.edge.problems import Answer
     from meterd.edge.request_log import Asked, RequestLog
+    from meterd.edge.spare_time import SpareTime
     from meterd.edge.transports import Transport
 
 _log = structlog.get_logger("api")
@@ -68,6 +69,8 @@ class Wire(Protocol):
 
     pace: Pace
     expires_at: float
+    peer: str
+    spare_time: SpareTime
 
     @property
     def host(self) -> str:
@@ -171,7 +174,11 @@ class PlainLane:
                     came_at = trio.current_time()
                 # In two: while it waits for the disk, no body is held twice.
                 body, buffer = buffer[head_end + _END_BYTES : end], buffer[end:]
-                answer = await self._answer(head, body)
+                wire.spare_time.begin_answer()
+                try:
+                    answer = await self._answer(head, body)
+                finally:
+                    wire.spare_time.end_answer()
                 del body
             finally:
                 self._bodies.give_back(counted)
@@ -270,20 +277,22 @@ class PlainLane:
         pace = Pace(self._limits.body_stall_s, self._limits.body_bytes_per_s_min)
         drip = Drip(self._limits.dripping_rest_s)
         while missing > 0:
-            waiting_since = trio.current_time()
-            wire.expires_at = waiting_since + pace.left_s
+            began_at = trio.current_time()
+            wire.expires_at = began_at + pace.left_s
             if drip.rest_s:
                 await trio.sleep(min(drip.rest_s, pace.left_s))
             try:
                 await transport.wait_readable()
+                waited_s = trio.current_time() - began_at
+                if drip.has_begun:
+                    await wire.spare_time.wait(wire.peer)
                 data = read_all_now(transport)
             except trio.ClosedResourceError:
-                data = b""
+                waited_s, data = trio.current_time() - began_at, b""
             # Nothing yet is possible too: part of a TLS record, which takes its time like silence.
             piece = data or b""
             pieces.append(piece)
             missing -= len(piece)
-            waited_s = trio.current_time() - waiting_since
             drip.record(waited_s, len(piece))
             pace.record(waited_s, len(piece))
             if data == b"":

@@ -38,6 +38,8 @@ ON_EVERY_ANSWER: Final = (
 ROOM_AFTER_SECONDS: Final = "30"
 # From which moment on all events are there, where some of before are not.
 PRUNED_UNTIL: Final = "Meterd-Pruned-Until"
+# What breaks a body that is no JSON, and where: the answer itself is the contract's, to the byte.
+MALFORMED: Final = "Meterd-Malformed"
 # For the log, where a request met it.
 DAMAGE: Final = "a stored record is damaged: run meterd verify, and restore a backup"
 
@@ -59,7 +61,16 @@ def problem(status: HTTPStatus, error: str, *headers: tuple[str, str]) -> Answer
 
 
 def refused(refusal: Refusal) -> Answer:
-    return answer(STATUS_OF_REASON[refusal.reason], refusal.answer)
+    headers = ((MALFORMED, refusal.breaks),) if refusal.breaks else ()
+    return answer(STATUS_OF_REASON[refusal.reason], refusal.answer, *headers)
+
+
+def compressed(coding: str) -> Answer:
+    return problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        f"Request body must not be compressed: Content-Encoding {coding} is not taken",
+        ("Accept-Encoding", "identity"),  # RFC 9110, 12.5.3: what would be
+    )
 
 
 def overloaded(why: str) -> Answer:

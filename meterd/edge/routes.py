@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 
 from quart import Response, request
 
+from meterd.edge.codings import refuse_compressed
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -103,6 +105,10 @@ def body_bytes() -> int:
 
 
 async def read_body() -> bytes:
+    """As it was sent. Raises CompressedBodyError where it was compressed: it has come by then, so
+    the connection stays.
+    """
     body = await request.get_data(cache=False, as_text=False)
     assert isinstance(body, bytes)
+    refuse_compressed(request.headers.getlist("Content-Encoding"))
     return body

@@ -3,6 +3,9 @@
 Everything that is ready has its turn before the loop looks again at who has sent something, so that
 what one peer keeps the process busy with stands in front of whatever the others ask. Here it stands
 behind them: a piece of it begins when nothing else is ready, one of each peer in turn.
+
+What is cheap, but comes in numbers, only gives way while somebody who has shown a key is answered:
+an answer passes several turns of the loop, and all that is done for strangers makes each longer.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 0.005
 # While a request is under way: it may be what the loop is busy with.
 PATIENCE_BEHIND_REQUESTS_S: Final = 0.05
+# While somebody who has shown a key is answered, which takes less unless the disk is slow.
+GIVEN_WAY_S: Final = 0.002
 # Whoever was here lately may come again, and would find all that a lone peer has begun at once.
 _LATELY_S: Final = 60.0
 
@@ -58,6 +63,8 @@ class SpareTime:
         self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
         self._some_wait = trio.Event()
         self._requests = 0
+        self._answers = 0
+        self._giving_way = trio.lowlevel.ParkingLot()
 
     async def wait(self, peer: str) -> None:
         """Returns when a piece of work for the peer may begin; at once if it is alone."""
@@ -67,6 +74,24 @@ class SpareTime:
             self._waiting[peer] = trio.lowlevel.ParkingLot()
             self._some_wait.set()
         await self._waiting[peer].park()
+
+    async def give_way(self, peer: str) -> None:
+        """Returns when nobody who has shown a key is being answered, or after a moment; at once if
+        the peer is alone. For what is cheap, but comes in numbers: one goes on in each turn.
+        """
+        if self._answers and self._has_company(peer):
+            with trio.move_on_after(GIVEN_WAY_S):
+                await self._giving_way.park()
+            self._giving_way.unpark()
+
+    def begin_answer(self) -> None:
+        """Somebody has shown a key, and is answered until ``end_answer``."""
+        self._answers += 1
+
+    def end_answer(self) -> None:
+        self._answers -= 1
+        if not self._answers:
+            self._giving_way.unpark()
 
     def begin_request(self) -> None:
         """More than a piece is under way, until ``end_request``."""

@@ -31,8 +31,13 @@ _READ: Final = (
 )
 _PERIOD: Final = ("periodStart", "periodEnd", "periodKey", "status")
 _FIGURES: Final = ("operation", "value", "count", *map(str, _READ))
-# What a spreadsheet takes for a formula: by its first letter, but for plain numbers.
-_FORMULA: Final = re.compile(r"(?![+-]?[0-9.]+\Z)[=+\-@\t\r]")
+# What a spreadsheet takes for a formula: by its first letter, but for plain numbers. White space is
+# passed over by some, and full-width signs count as narrow ones where those are written (OWASP, CSV
+# Injection).
+_FORMULA: Final = re.compile(
+    r"(?![+-]?[0-9.]+\Z)[=+\-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
+    r"\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}]"
+)
 
 
 def customer_document(customer: Customer) -> bytes:

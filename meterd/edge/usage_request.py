@@ -75,10 +75,10 @@ class LiveRequest(NamedTuple):
 def live_usage_asked(given: Iterable[tuple[str, str]]) -> LiveRequest:
     """What ``GET /customers/{customerId}/usage`` was given."""
     asked = Parameters(_once(given, ("period", "at")))
-    at_ms = asked.instant_ms("at")
-    if at_ms is not None and not _FIRST_MS <= at_ms < _BEHIND_LAST_MS:
-        raise UnfitParameterError("at must be in the years 1970 to 9998")
-    return LiveRequest(asked.period_type() or PeriodType.MONTHLY, at_ms)
+    period_type, at_ms = asked.period_type() or PeriodType.MONTHLY, asked.instant_ms("at")
+    if at_ms is not None:
+        _start_of(period_type, "at", at_ms)
+    return LiveRequest(period_type, at_ms)
 
 
 class CustomersRequest(NamedTuple):
@@ -151,7 +151,10 @@ def _range(asked: Parameters, window: PeriodType) -> tuple[int | None, int | Non
 
 
 def _start_of(window: PeriodType, name: str, instant_ms: int) -> int:
-    """Where the window begins that has this moment."""
+    """Where the window begins that has this moment: not in 1969, as the first week of 1970 does."""
     if not _FIRST_MS <= instant_ms < _BEHIND_LAST_MS:
         raise UnfitParameterError(f"{name} must be in the years 1970 to 9998")
-    return period_at(window, instant_ms).start_ms
+    start_ms = period_at(window, instant_ms).start_ms
+    if start_ms < _FIRST_MS:
+        raise UnfitParameterError(f"{name} must not be in a week that begins in 1969")
+    return start_ms

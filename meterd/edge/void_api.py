@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from meterd.ledger import Ledger
 
 _REASON: Final = f"reason must be a string of 1 to {REASON_MAX} characters, not all of them blank"
+# Somebody writes it to somebody, so lines may end and be indented: Unicode's category Cc but these.
+_OTHER_CONTROL_CHARACTERS: Final = {*map(chr, (*range(0x20), *range(0x7F, 0xA0)))} - {*"\t\n\r"}
+_OTHER: Final = "reason must not contain control characters but for line breaks and tabs"
 _EXAMPLE: Final = '{"reason": "sent twice"}'
 _STATUS: Final = {
     VoidOutcome.VOIDED: HTTPStatus.CREATED,
@@ -90,6 +93,8 @@ def decode_reason(body: bytes) -> str:
         raise UnfitParameterError(f"reason is required: {_REASON}")
     if not isinstance(reason, str) or not 0 < len(reason.strip()) <= len(reason) <= REASON_MAX:
         raise UnfitParameterError(_REASON)
+    if not _OTHER_CONTROL_CHARACTERS.isdisjoint(reason):
+        raise UnfitParameterError(_OTHER)
     return reason
 
 

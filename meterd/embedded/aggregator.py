@@ -194,11 +194,11 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
             case Post():
                 pass
             case Close(period, rules, now_ms, made, due_ms=due_ms):
-                self._take_in_hand(period, *takers(period))
-                for taker in takers(period):
-                    if self._account.is_closed(taker):
-                        self._take_in_hand(*takers(taker))
                 with self._store.read() as txn:
+                    self._restore(txn, period, *takers(period))
+                    for taker in takers(period):
+                        if self._account.is_closed(taker):
+                            self._restore(txn, *takers(taker))
                     closed = self._account.close(period, rules, now_ms, self._stored(txn), due_ms)
                 if closed is not None:
                     made.append(closed)
@@ -267,14 +267,18 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
         return {part: totals for part, totals in found if totals is not None}
 
     def _take_in_hand(self, *periods: Period) -> None:
+        """See ``_restore``."""
+        if any(self._account.lacks(period) for period in periods):
+            with self._store.read() as txn:
+                self._restore(txn, *periods)
+
+    def _restore(self, txn: Transaction, *periods: Period) -> None:
         """Restores what is lacking of these."""
         account = self._account
-        lacking = [period for period in periods if account.lacks(period)]
-        if lacking:
-            with self._store.read() as txn:
-                for period in lacking:
-                    found = journal.read_totals(txn, self.part, period, account.customer_id)
-                    account.restore(period, found)
+        for period in periods:
+            if account.lacks(period):
+                found = journal.read_totals(txn, self.part, period, account.customer_id)
+                account.restore(period, found)
 
     def _stored(self, txn: Transaction) -> Stored:
         """What is on disk of the customer's."""

@@ -44,7 +44,7 @@ class Ahead:
             self._said_at = trio.current_time()
             _log.error(
                 "the clock is behind what is stored: until it has caught up, all events are dated"
-                " alike. Set it right if it is wrong; if it was ahead before, see the README",
+                " alike. Set it right if it is wrong; if it was ahead before, see docs/limits.md",
                 behind=format_duration((ledger_ms - clock_ms) // 1000 * 1000),
                 clock=format_instant(clock_ms),
                 dated=format_instant(ledger_ms),

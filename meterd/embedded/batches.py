@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 _NUMBER_BYTES: Final = 8
 
+# Records of ``outbox`` of one period.
+Group = list[tuple[bytes, bytes]]
 
-def form(
-    txn: Transaction, endpoint_id: str, number: int, members: Sequence[Member], now_ms: int
-) -> Delivery:
-    """A batch of these, which are due and of one period, and no longer in the queue alone."""
-    batch = first_of_batch(
-        _member(txn, endpoint_id, members[0].sequence), BATCH + number, members, now_ms
-    )
-    key = batch.sequence.to_bytes(_NUMBER_BYTES, "big")
-    txn.put_all("batched", [(one, key) for one in _keys(endpoint_id, members)])
+
+def form(txn: Transaction, endpoint_id: str, number: int, group: Group, now_ms: int) -> Delivery:
+    """A batch of these, which are due and of one period, and no longer in the queue alone; neither
+    is it.
+    """
+    members = [
+        Member(keys.sequence_in(key), found[: keys.PLACE_BYTES], found[keys.PLACE_BYTES :].decode())
+        for key, found in group
+    ]
+    first = _member(txn, endpoint_id, members[0].sequence)
+    batch = first_of_batch(first, BATCH + number, members, now_ms)
+    name = batch.sequence.to_bytes(_NUMBER_BYTES, "big")
+    txn.put_all("batched", [(key, name) for key in _keys(endpoint_id, members)])
     return batch
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from meterd.embedded.registry import Registry
     from meterd.embedded.store import Store
     from meterd.embedded.transaction import Transaction
+    from meterd.ledger import CatchUp
 
 # Customers closed or looked at in one transaction: 0.3 ms each, and events wait meanwhile.
 CLOSED_AT_ONCE: Final = 32
@@ -88,7 +89,7 @@ class Closing:
         stored = await self._stored_next_to_close()
         return min((period for period in (unposted, stored) if period is not None), default=None)
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(self, period: Period, rules: ClosingRules, catch_up: CatchUp | None) -> Closed:
         """See ``Ledger.close``."""
         async with self._lock:
             # Due by the clock, as a claim goes by it: what is stored may be ahead of it.
@@ -113,6 +114,7 @@ class Closing:
             for part in range(self._store.parts):
                 after: str | None = None
                 while customers := await self._customers_in(part, period, after):
+                    began_s = trio.current_time()
                     made: list[Aggregation] = []
                     reply = Reply(len(customers))
                     for customer_id in customers:
@@ -123,6 +125,8 @@ class Closing:
                     self._registry.retire(customers)
                     snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
                     after = customers[-1]
+                    if catch_up is not None:
+                        await catch_up(len(customers), trio.current_time() - began_s)
             # Whoever watches usage may not come to look before a crash: the next start then does.
             unseen_ms = self._committer.posted.unseen_since_ms(self.done_until_ms)
             await self._committer.execute(partial(_write_done, period=period, unseen_ms=unseen_ms))

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
     from meterd.embedded.vital_signs import VitalSigns
+    from meterd.ledger import CatchUp
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
@@ -213,10 +214,12 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
         self._require_disk()
         return await self._closing.next_to_close(self._last.received_ms)
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(
+        self, period: Period, rules: ClosingRules, *, catch_up: CatchUp | None = None
+    ) -> Closed:
         """See ``Ledger.close``."""
         self._require_disk()
-        return await self._closing.close(period, rules)
+        return await self._closing.close(period, rules, catch_up)
 
     async def late_since_ms(self) -> int | None:
         """See ``Ledger.late_since_ms``."""

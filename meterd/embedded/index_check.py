@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.events import UsageEvent
     from meterd.embedded.differences import Checking
+    from meterd.embedded.records import Pruned
     from meterd.embedded.transaction import Transaction
 
 _BY_TYPE: Final = "records_by_type"
@@ -132,8 +133,10 @@ class BlockIndex:
             else:
                 yield at_key(self._table, prefix + block_id, "block", NOTHING, "there")
 
-    def finish(self, checking: Checking, found: int) -> Iterator[Difference]:
-        """What stands in it beyond the entries that were found, or is not in its order."""
+    def finish(self, checking: Checking, pruned: Pruned, found: int) -> Iterator[Difference]:
+        """What stands in it beyond the entries that were found, or is not in its order. It may name
+        what is pruned, and was not swept.
+        """
         total, last, last_prefix = 0, b"", b""
         for key, payload in self._txn.forward(self._table, b"", b""):
             prefix, first = key[:-ID_BYTES], key[-ID_BYTES:]
@@ -144,10 +147,16 @@ class BlockIndex:
             elif prefix == last_prefix and first <= last:
                 yield at_key(self._table, key, "block", f"behind {last.hex()}", "in order")
             last_prefix, last = prefix, ids[-1] if ids else b""
-            total += len(ids)
+            if first > pruned.through:
+                total += len(ids)
+                continue
+            for block_id in ids:
+                total += block_id > pruned.through
+                if block_id <= pruned.swept:
+                    yield self._extra(prefix, block_id)
         checking.counts["index entries"] += total
         if total != found:
-            yield from self._unexpected()
+            yield from self._unexpected(pruned.through)
 
     def _ids_from(self, prefix: bytes, first: bytes, count: int) -> bytes:
         """The ids from ``first`` on, as they stand, up to that many."""
@@ -165,8 +174,8 @@ class BlockIndex:
                 break
         return found[: count * ID_BYTES]
 
-    def _unexpected(self) -> Iterator[Difference]:
-        """Reads the log at each entry: slow, and only where something is wrong."""
+    def _unexpected(self, pruned: bytes) -> Iterator[Difference]:
+        """Reads the log at each entry behind that: slow, and only where something is wrong."""
         block_at = lru_cache(maxsize=1024)(partial(log.block, self._txn))
         for key, payload in self._txn.forward(self._table, b"", b""):
             prefix = key[:-ID_BYTES]
@@ -175,7 +184,7 @@ class BlockIndex:
                 hour, key = keys.hour_of_blocks(key), key[_HOUR_BYTES:]  # noqa: PLW2901
             customer, event_type, _ = key[1:].split(keys.END, 2)
             for block_id in records.split_block_ids(payload):
-                if not self._is_counted(
+                if block_id > pruned and not self._is_counted(
                     block_at(block_id), block_id, hour, customer.decode(), event_type.decode()
                 ):
                     yield self._extra(prefix, block_id)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.aggregations import Aggregation
     from meterd.domain.changes import Change
+    from meterd.domain.deliveries import Delivery
     from meterd.domain.totals import PeriodTotals
     from meterd.embedded.transaction import Transaction
 
@@ -35,6 +36,7 @@ _NOTHING_PRUNED: Final = Pruned()
 
 def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> None:
     """Writes the changes of several customers; the events counted are in the log already."""
+    made: list[Delivery] = []
     for change in changes:
         part = keys.part_of(change.customer_id, parts)
         for event_type, blocks in change.blocks.items():
@@ -67,8 +69,8 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             txn.put("published", keys.published_key(part, change.customer_id, kind), digest)
         for event_id, void in change.voids.items():
             txn.put("voids", event_id, records.encode(void))
-        for delivery in change.deliveries:
-            outbox.add(txn, delivery)
+        made += change.deliveries
+    outbox.add_all(txn, made)
 
 
 def _write_blocks(txn: Transaction, table: str, prefix: bytes, blocks: bytearray) -> None:

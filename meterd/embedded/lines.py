@@ -45,14 +45,12 @@ def go_on(txn: Transaction, settled: Delivery) -> None:
     customer may be sent.
     """
     is_pending = settled.status is DeliveryStatus.PENDING
-    own, others = set(_sequences(settled)), []
-    for customer, place in _places(settled):
-        if is_pending:
-            _, first = _first(txn, customer) or (b"", None)
-        else:
-            first = txn.pop("outbox_by_customer", customer + place, customer)
-        if first is not None and first not in own:
-            others.append(first)
+    places, own = _places(settled), set(_sequences(settled))
+    if is_pending:
+        firsts = [found[1] for customer, _ in places if (found := _first(txn, customer))]
+    else:
+        firsts = txn.pop_all("outbox_by_customer", places)
+    others = [first for first in firsts if first not in own]
     if is_pending and not others:
         enqueue(txn, settled)
     for other in _sent_as(txn, settled.endpoint_id, others):
@@ -149,10 +147,10 @@ def _sequences(delivery: Delivery) -> list[bytes]:
 
 def _places(delivery: Delivery) -> list[tuple[bytes, bytes]]:
     """Of all that are delivered with it: the customer's prefix, and the place behind it."""
-    prefix, end = keys.outbox_customer_prefix, delivery.endpoint_id
-    if delivery.is_batch:
-        return [(prefix(end, one.customer_id), one.place) for one in delivery.members]
-    return [place_in_line(delivery)]
+    if not delivery.is_batch:
+        return [place_in_line(delivery)]
+    prefix = keys.endpoint_prefix(delivery.endpoint_id)
+    return [(prefix + one.customer_id.encode() + keys.END, one.place) for one in delivery.members]
 
 
 def place_in_line(delivery: Delivery) -> tuple[bytes, bytes]:

@@ -62,9 +62,10 @@ class LogCheck:
             yield Difference("meta", "count of events", stands, should)
         found = self._found
         by_customer = BlockIndex(self._txn, self._parts, is_by_hour=False)
-        yield from by_customer.finish(self._checking, found.by_customer)
+        mark = self._marks.pruned
+        yield from by_customer.finish(self._checking, mark, found.by_customer)
         by_hour = BlockIndex(self._txn, self._parts, is_by_hour=True)
-        yield from by_hour.finish(self._checking, found.by_hour)
+        yield from by_hour.finish(self._checking, mark, found.by_hour)
         yield from self._other_hours()
         counts["idempotency keys"] += self._txn.count("idempotency_keys")
         if found.used_keys != counts["idempotency keys"]:

@@ -57,6 +57,9 @@ class LogShape:
             if block.begins_at and self._is_known and goes_on != self._rest:
                 should = "behind the block before it in its append"
                 yield at_key("events", record_id, "a block", f"at {block.begins_at}", should)
+            elif block.begins_at % BLOCK_EVENTS:
+                should = f"at a multiple of {BLOCK_EVENTS}"
+                yield at_key("events", record_id, "a block", f"at {block.begins_at}", should)
             self._go_on(block)
 
     def _go_on(self, block: Block) -> None:

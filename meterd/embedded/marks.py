@@ -15,6 +15,7 @@ from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
+from meterd.domain.plurals import number_of
 from meterd.embedded import journal, keys, log, records
 from meterd.embedded.differences import MISTAKES, NO_INSTANT, Difference, at_key, period_name
 from meterd.embedded.records import Pruned
@@ -180,6 +181,10 @@ def _check_pruned(marks: Marks) -> Iterator[Difference]:
     if pruned.through > marks.forgotten:
         should = f"an id up to {marks.forgotten.hex() or 'none'}, where keys are forgotten"
         yield Difference("meta", "pruned", pruned.through.hex(), should)
+    if pruned.swept > pruned.through or pruned.swept_events > pruned.events:
+        stands = f"{pruned.swept.hex()}, {number_of(pruned.swept_events, 'event')}"
+        should = f"up to {pruned.through.hex()}, {number_of(pruned.events, 'event')}"
+        yield Difference("meta", "swept", stands, should)
     until, received_ms = format_instant(pruned.until_ms), stamp_of(pruned.through).received_ms
     if pruned.until_ms % HOUR_MS or pruned.until_ms <= received_ms:
         should = f"the end of an hour, after {format_instant(received_ms)}"

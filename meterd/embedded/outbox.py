@@ -18,7 +18,6 @@ import msgspec
 from meterd.domain.deliveries import (
     Delivery,
     DeliveryStatus,
-    Member,
     as_batch,
     attempt_interrupted,
     begin_attempt,
@@ -31,7 +30,7 @@ from meterd.embedded import attempt_log, batches, keys, lines, records
 from meterd.ledger import Claim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from meterd.domain.deliveries import Attempt
     from meterd.domain.endpoint_states import Change
@@ -43,18 +42,29 @@ _NEVER_MS: Final = 1 << 62
 # Begun or settled in one transaction, for which events wait: of batches, all that are in them.
 _AT_ONCE: Final = 1000
 # How soon deliveries that wait for more of their period are looked at again.
-_HELD_BACK_MS: Final = 200
+_HELD_BACK_MS: Final = 50
 
 
 def add(txn: Transaction, made: Delivery) -> None:
-    """A new delivery, in the transaction of the aggregation that it carries.
+    """See ``add_all``."""
+    add_all(txn, [made])
 
-    It is not made before the endpoint's last one, though a clock stepped back: so what was made
-    when is found by halving.
+
+def add_all(txn: Transaction, made: Iterable[Delivery]) -> None:
+    """New deliveries in this order, in the transaction of the aggregations that they carry.
+
+    None is made before the endpoint's last one, though a clock stepped back: so what was made when
+    is found by halving.
     """
-    sequence = take_sequence(txn, made.endpoint_id)
-    created_ms = max(made.created_ms, _created_ms(txn, made.endpoint_id, sequence - 1))
-    insert(txn, numbered(msgspec.structs.replace(made, created_ms=created_ms), sequence))
+    by_endpoint: defaultdict[str, list[Delivery]] = defaultdict(list)
+    for one in made:
+        by_endpoint[one.endpoint_id].append(one)
+    for endpoint_id, theirs in by_endpoint.items():
+        first = take_sequences(txn, endpoint_id, len(theirs))
+        created_ms = _created_ms(txn, endpoint_id, first - 1)
+        for sequence, one in enumerate(theirs, first):
+            created_ms = max(one.created_ms, created_ms)
+            insert(txn, numbered(msgspec.structs.replace(one, created_ms=created_ms), sequence))
 
 
 def _created_ms(txn: Transaction, endpoint_id: str, sequence: int) -> int:
@@ -63,27 +73,30 @@ def _created_ms(txn: Transaction, endpoint_id: str, sequence: int) -> int:
     return 0 if found is None else records.decode_delivery(found).created_ms
 
 
-def take_sequence(txn: Transaction, endpoint_id: str) -> int:
-    """The endpoint's next: no other delivery has it."""
+def take_sequences(txn: Transaction, endpoint_id: str, count: int) -> int:
+    """The first of the endpoint's next ones, so many: no other delivery has them."""
     state = endpoint_state(txn, endpoint_id)
     taken = state.next_sequence
-    _put_state(txn, endpoint_id, msgspec.structs.replace(state, next_sequence=taken + 1))
+    _put_state(txn, endpoint_id, msgspec.structs.replace(state, next_sequence=taken + count))
     return taken
 
 
 def insert(txn: Transaction, delivery: Delivery) -> None:
     """A delivery that has its sequence, and is not in the air."""
-    name = keys.delivery_name(delivery.id)
-    assert name is not None, delivery.id
-    txn.put("delivery_ids", name, _key(delivery))
+    _name(txn, delivery)
     _put(txn, delivery)
     match delivery.status:
-        case DeliveryStatus.PENDING if delivery.is_batch:  # of deliveries that could be sent
-            lines.enqueue(txn, delivery)
         case DeliveryStatus.PENDING:
             lines.join(txn, delivery)
         case DeliveryStatus.PARKED:
             txn.put("parked", _key(delivery), b"")
+
+
+def _name(txn: Transaction, delivery: Delivery) -> None:
+    """It is found by its id."""
+    name = keys.delivery_name(delivery.id)
+    assert name is not None, delivery.id
+    txn.put("delivery_ids", name, _key(delivery))
 
 
 def next_due_ms(
@@ -126,22 +139,24 @@ def claim(
     if due_ms is None or due_ms > now_ms:
         return Claim([], due_ms)
     most = limit if repeats_max is None else min(limit, repeats_max)
-    due = _due(txn, endpoint_id, most, now_ms, batch, is_repeat=True)
-    has_all_repeats = repeats_max is not None and len(due) >= repeats_max
-    others = _due(txn, endpoint_id, limit - len(due), now_ms, batch, is_repeat=False)
-    # A batch that was formed just now of what failed alone has itself not failed yet.
-    due += [key for key in others if key not in due]
+    stored, groups = _due(txn, endpoint_id, most, now_ms, batch, is_repeat=True)
+    has_all_repeats = repeats_max is not None and len(stored) + len(groups) >= repeats_max
+    rest = limit - len(stored) - len(groups)
+    others, other_groups = _due(txn, endpoint_id, rest, now_ms, batch, is_repeat=False)
     begun: list[Delivery] = []
     room = _AT_ONCE
-    for key in due:
-        delivery = begin_attempt(get(txn, endpoint_id, keys.sequence_in(key)), now_ms)
+    for key in (*stored, *others):
+        delivery = get(txn, endpoint_id, keys.sequence_in(key))
         room -= len(delivery.sequences)
         if room < 0 and begun:
-            break  # which is due, and claimed next
+            break  # which is due, and claimed next; so are the groups
         txn.delete("outbox", key)
-        txn.put("in_air", _key(delivery), b"")
-        _put(txn, delivery)
-        begun.append(batches.with_body(txn, delivery) if delivery.is_batch else delivery)
+        begun.append(_begin(txn, delivery, now_ms))
+    for group in (*groups, *other_groups):
+        room -= len(group)
+        if room < 0 and begun:
+            break
+        begun.append(_begin(txn, _form_batch(txn, endpoint_id, group, now_ms), now_ms))
     with_repeats = not has_all_repeats
     due_ms = next_due_ms(txn, endpoint_id, url, with_repeats=with_repeats, now_ms=now_ms)
     if batch > 1 and not begun and due_ms is not None:
@@ -149,74 +164,56 @@ def claim(
     return Claim(begun, due_ms)
 
 
+def _begin(txn: Transaction, delivery: Delivery, now_ms: int) -> Delivery:
+    """As it is sent."""
+    begun = begin_attempt(delivery, now_ms)
+    txn.put("in_air", _key(begun), b"")
+    _put(txn, begun)
+    return batches.with_body(txn, begun) if begun.is_batch else begun
+
+
 def _due(
     txn: Transaction, endpoint_id: str, limit: int, now_ms: int, batch: int, *, is_repeat: bool
-) -> list[bytes]:
-    """The places of so many at most, of those that failed before or of the others."""
+) -> tuple[list[bytes], list[batches.Group]]:
+    """So many at most, of those that failed before or of the others: the places of what goes as it
+    is, and what is to go in a batch each.
+
+    What is of a period that is being closed waits until there are enough of it, or it is closed.
+    What was begun goes again as it was begun.
+    """
+    if not limit:
+        return [], []
     first = keys.outbox_key(endpoint_id, 0, 0, is_repeat=is_repeat)
     until_ms = now_ms + 1 if is_repeat else _NEVER_MS  # see ``next_due_ms``
     later = keys.outbox_key(endpoint_id, until_ms, 0, is_repeat=is_repeat)
-    if batch > 1:
-        return _due_batches(txn, endpoint_id, limit, now_ms, batch, first, later)
-    prefix = keys.endpoint_prefix(endpoint_id)
-    found: list[bytes] = []
-    for key in txn.keys_forward("outbox", first, prefix):
-        if key >= later or len(found) == limit:
+    stored: list[bytes] = []
+    full: list[batches.Group] = []
+    by_period: defaultdict[bytes, batches.Group] = defaultdict(list)
+    for key, place in txn.forward("outbox", first, keys.endpoint_prefix(endpoint_id)):
+        if key >= later:
             break
-        found.append(key)
-    return found
-
-
-def _due_batches(
-    txn: Transaction,
-    endpoint_id: str,
-    limit: int,
-    now_ms: int,
-    size: int,
-    first: bytes,
-    later: bytes,
-) -> list[bytes]:
-    """As above, with batches, which are formed here. What is of a period that is being closed waits
-    until there are enough of it, or it is closed. What was begun goes again as it was begun.
-    """
-    prefix = keys.endpoint_prefix(endpoint_id)
-    by_period: defaultdict[bytes, list[tuple[bytes, Member]]] = defaultdict(list)
-    full: list[list[tuple[bytes, Member]]] = []
-    again: list[bytes] = []
-    for key, payload in txn.forward("outbox", first, prefix):
-        if key >= later or len(full) + len(again) == limit or size * len(full) >= _AT_ONCE:
+        if batch == 1 or not place:
+            stored.append(key)
+        else:
+            group = by_period[place[: keys.PERIOD_BYTES]]
+            group.append((key, place))
+            if len(group) < batch:
+                continue
+            full.append(by_period.pop(place[: keys.PERIOD_BYTES]))
+        if len(stored) + len(full) == limit or batch * len(full) >= _AT_ONCE:
             break
-        if not payload:
-            again.append(key)
-            continue
-        period, place = payload[: keys.PERIOD_BYTES], payload[: keys.PLACE_BYTES]
-        group = by_period[period]
-        group.append(
-            (key, Member(keys.sequence_in(key), place, payload[keys.PLACE_BYTES :].decode()))
-        )
-        if len(group) == size:
-            full.append(by_period.pop(period))
     rest = [group for period, group in by_period.items() if _is_closed(txn, period)]
-    formed: list[bytes] = []
-    room = _AT_ONCE
-    for group in (*full, *rest)[: limit - len(again)]:
-        room -= len(group)
-        if room < 0:
-            break
-        formed.append(_form_batch(txn, endpoint_id, group, now_ms))
-    return [*again, *formed]
+    return stored, [*full, *rest][: limit - len(stored)]
 
 
-def _form_batch(
-    txn: Transaction, endpoint_id: str, group: Sequence[tuple[bytes, Member]], now_ms: int
-) -> bytes:
+def _form_batch(txn: Transaction, endpoint_id: str, group: batches.Group, now_ms: int) -> Delivery:
     state = endpoint_state(txn, endpoint_id)
     number = state.next_batch
     _put_state(txn, endpoint_id, msgspec.structs.replace(state, next_batch=number + 1))
     txn.delete_all("outbox", [key for key, _ in group])
-    batch = batches.form(txn, endpoint_id, number, [member for _, member in group], now_ms)
-    insert(txn, batch)
-    return lines.outbox_key(batch)
+    batch = batches.form(txn, endpoint_id, number, group, now_ms)
+    _name(txn, batch)
+    return batch
 
 
 def _is_closed(txn: Transaction, period: bytes) -> bool:

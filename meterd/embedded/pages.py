@@ -113,12 +113,20 @@ def older_root(raw: tuple[bytes, bytes]) -> int | None:
 
 def _decode_meta(number: int, page: bytes) -> Snapshot:
     own_number, _, flags, _, _ = _HEADER.unpack_from(page)
-    magic, version, _, _, free, main, last_page, txn_id = _META.unpack_from(page, _HEADER_BYTES)
+    magic, version, _, map_bytes, free, main, last_page, txn_id = _META.unpack_from(
+        page, _HEADER_BYTES
+    )
     if (own_number, flags, magic, version) != (number, _META_PAGE, _MAGIC, _VERSION):
         raise DamagedError(f"not meterd's: page {number} is not what such a file begins with")
     free_tree, main_tree = Tree(*_TREE.unpack(free)), Tree(*_TREE.unpack(main))
     if free_tree.pad not in _PAGE_SIZES or free_tree.flags != _INTEGER_KEYS or main_tree.flags:
         raise DamagedError(f"page {number} has flags that meterd does not use")
+    # The file may be shorter: what was freed again before its commit was never written.
+    if last_page >= map_bytes // free_tree.pad:
+        raise DamagedError(
+            f"page {number} says that the last one is {last_page:,},"
+            f" beyond the {map_bytes:,} bytes that are mapped"
+        )
     return Snapshot(free_tree, main_tree, last_page, txn_id, free_tree.pad)
 
 
@@ -219,7 +227,7 @@ class Pages:
         for number in found:
             self._know(number)
         if lost := self._is_known.count(0):
-            raise DamagedError(f"{lost} pages are neither in use nor free")
+            raise DamagedError(f"pages neither in use nor free: {lost}")
         if replaced not in {None, snapshot.main.root} and replaced not in freed_last:
             raise DamagedError(
                 "the first two pages of the file are not of one commit after the other"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from meterd.embedded import journal, pruning
+from meterd.embedded import journal, pruning, sweeping
 from meterd.embedded.void_desk import VoidDesk
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from meterd.embedded.committer import Committer, Hop
     from meterd.embedded.store import Store
+    from meterd.embedded.sweeping import Round
 
 
 class PruningDesk(VoidDesk):
@@ -24,6 +26,7 @@ class PruningDesk(VoidDesk):
         super().__init__(store, committer, clock_ms, read_hop)
         # Of a run of portions that were asked for alike: by what, and until when all is settled.
         self._settled: tuple[int, int] | None = None
+        self._round: Round | None = None
 
     async def prune_events(self, *, before_ms: int, ended_ms: int) -> int:
         """See ``Forgetting.prune_events``."""
@@ -41,10 +44,7 @@ class PruningDesk(VoidDesk):
         # revised then.
         before_ms = min([before_ms, *self._held_ms])
         settled_ms = await self._settled_until_ms(ended_ms)
-        parts = self._store.parts
-        found = await self._read(
-            lambda txn: pruning.prunable(txn, parts, min(before_ms, settled_ms))
-        )
+        found = await self._read(lambda txn: pruning.prunable(txn, min(before_ms, settled_ms)))
         # Of what was taken back meanwhile neither the void was seen nor what is to be revised.
         if not found.events or found.until_ms > self._held_since_ms:
             return 0
@@ -55,9 +55,26 @@ class PruningDesk(VoidDesk):
     async def _settled_until_ms(self, ended_ms: int) -> int:
         if self._settled is None or self._settled[0] != ended_ms:
             self._held_since_ms = min(self._held_ms, default=inf)
-            until_ms = await self._read(lambda txn: pruning.settled_until_ms(txn, ended_ms))
+            until_ms = await self._read(lambda txn: pruning.closed_until_ms(txn, ended_ms))
+            start: bytes | None = b""
+            while start is not None:
+                look = partial(pruning.first_to_revise, start=start)
+                first_ms, start = await self._read(look)
+                until_ms = int(min(until_ms, first_ms))
             self._settled = ended_ms, until_ms
         return self._settled[1]
+
+    async def sweep_pruned(self) -> int:
+        """See ``Forgetting.sweep_pruned``."""
+        self._require_disk()
+        going = self._round or await self._read(sweeping.next_round)
+        if going is None:
+            return 0
+        found = await self._read(lambda txn: sweeping.sweepable(txn, going))
+        if found.dropped or found.next.is_over:
+            await self._committer.execute(lambda txn: sweeping.sweep(txn, found))
+        self._round = None if found.next.is_over else found.next
+        return 1 + found.looked
 
     async def pruned_until_ms(self) -> int:
         """See ``Forgetting.pruned_until_ms``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import merge
-from itertools import groupby, islice
+from itertools import dropwhile, groupby, islice, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -161,7 +161,13 @@ def _records_of_customer(
             txn, "blocks_by_customer", keys.customer_prefix(part, customer_id), event_type
         )
     ]
-    return _records_of_blocks(txn, merge(*ranges, reverse=True), customer_id)
+    there = takewhile(_pruned_through(txn).__lt__, merge(*ranges, reverse=True))
+    return _records_of_blocks(txn, there, customer_id)
+
+
+def _pruned_through(txn: Transaction) -> bytes:
+    """Up to there an index may name blocks that are not in the log any more."""
+    return journal.read_pruned(txn).through
 
 
 def _records_of_blocks(
@@ -180,11 +186,14 @@ def _records_forward(
     if query.customer_id is not None:
         part = keys.part_of(query.customer_id, parts)
         customer = keys.customer_prefix(part, query.customer_id)
+        pruned = _pruned_through(txn)
+        start = max(start, pruned)
         ranges = [
             _blocks_forward(txn, keys.blocks_prefix(part, query.customer_id, name), start)
             for name in types_behind(txn, "blocks_by_customer", customer, query.event_type)
         ]
-        yield from _records_of_blocks(txn, merge(*ranges), query.customer_id)
+        there = dropwhile(pruned.__ge__, merge(*ranges))
+        yield from _records_of_blocks(txn, there, query.customer_id)
         return
     table, prefix = "events", b""
     if query.event_type is not None:

@@ -44,11 +44,16 @@ class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
 class Pruned(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How far the log was pruned: through that event, so many in all. ``until_ms`` is the end of
     the last hour that one of them was received in, or happened in.
+
+    Customers' indexes name none of them up to ``swept``, when so many were deleted as
+    ``swept_events``; those behind may still be named.
     """
 
     through: bytes = b""
     until_ms: int = 0
     events: int = 0
+    swept: bytes = b""
+    swept_events: int = 0
 
 
 class ClosedTotals(msgspec.Struct, array_like=True, gc=False):

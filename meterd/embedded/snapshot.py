@@ -52,7 +52,7 @@ class Snapshot:
     def __init__(
         self,
         env: lmdb.Environment,
-        txn: lmdb.Transaction,
+        txn: lmdb.Transaction[bytes],
         descriptor: int,
         metas: tuple[bytes, bytes],
     ) -> None:
@@ -199,6 +199,7 @@ def open_snapshot(folder: Path) -> Iterator[Snapshot]:
         finally:
             env.close()
     except lmdb.Error as fault:
+        decode_metas(read_metas(descriptor))  # says better what LMDB stumbles over
         raise StoreError(f"the store in {folder} cannot be read: {fault}") from fault
     finally:
         os.close(descriptor)

@@ -9,19 +9,20 @@ totals and index, and nothing else.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import islice
+from itertools import count, islice, repeat
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from meterd.domain.digests import UNKNOWN
-from meterd.domain.idempotency import fingerprint
 from meterd.domain.periods import Period, PeriodType, period_at
-from meterd.embedded import journal, keys, log, queries, records
+from meterd.embedded import journal, keys, log, queries
+from meterd.embedded.appended import Append
 from meterd.embedded.dated import dated_events
-from meterd.embedded.differences import NOTHING, UNPOSTED, Difference, at_key, period_name
+from meterd.embedded.differences import NOTHING, UNPOSTED, Difference, period_name
 from meterd.embedded.hour_chains import HourChains
 from meterd.embedded.index_check import BlockIndex, TypeIndex
+from meterd.embedded.key_check import KeyCheck
 from meterd.embedded.log_shape import LogShape
 from meterd.embedded.marks import check_closed
 from meterd.embedded.recount import HourRecount
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
     from meterd.domain.voids import Void
+    from meterd.embedded.appended import Placed
     from meterd.embedded.differences import Checking
     from meterd.embedded.log import Block
     from meterd.embedded.marks import Marks
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_RECORDS: Final = 500
 _LOOKED_UP_MAX: Final = 100_000
-# Idempotency keys that are looked up in one go.
-_KEYS_AT_ONCE: Final = 500
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -84,16 +84,16 @@ class SpanCheck:
         self._by_type = TypeIndex(txn, self._start, self._end)
         self._by_customer = BlockIndex(txn, parts, is_by_hour=False)
         self._by_hour = BlockIndex(txn, parts, is_by_hour=True)
+        self._keys = KeyCheck(txn, parts, marks, checking)
         self._hour: Period | None = None
         self._hours: set[int] = set()
         self._recount = HourRecount(parts)
         self._chains = HourChains()
+        # What comes next may be of it, too.
+        self._append: Append | None = None
         self._voids = VoidCheck(txn, parts, self._start, self._end)
         # Who has void events in the hour.
         self._voided: set[str] = set()
-        # What the index of idempotency keys must have: key, record, whether its event is posted.
-        self._used: list[tuple[bytes, bytes, bool]] = []
-        self._used_found = 0
         # Blocks with counted events of another hour than their own, by that, customer and type.
         self._dated: defaultdict[tuple[Period, str, str], list[bytes]] = defaultdict(list)
         # Through which event a customer's are counted in an hour, whether that is closed.
@@ -104,7 +104,7 @@ class SpanCheck:
     def found(self) -> SpanFound:
         """When it has been run."""
         return SpanFound(
-            self._hours, self._by_customer.found, self._by_hour.found, self._used_found
+            self._hours, self._by_customer.found, self._by_hour.found, self._keys.found
         )
 
     def run(self) -> Iterator[Difference]:
@@ -113,13 +113,15 @@ class SpanCheck:
         expected = log.count_events(self._txn) - self._marks.pruned.events
         try:
             for number, (record_id, blocks, shape) in enumerate(self._records()):
+                events = [event for block in blocks for event in block.events]
                 if record_id >= self._start:
                     yield from shape.of_record(record_id, blocks)
-                    event_types = {event.event_type for block in blocks for event in block.events}
+                    event_types = {event.event_type for event in events}
                     yield from self._by_type.expect(sorted(event_types), record_id)
+                is_plain = bool(blocks) and self._are_plain(events, blocks[-1].last_id)
                 for block in blocks:
                     if self._start <= block.id and (self._end is None or block.id < self._end):
-                        yield from self._block(block)
+                        yield from self._block(block, is_plain=is_plain)
                 if number % _PROGRESS_RECORDS == 0:
                     self._checking.progress("events", counts["events"], expected)
             yield from self._end_hour()
@@ -150,82 +152,124 @@ class SpanCheck:
                 return
             yield record_id, log.blocks_in(record_id, payload), shape
 
-    def _block(self, block: Block) -> Iterator[Difference]:
-        """Counts a block."""
-        block_id, stamp, events, _ = block
-        hour = period_at(PeriodType.HOURLY, stamp.received_ms)
-        if hour is not self._hour:
-            yield from self._end_hour()
-            self._hour = hour
-            self._hours.add(hour.start_ms)
-            self._count_dated(hour, are_early=True)
-        last = stamp.id(len(events) - 1)
-        counted = list(enumerate(events))
+    def _are_plain(self, events: Sequence[UsageEvent], last: bytes) -> bool:
+        """Whether nothing is to be said of any of a record's events but that it is counted in the
+        hour in which it was received; ``last`` is the id of the last.
+        """
+        marks = self._marks
+        return (
+            last <= marks.posted
+            and not self._voids.has_any(last)
+            and not any([event.timestamp_ms is not None for event in events])  # noqa: C419 - faster
+            and (
+                last <= marks.forgotten or not any([event.idempotency_key for event in events])  # noqa: C419
+            )
+        )
+
+    def _block(self, block: Block, *, is_plain: bool) -> Iterator[Difference]:
+        """Gathers a block."""
+        append = self._append
+        if append is None or not append.has(block):
+            yield from self._end_append()
+            hour = period_at(PeriodType.HOURLY, block.stamp.received_ms)
+            if hour is not self._hour:
+                yield from self._end_hour()
+                self._hour = hour
+                self._hours.add(hour.start_ms)
+                self._count_dated(hour, are_early=True)
+            append = self._append = Append(block)
+        placed: Iterable[Placed] = zip(count(block.begins_at), block.events, repeat(block.id))
+        if not is_plain:
+            placed = yield from self._counted_of(block, append, placed)
+        append.add(placed)
+        self._checking.counts["events"] += len(block.events)
+
+    def _counted_of(
+        self, block: Block, append: Append, placed: Iterable[Placed]
+    ) -> Generator[Difference, None, Sequence[Placed]]:
+        """Returns those of a block that count in the hour, or did until they were void."""
+        _, stamp, events, begins_at = block
+        assert self._hour is not None
+        hour, last = self._hour, block.last_id
         if last > self._marks.posted:
-            counted = yield from self._posted(hour, stamp, events)
+            placed = yield from self._posted(hour, append.stamp, placed)
         if any([event.timestamp_ms is not None for event in events]):  # noqa: C419 - faster
-            counted = self._received_in(hour, stamp, block_id, counted)
+            append.is_dated = True
+            placed = self._received_in(hour, placed)
+        placed = list(placed)
         void = yield from self._voids.of_block(stamp, events)
-        self._count(block, counted, void)
+        self._take_out(append, placed, {begins_at + offset: one for offset, one in void.items()})
         has_keys = any([event.idempotency_key for event in events])  # noqa: C419 - faster
         if has_keys and last > self._marks.forgotten:
-            self._use(stamp, events, last)
-        self._checking.counts["events"] += len(events)
-        if self._recount.is_full:
-            yield from self._fold()
+            self._keys.use(stamp, events)
+        return placed
 
-    def _received_in(
-        self, hour: Period, stamp: Stamp, block_id: bytes, counted: Sequence[tuple[int, UsageEvent]]
-    ) -> list[tuple[int, UsageEvent]]:
+    def _received_in(self, hour: Period, placed: Iterable[Placed]) -> Iterator[Placed]:
         """Those that happened in that hour; the others are counted in their own, by the index."""
-        found = []
         start_ms, end_ms = hour.start_ms, hour.end_ms
-        for offset, event in counted:
+        for one in placed:
+            _, event, block_id = one
             happened_ms = event.timestamp_ms
             if happened_ms is None or start_ms <= happened_ms < end_ms:
-                found.append((offset, event))
+                yield one
                 continue
             its_hour = period_at(PeriodType.HOURLY, happened_ms)
-            self._recount.note(stamp, block_id, event)
+            self._recount.note(event, block_id)
             blocks = self._dated[its_hour, event.customer_id, event.event_type]
             if not blocks or blocks[-1] != block_id:
                 blocks.append(block_id)
-        return found
 
-    def _count(
-        self, block: Block, counted: Sequence[tuple[int, UsageEvent]], void: Mapping[int, Void]
-    ) -> None:
-        """Counts these events of a block, which are of one hour; those that are void are in its
-        chain, and in the index all the same.
-        """
-        block_id, stamp, _, begins_at = block
-        if void:
-            left = []
-            for offset, event in counted:
-                if offset in void:
-                    self._recount.note(stamp, block_id, event)
-                    self._voided.add(event.customer_id)
-                    event_id = stamp.id(offset, keys.part_of(event.customer_id, self._parts))
-                    self._chains.expect(event.customer_id, event_id, void[offset])
-                else:
-                    left.append((offset, event))
-            self._recount.count(stamp, block_id, left)
-        else:
-            self._recount.count(stamp, block_id, counted)
-        self._chains.add(block.append_id, begins_at, counted)
+    def _take_out(self, append: Append, placed: Iterable[Placed], void: Mapping[int, Void]) -> None:
+        """Those that are void, by their offsets: they stay in the chain, and in the index."""
+        for offset, event, block_id in placed if void else ():
+            if offset in void:
+                append.void.add(offset)
+                self._recount.note(event, block_id)
+                self._voided.add(event.customer_id)
+                event_id = append.stamp.id(offset, keys.part_of(event.customer_id, self._parts))
+                self._chains.expect(event.customer_id, event_id, void[offset])
+
+    def _end_append(self) -> Iterator[Difference]:
+        """Counts what was gathered."""
+        append, self._append = self._append, None
+        if append is not None:
+            self._count(append)
+            if self._recount.is_full:
+                yield from self._fold()
+
+    def _count(self, append: Append) -> None:
+        void = append.void
+        for customer_id, placed in append.by_customer.items():
+            self._chains.add(append.id, customer_id, placed)
+            counted = [one for one in placed if one[0] not in void] if void else placed
+            if counted:
+                self._recount.count(customer_id, counted, are_dated=append.is_dated)
 
     def _count_dated(self, hour: Period, *, are_early: bool) -> None:
         """Counts what happened in that hour and was received before it, or else behind it."""
+        append: Append | None = None
         for block, events in dated_events(self._txn, hour, are_early=are_early):
+            if append is not None and not append.has(block):
+                self._count(append)
+                append = None
+                if self._recount.is_full:
+                    self._recount.fold()
+            if append is None:
+                append = Append(block)
+                append.is_dated = True
             counted = [
                 (offset, event)
                 for offset, event in events
                 if self._is_counted(hour, event, block.stamp.id(offset))
             ]
-            void = self._voids.among(block.stamp, counted)
-            self._count(block, counted, void)
-            if self._recount.is_full:
-                self._recount.fold()
+            void, begins_at = self._voids.among(block.stamp, counted), block.begins_at
+            placed = [(begins_at + offset, event, block.id) for offset, event in counted]
+            append.add(placed)
+            self._take_out(
+                append, placed, {begins_at + offset: one for offset, one in void.items()}
+            )
+        if append is not None:
+            self._count(append)
         self._recount.fold()
 
     def _is_counted(self, hour: Period, event: UsageEvent, event_id: bytes) -> bool:
@@ -236,16 +280,17 @@ class SpanCheck:
         return event_id <= through
 
     def _posted(
-        self, hour: Period, stamp: Stamp, events: Sequence[UsageEvent]
-    ) -> Generator[Difference, None, list[tuple[int, UsageEvent]]]:
+        self, hour: Period, append: Stamp, placed: Iterable[Placed]
+    ) -> Generator[Difference, None, list[Placed]]:
         """Returns those of a block behind the mark that are counted in their hour's totals."""
         counted = []
-        for offset, event in enumerate(events):
+        for one in placed:
+            offset, event, _ = one
             its_hour = _hour_of(event, hour)
             through, closed = self._through(its_hour, event.customer_id)
-            event_id = stamp.id(offset)
+            event_id = append.id(offset)
             if event_id <= max(through, self._marks.posted):
-                counted.append((offset, event))
+                counted.append(one)
                 if event.customer_id in self._unposted:
                     should = "counted behind the customer's earlier events"
                     yield _of(event, hour, "event " + event_id.hex(), "counted before them", should)
@@ -269,46 +314,17 @@ class SpanCheck:
             self._counted[hour, customer_id] = found
         return found
 
-    def _use(self, stamp: Stamp, events: Sequence[UsageEvent], last: bytes) -> None:
-        """Takes down what the index must have of a block's keys; ``last`` is its last event."""
-        posted = self._marks.posted
-        for offset, event in enumerate(events):
-            if event.idempotency_key:
-                part = keys.part_of(event.customer_id, self._parts)
-                key = keys.idempotency_key(part, event.customer_id, event.idempotency_key)
-                record = records.used_key(stamp.id(offset, part), fingerprint(event))
-                is_posted = last <= posted or stamp.id(offset) <= posted
-                self._used.append((key, record, is_posted))
-
     def _fold(self) -> Iterator[Difference]:
         # In the order of keys, or each would be looked for on a page of its own.
-        for (customer_id, event_type), group in sorted(self._recount.fold().items()):
-            yield from self._by_customer.expect(None, customer_id, event_type, group.blocks)
+        for (customer_id, event_type), blocks in sorted(self._recount.fold().items()):
+            yield from self._by_customer.expect(None, customer_id, event_type, blocks)
         dated, self._dated = self._dated, defaultdict(list)
         for (hour, customer_id, event_type), blocks in sorted(dated.items()):
             yield from self._by_hour.expect(hour, customer_id, event_type, blocks)
-        used, self._used = self._used, []
-        used.sort()
-        for start in range(0, len(used), _KEYS_AT_ONCE):
-            yield from self._compare_keys(used[start : start + _KEYS_AT_ONCE])
-
-    def _compare_keys(self, used: Sequence[tuple[bytes, bytes, bool]]) -> Iterator[Difference]:
-        # Most often all of them are there, which is seen at once.
-        stand = self._txn.get_all("idempotency_keys", [key for key, _, _ in used])
-        if stand == [record for _, record, _ in used]:
-            self._used_found += len(used)
-            return
-        for key, should, is_posted in used:
-            stands = self._txn.get("idempotency_keys", key)
-            if stands == should:
-                self._used_found += 1
-            elif stands is None and not is_posted:
-                self._checking.counts["keys not yet indexed"] += 1
-            else:
-                shown = NOTHING if stands is None else stands.hex()
-                yield at_key("idempotency_keys", key, "event", shown, should.hex())
+        yield from self._keys.compare()
 
     def _end_hour(self) -> Iterator[Difference]:
+        yield from self._end_append()
         yield from self._fold()
         if self._hour is not None:
             yield from self._compare(self._hour)

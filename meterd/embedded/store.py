@@ -29,21 +29,27 @@ from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFull
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
 from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
-from meterd.embedded.upgrade import bring_closing_up, number_deliveries, put_queue_in_order
+from meterd.embedded.upgrade import (
+    bring_closing_up,
+    mark_swept,
+    number_deliveries,
+    put_queue_in_order,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-FORMAT: Final = 9
+FORMAT: Final = 10
 # Earlier formats that are read, and are of the present one from then on. 3: no idempotency keys;
 # 4: deliveries without sequence, in no order of their customer's; 5: some queued out of it;
 # 6: no times of events, each type of period closed for itself; 7: no digests;
-# 8: a line of digests for each block.
-UPGRADED: Final = (3, 4, 5, 6, 7, 8)
+# 8: a line of digests for each block; 9: indexes that name nothing of what is pruned.
+UPGRADED: Final = (3, 4, 5, 6, 7, 8, 9)
 _NUMBERED: Final = 5
 _IN_ORDER: Final = 6
 _CLOSED_TOGETHER: Final = 7
+_SWEPT: Final = 10
 PARTS: Final = 16
 # Address space, not disk: the file grows with what is in it. Doubled when it is full.
 MAP_SIZE: Final = 64 << 30
@@ -330,6 +336,8 @@ def _boot(txn: Transaction) -> Meta:
         put_queue_in_order(txn)
     if meta.format < _CLOSED_TOGETHER:
         bring_closing_up(txn)
+    if meta.format < _SWEPT:
+        mark_swept(txn)
     booted = msgspec.structs.replace(meta, format=FORMAT, boots=meta.boots + 1)
     txn.put("meta", b"meta", msgspec.msgpack.encode(booted))
     return booted

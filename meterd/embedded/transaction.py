@@ -46,14 +46,14 @@ _HASH_BYTES: Final = 8
 class Transaction:
     """One LMDB transaction: plain keys and checked records, by table."""
 
-    def __init__(self, txn: lmdb.Transaction, tables: dict[str, Any]) -> None:
+    def __init__(self, txn: lmdb.Transaction[bytes], tables: dict[str, Any]) -> None:
         self._txn = txn
         self._tables = tables
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The record's payload, or None. Raises CorruptRecordError where it is not what was put."""
         record = self._txn.get(key, db=self._tables[table])
-        return None if record is None else unseal(table, key, bytes(record))
+        return None if record is None else unseal(table, key, record)
 
     def put(self, table: str, key: bytes, payload: bytes) -> None:
         self._txn.put(key, seal(key, payload), db=self._tables[table])
@@ -69,7 +69,7 @@ class Transaction:
         """The payloads of those of the records that are there, in the order of the keys."""
         with self._txn.cursor(self._tables[table]) as cursor:
             found = cursor.getmulti(keys)
-        return [unseal(table, bytes(key), bytes(record)) for key, record in found]
+        return [unseal(table, key, record) for key, record in found]
 
     def put_all(self, table: str, found: Iterable[tuple[bytes, bytes]]) -> None:
         """Keys with their payloads."""
@@ -80,18 +80,28 @@ class Transaction:
         """Those of the records that are there."""
         with self._txn.cursor(self._tables[table]) as cursor:
             for key in keys:
-                if cursor.set_key(key):
+                # Of neighbours the one behind that was deleted is there already.
+                if cursor.key() == key or cursor.set_key(key):
                     cursor.delete()
 
-    def pop(self, table: str, key: bytes, prefix: bytes) -> bytes | None:
-        """Deletes the record, if it is there; the payload of the first that has the prefix then."""
+    def pop_all(self, table: str, places: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+        """Deletes the records of these prefixes and what follows those, if they are there; gives
+        the payload of the first that is left of each prefix that has any.
+        """
+        firsts: list[bytes] = []
         with self._txn.cursor(self._tables[table]) as cursor:
-            if cursor.set_key(key):
-                cursor.delete()
-            found = cursor.set_range(prefix)
-            if not found or not (first := bytes(cursor.key())).startswith(prefix):
-                return None
-            return unseal(table, first, bytes(cursor.value()))
+            for prefix, rest in places:
+                key = prefix + rest
+                if cursor.set_range(prefix) and cursor.key() == key:
+                    cursor.delete()  # from there it goes to the next
+                else:
+                    if cursor.set_key(key):
+                        cursor.delete()
+                    cursor.set_range(prefix)
+                first = cursor.key()
+                if first.startswith(prefix):
+                    firsts.append(unseal(table, first, cursor.value()))
+        return firsts
 
     def count(self, table: str) -> int:
         return int(self._txn.stat(self._tables[table])["entries"])
@@ -104,7 +114,7 @@ class Transaction:
     def first_key(self, table: str, at_least: bytes) -> bytes | None:
         """The first key that is not less."""
         with self._txn.cursor(self._tables[table]) as cursor:
-            return bytes(cursor.key()) if cursor.set_range(at_least) else None
+            return cursor.key() if cursor.set_range(at_least) else None
 
     def last_key(self, table: str, at_most: bytes) -> bytes | None:
         """The last key that is not greater."""
@@ -113,30 +123,32 @@ class Transaction:
                 found = cursor.key() == at_most or cursor.prev()
             else:
                 found = cursor.last()
-            return bytes(cursor.key()) if found else None
+            return cursor.key() if found else None
 
     def forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys with the prefix from ``start`` on, with their payloads."""
         with self._txn.cursor(self._tables[table]) as cursor:
             found = cursor.set_range(start)
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key, unseal(table, key, bytes(cursor.value()))
+            while found and (key := cursor.key()).startswith(prefix):
+                yield key, unseal(table, key, cursor.value())
                 found = cursor.next()
 
     def keys_forward(self, table: str, start: bytes, prefix: bytes) -> Iterator[bytes]:
         """Keys with the prefix from ``start`` on."""
         with self._txn.cursor(self._tables[table]) as cursor:
-            found = cursor.set_range(start)
-            while found and (key := bytes(cursor.key())).startswith(prefix):
+            if not cursor.set_range(start):
+                return
+            for key in cursor.iternext(values=False):
+                if not key.startswith(prefix):
+                    return
                 yield key
-                found = cursor.next()
 
     def backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys with the prefix that are less than ``end``, greatest first, with their payloads."""
         with self._txn.cursor(self._tables[table]) as cursor:
             found = cursor.prev() if cursor.set_range(end) else cursor.last()
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key, unseal(table, key, bytes(cursor.value()))
+            while found and (key := cursor.key()).startswith(prefix):
+                yield key, unseal(table, key, cursor.value())
                 found = cursor.prev()
 
 

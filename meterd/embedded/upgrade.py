@@ -50,7 +50,7 @@ def number_deliveries(txn: Transaction) -> None:
     for *_, key in sorted(found):
         old = _decode_4(txn.get("deliveries", key) or b"")
         txn.delete("deliveries", key)
-        outbox.insert(txn, _upgraded(old, outbox.take_sequence(txn, old.endpoint_id)))
+        outbox.insert(txn, _upgraded(old, outbox.take_sequences(txn, old.endpoint_id, 1)))
 
 
 def put_queue_in_order(txn: Transaction) -> None:
@@ -81,6 +81,14 @@ def bring_closing_up(txn: Transaction) -> None:
     last = [period_at(kind, until_ms - 1) for kind, until_ms in ends.items() if until_ms]
     if last:
         journal.write_closed(txn, max(last))
+
+
+def mark_swept(txn: Transaction) -> None:
+    """Format 10: says up to where indexes name nothing that was pruned. Before, that was all."""
+    pruned = journal.read_pruned(txn)
+    if pruned.events:
+        swept = {"swept": pruned.through, "swept_events": pruned.events}
+        journal.write_pruned(txn, msgspec.structs.replace(pruned, **swept))
 
 
 def _may_be_sent(txn: Transaction, queued: Delivery) -> bool:

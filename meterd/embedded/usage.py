@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from heapq import merge
 from itertools import groupby, islice, takewhile
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, PARTS_MAX, position, stamp_of
@@ -29,11 +30,14 @@ from meterd.embedded import journal, keys, log, queries, records, voids
 from meterd.ledger import EventQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meterd.domain.periods import Period
     from meterd.domain.usage import UsageQuery
     from meterd.embedded.transaction import Transaction
+
+
+_BEHIND_ALL: Final = b"\xff" * ID_BYTES
 
 
 # Customers
@@ -53,6 +57,22 @@ def _customers_in(txn: Transaction, part: int, after: str | None) -> Iterator[tu
     start = prefix if after is None else keys.customer_key(part, after) + keys.END
     for key, first_seen in txn.forward("customers", start, prefix):
         yield key[1:], first_seen
+
+
+# Event types
+
+
+def event_types_of_open(txn: Transaction, kinds: Iterable[PeriodType]) -> list[str]:
+    """Those of which the last event was received since the first open period of these types began;
+    two seeks for each that there ever was.
+    """
+    since_ms = min((journal.closed_until_ms(txn, kind) for kind in kinds), default=inf)
+    found = []
+    for event_type in queries.types_behind(txn, "records_by_type", b"", None):
+        last = txn.last_key("records_by_type", keys.record_by_type(event_type, _BEHIND_ALL))
+        if last is not None and stamp_of(last[-ID_BYTES:]).received_ms >= since_ms:
+            found.append(event_type)
+    return found
 
 
 # Totals

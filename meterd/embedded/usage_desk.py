@@ -10,7 +10,7 @@ from meterd.embedded import usage
 from meterd.embedded.delivery_desk import DeliveryDesk
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
 
     from meterd.domain.periods import Period, PeriodType
     from meterd.domain.usage import (
@@ -33,6 +33,10 @@ class UsageDesk(DeliveryDesk):
     @abstractmethod
     async def _post_asked(self, customer_id: str | None) -> None:
         """Has what was sent of the customer written to its totals and index, but on a full disk."""
+
+    async def event_types_of_open(self, kinds: Iterable[PeriodType]) -> list[str]:
+        """Of what events were received since the first period of these types began that is open."""
+        return await self._read(lambda txn: usage.event_types_of_open(txn, kinds))
 
     async def customers(self, *, limit: int, after: str | None = None) -> list[Customer]:
         """See ``Ledger.customers``."""

@@ -36,6 +36,11 @@ class VoidCheck:
         self._rest = takewhile(lambda one: end is None or one[0] < end, found)
         self._next = next(self._rest, None)
 
+    def has_any(self, through: bytes) -> bool:
+        """Whether one is void, or none and said to be, up to the event of that id."""
+        # But for their last byte, which is of the customer's part.
+        return self._next is not None and self._next[0][:-1] <= through[:-1]
+
     def of_block(
         self, stamp: Stamp, events: Sequence[UsageEvent]
     ) -> Generator[Difference, None, dict[int, Void]]:

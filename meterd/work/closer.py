@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from meterd.domain.config import Config
-    from meterd.ledger import Ledger
+    from meterd.ledger import CatchUp, Ledger
     from meterd.work.clock import Clock
 
 _log = structlog.get_logger("closer")
@@ -48,12 +48,21 @@ class Triggered(msgspec.Struct, frozen=True):
 
 
 class Closer:
-    """See above; ``config`` gives the configuration as it is at that moment."""
+    """See above; ``config`` gives the configuration as it is at that moment, ``catch_up`` lets
+    deliveries keep step.
+    """
 
-    def __init__(self, ledger: Ledger, clock: Clock, config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        config: Callable[[], Config],
+        catch_up: CatchUp | None = None,
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._config = config
+        self._catch_up = catch_up
         self._reconfigured = trio.Event()
         self.caught_up = trio.Event()
 
@@ -73,6 +82,8 @@ class Closer:
                     wake_ms = min(wake_ms, since_ms + config.revise_after_ms)
             except DiskFullError:
                 wake_ms = min(wake_ms, self._clock.now_ms() + ROOM_AGAIN_MS)
+            # The clock may have been set back meanwhile, by a day that would else be slept through.
+            wake_ms = min(wake_ms, self._next_end_ms())
             with trio.CancelScope() as waiting:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_cancel_when, reconfigured.wait, waiting)
@@ -113,7 +124,9 @@ class Closer:
         while (period := await self._ledger.next_to_close()) is not None:
             if period.end_ms + grace_ms > self._clock.now_ms():
                 break
-            closed = await self._ledger.close(period, rules_of(self._config()))
+            closed = await self._ledger.close(
+                period, rules_of(self._config()), catch_up=self._catch_up
+            )
             created += closed.created
             updated += closed.updated
             _log.info(

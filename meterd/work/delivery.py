@@ -8,13 +8,15 @@ last process stopped.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
 from meterd.domain.counts import AttemptCounts
-from meterd.work.endpoint_worker import EndpointWorker, Surroundings
+from meterd.work.endpoint_worker import EndpointWorker
+from meterd.work.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +24,18 @@ if TYPE_CHECKING:
     from meterd.domain.config import Config
     from meterd.ledger import Ledger
     from meterd.work.clock import Clock
-    from meterd.work.endpoint_worker import OpenSender
+    from meterd.work.surroundings import OpenSender
 
 
 # How often the log of attempts is held against its limits: an idle daemon sleeps, a busy one makes
 # a few MB of log until then.
 _FORGET_SECONDS: Final = 3600.0
 _FORGET_EACH: Final = 1000
+_CATCH_UP_TIMES: Final = 4
+# A portion takes some 10 ms, but an hour where the disk was full for one.
+_MADE_S_MAX: Final = 0.25
+# For so many portions: a close then takes a quarter longer.
+_LEFT_OUT: Final = 16
 _log = structlog.get_logger("delivery")
 # Whoever switches one on is to learn what does not come by itself.
 _ON: Final = (
@@ -62,6 +69,8 @@ class DeliveryActor:
         self._forgetting = trio.CancelScope()
         self._settled_since = 0
         self._has_grown = trio.Event()
+        self._lagging = trio.lowlevel.ParkingLot()
+        self._left_out = Counter[EndpointWorker]()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Until ``begin_shutdown``, and then until the attempts in the air are settled.
@@ -83,8 +92,33 @@ class DeliveryActor:
         self._settled_since += attempts
         if self._settled_since >= _FORGET_EACH:
             self._has_grown.set()
+        self._lagging.unpark_all()
         if (worker := self._workers.get(endpoint_id)) is not None:
             worker.wake()
+
+    async def catch_up(self, made: int, made_s: float) -> None:
+        """Lets single posts keep step with who makes them: the last for so many customers, in that
+        time.
+
+        Returns when none waits but where receivers take longer than that, or after four times as
+        long. Made all at once, the first would wait behind the making of the last, and all would
+        come later: whoever makes them and whoever sends them are on one core. Where it is a
+        receiver that takes its time, not half as many arrive by then, and it is left out a while.
+        """
+        made_s = min(made_s, _MADE_S_MAX)
+        waited_for = [worker for worker in self._workers.values() if not self._left_out[worker]]
+        self._left_out -= Counter(dict.fromkeys(self._workers.values(), 1))
+        before = {worker: worker.statistics.attempts for worker in waited_for}
+        until_s = trio.current_time() + _CATCH_UP_TIMES * made_s
+        while lagging := [worker for worker in waited_for if worker.lags(made_s)]:
+            wait_s = min(made_s, until_s - trio.current_time())
+            if wait_s <= 0:
+                for worker in lagging:
+                    if 2 * (worker.statistics.attempts - before[worker]) < made:
+                        self._left_out[worker] = _LEFT_OUT
+                return
+            with trio.move_on_after(wait_s):
+                await self._lagging.park()
 
     async def _forget_attempts(self) -> None:
         """Keeps the log of attempts within its limits."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -37,16 +38,10 @@ from meterd.work.delivery_log import DRY_RUN, tell_change, tell_settled
 from meterd.work.settling import Settling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
-
-    from meterd.domain.config import Config
-    from meterd.domain.counts import AttemptCounts
     from meterd.domain.deliveries import Delivery
     from meterd.domain.endpoint_states import Change
     from meterd.domain.endpoints import Endpoint
-    from meterd.ledger import Ledger
-    from meterd.work.clock import Clock
+    from meterd.work.surroundings import OpenSender, Sender, Surroundings
 
 _log = structlog.get_logger("delivery")
 
@@ -56,44 +51,6 @@ _BEGUN_FOR_EACH_SLOT: Final = 4
 _FOR_PROBES: Final = 1
 # A jitter's steps; only its spread matters.
 _JITTER_STEPS: Final = 1000
-
-
-class Sender(Protocol):
-    """One endpoint's connections."""
-
-    def update(self, endpoint: Endpoint) -> None:
-        """The endpoint has been configured anew."""
-
-    async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, *, deadline_s: float
-    ) -> Outcome:
-        """Posts the body, and gives up at the deadline. Every failure of the receiver or the way
-        to it is an Outcome, none raises.
-        """
-
-
-class OpenSender(Protocol):
-    """Opens an endpoint's connections, and closes them at the end of the ``async with``."""
-
-    def __call__(
-        self, endpoint: Endpoint, *, connections_max: int
-    ) -> AbstractAsyncContextManager[Sender]: ...
-
-
-class Surroundings(NamedTuple):
-    """What all workers have in common; ``below`` gives a random number less than that one, and
-    ``settled`` is told which endpoint's deliveries have been, after how many attempts.
-    ``standings`` and ``counts`` are of all that ever had a worker: the next goes on from there.
-    """
-
-    ledger: Ledger
-    clock: Clock
-    config: Callable[[], Config]
-    user_agent: str
-    below: Callable[[int], int]
-    settled: Callable[[str, int], None]
-    standings: dict[str, Standing]
-    counts: AttemptCounts
 
 
 class _Wakes(NamedTuple):
@@ -116,6 +73,8 @@ class EndpointWorker:
         self._begun = 0
         self._repeats: set[str] = set()
         self._repeats_turn = self._was_held = False
+        self._has_more = False
+        self._settled_s = -inf
         self._settling = Settling(around.ledger)
         self._is_retired = False
         self._pause = trio.CancelScope()
@@ -151,6 +110,14 @@ class EndpointWorker:
     def is_down(self) -> bool:
         """Whether that is so of all deliveries, and not only of those that failed before."""
         return self._standing.breaker.is_down
+
+    def lags(self, within_s: float) -> bool:
+        """Whether it sends single posts, some settled this lately, and more wait than it has begun.
+
+        Not of batches, which are the larger the more there is to send.
+        """
+        is_sending = trio.current_time() - self._settled_s <= within_s
+        return self._has_more and is_sending and self._endpoint.batch == 1
 
     async def probe(self) -> tuple[Delivery, Attempt]:
         """Sends a test message at once, whatever else waits or keeps the endpoint from getting any.
@@ -243,6 +210,7 @@ class EndpointWorker:
                     url=endpoint.url,
                     repeats_max=choice,
                 )
+        self._has_more = len(claim.deliveries) == room
         for delivery in claim.deliveries:
             self._begun += 1
             if delivery.has_failed:
@@ -305,6 +273,7 @@ class EndpointWorker:
         if group is None:
             return
         self._begun -= len(group.deliveries)
+        self._settled_s = trio.current_time()
         self._repeats.difference_update(one.id for one in group.deliveries)
         # There is room, and what failed or was given back comes due: to whoever is its worker now.
         self.wake()

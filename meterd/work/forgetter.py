@@ -92,16 +92,20 @@ class Forgetter:
             began_at = await _rest(began_at)
 
     async def _prune(self, *, before_ms: int, ended_ms: int) -> None:
-        """For an hour at most: what is over meanwhile, keys above all, must not wait for days."""
+        """For an hour at most: what is over meanwhile, keys above all, must not wait for days. In
+        turns with what indexes still name of it, or that would grow until all is deleted.
+        """
         began_at, pruned = trio.current_time(), 0
         ends_at = began_at + LOOK_MS / 1000
         try:
             while began_at < ends_at:
                 some = await self._ledger.prune_events(before_ms=before_ms, ended_ms=ended_ms)
-                if not some:
-                    break
                 pruned += some
                 began_at = await _rest(began_at)
+                looked = await self._ledger.sweep_pruned()
+                began_at = await _rest(began_at)
+                if not some and not looked:
+                    break
         finally:
             if pruned:
                 await self._say_pruned(pruned)

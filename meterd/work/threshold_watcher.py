@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from meterd.domain.javascript import exact_text
 from meterd.domain.thresholds import Watched
 from meterd.work.closer import rules_of
 
@@ -84,9 +85,18 @@ class ThresholdWatcher:
     async def _look(self, watched: Watched, looks: Sequence[Look]) -> None:
         began_at = trio.current_time()
         told = await self._ledger.tell(watched, looks, rules_of(self._config()).endpoints)
-        if told:
-            self.reached += len(told)
-            _log.info("thresholds reached", thresholds=len(told))
+        self.reached += len(told)
+        for one in told:
+            _log.info(
+                "threshold reached",
+                alert=one.alert,
+                customer=one.customer_id,
+                event_type=one.event_type,
+                period=str(one.period_type),
+                period_key=one.period.key,
+                threshold=exact_text(one.threshold),
+                value=exact_text(one.value),
+            )
         await trio.sleep(trio.current_time() - began_at)
 
 

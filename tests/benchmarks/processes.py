@@ -15,7 +15,7 @@ import msgspec
 
 from tests.benchmarks.load import BEGUN
 from tests.benchmarks.plan import Errand, Outcome
-from tests.daemon_process import KEY, ROOT
+from tests.daemon_process import KEY, ROOT, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,7 +140,7 @@ def started(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if reads_log else None,
         text=True,
-        env={**os.environ, "BENCHMARK_KEY": KEY, **(environ or {})},
+        env={**surroundings(), "BENCHMARK_KEY": KEY, **(environ or {})},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -136,8 +136,9 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Delivering(msgspec.Struct, frozen=True):
-    """Aggregations a second, meterd's CPU for each, how long each took from its close, and how long
-    an event took that was appended meanwhile.
+    """Aggregations a second, meterd's CPU for each, how long each took from when the closing of its
+    period began, and from when it was on disk itself; and how long an event took that was appended
+    meanwhile.
     """
 
     case: str
@@ -145,6 +146,8 @@ class Delivering(msgspec.Struct, frozen=True):
     cpu_us: float
     p50_ms: float
     p99_ms: float
+    own_p50_ms: float
+    own_p99_ms: float
     append_p99_ms: float
 
 

@@ -16,8 +16,6 @@ DOCUMENTS = [
     *sorted(DOCS.glob("*.md")),
     ROOT / "examples" / "README.md",
 ]
-# Those whose shell blocks are one script, which tests here run as it stands.
-SCRIPTS = [DOCS / f"{name}.md" for name in ("quick-start", "operations", "moving")]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 
@@ -37,7 +35,9 @@ def blocks(document: Path) -> list[Block]:
     ]
 
 
+def blocks_of(document: Path, language: str) -> list[Block]:
+    return [block for block in blocks(document) if block.language == language]
+
+
 def all_blocks(language: str) -> list[Block]:
-    return [
-        block for document in DOCUMENTS for block in blocks(document) if block.language == language
-    ]
+    return [block for document in DOCUMENTS for block in blocks_of(document, language)]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.docs.reading import blocks
+from tests.docs.reading import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 SECONDS_MAX = 240.0
 # Where the documents say that meterd listens.
 BASE_URL = "http://127.0.0.1:8080"
-# What is started in the background ends with the script, and is waited for.
+# In front of pages whose curl would not fail where meterd refuses. Each answer is a line.
+STRICT_CURL = r"curl() { command curl -sS --fail-with-body --write-out '\n' " '"$@"; }'
+# What the shell has started ends with it, and what is in the background is waited for. Where nobody
+# reads any more, what bash says of that would be its end.
 FRAME = """
 set -euo pipefail
-trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
-{blocks}
+trap '{{ trap "" TERM; kill 0; wait; }} 2> /dev/null' EXIT
+{script}
 """
 
 
@@ -31,28 +34,69 @@ def free_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def run(document: Path, folder: Path, replaced: Mapping[str, str]) -> str:
-    """What the blocks say, each command of which succeeds, in a shell in that folder.
-
-    ``replaced`` are the texts of the document that stand for the reader's own.
+def pieces(document: Path, *beginnings: str) -> list[str]:
+    """The document's shell blocks as scripts, one behind another: all up to the first that begins
+    so, then from there up to the next, and so on to the end. So none can be left out.
     """
-    text = "\n".join(block.text for block in blocks(document) if block.language == "bash")
+    found: list[list[str]] = [[]]
+    left = list(beginnings)
+    for block in blocks_of(document, "bash"):
+        if left and block.text.startswith(left[0]):
+            del left[0]
+            found.append([])
+        found[-1].append(block.text)
+    assert not left, f"{document.name} has no block that begins with {left[0]!r}"
+    return ["\n".join(texts) for texts in found]
+
+
+def run(document: Path, folder: Path, replaced: Mapping[str, str]) -> str:
+    """What all shell blocks of the document say, in one shell, each command of which succeeds."""
+    [script] = pieces(document)
+    return follow(script, folder, replaced)
+
+
+def in_place(script: str, replaced: Mapping[str, str]) -> str:
+    """The script with the reader's own texts for those that stand for them in the document."""
     for placeholder, own in replaced.items():
-        assert placeholder in text, placeholder
-        text = text.replace(placeholder, own)
-    shell = subprocess.Popen(
-        ["bash", "-x", "-c", FRAME.format(blocks=text)],
+        assert placeholder in script, placeholder
+        script = script.replace(placeholder, own)
+    return script
+
+
+def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of the caller's but where programs are, meterd among them."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(folder), **more}
+
+
+def started(
+    script: str, folder: Path, environ: Mapping[str, str], *options: str
+) -> subprocess.Popen[str]:
+    """A shell in that folder, in a session of its own: what signals its group reaches no test.
+
+    It ends with the process that started it, however that ends: the kernel tells it (setpriv).
+    """
+    told = ["setpriv", "--pdeathsig", "TERM"]
+    return subprocess.Popen(
+        [*told, "bash", *options, "-c", FRAME.format(script=script)],
         cwd=folder,
-        env={
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-        },
+        env=environment(folder, environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+
+
+def follow(
+    script: str,
+    folder: Path,
+    replaced: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> str:
+    """What a script says that a shell in that folder runs, each command of which succeeds."""
+    shell = started(in_place(script, replaced or {}), folder, environ or {}, "-x")
     try:
         said, _ = shell.communicate(timeout=SECONDS_MAX)
     except subprocess.TimeoutExpired:

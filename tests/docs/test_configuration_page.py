@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import runpy
+from typing import TYPE_CHECKING
 
 import pytest
 
 from meterd.domain.config import ENVIRONMENT, OPTIONS, Config, decode
+from tests.docs.at_work import at_work
 from tests.docs.reading import DOCS, ROOT
+from tests.docs.shell import pieces
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGE = runpy.run_path(str(ROOT / "packaging" / "configuration_page.py"))
 SHIPPED = (ROOT / "systemconfig.toml").read_text()
@@ -63,3 +69,15 @@ def test_a_default_that_is_written_means_the_default() -> None:
     text = "\n".join(f"{name} = {PAGE['written'](value).strip('`')}" for name, value in top.items())
     assert 'grace = "5m"' in text
     assert decode(text.encode(), form="toml", environ={}) == Config()
+
+
+def test_a_change_is_checked_and_taken_over(tmp_path: Path) -> None:
+    """By the commands of the page."""
+    [script] = pieces(DOCS / "configuration.md")
+    with at_work(tmp_path) as meterd:
+        meterd.daemon.configure(event_types='[events."of.tomorrow"]\nop = "sum"')
+        assert "of.tomorrow" in meterd.follow(script)
+        meterd.daemon.wait_for("configuration reloaded")
+        event = {"customerId": "c", "value": 1}
+        sent = meterd.daemon.request("POST", "/usage/of.tomorrow", json=event)
+        assert sent.status_code == 201

@@ -7,6 +7,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -46,13 +47,22 @@ AGGREGATIONS = [
     {"_id": f"customer_1_hourly_{hour(hours_ago)}", "events": {"api.calls": 3}}
     for hours_ago in range(2, 2 + HOURS)
 ]
+# Two of one moment each, the newest first, so that a piece ends between them.
+PIECE = 3
+ROWS = len(EVENTS) + 2
 KEY = "the-key-of-the-old-system"
 
 
 class OldSystem(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert self.headers["x-apikey"] == KEY
-        found: list[dict[str, Any]] = EVENTS if self.path.startswith("/events?") else AGGREGATIONS
+        url = urlsplit(self.path)
+        asked = {name: value for name, [value] in parse_qs(url.query).items()}
+        found: list[dict[str, Any]] = AGGREGATIONS
+        if url.path == "/events":
+            bounds = asked["from"], asked["to"]
+            found = [one for one in EVENTS if bounds[0] <= str(one["receivedAt"]) <= bounds[1]]
+        found = found[: int(asked["limit"])]
         body = json.dumps(found).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -95,13 +105,15 @@ def test_the_move_works_as_it_is_written(tmp_path: Path, old_url: str) -> None:
             {
                 "https://old.example/dev": old_url,
                 BASE_URL: f"http://{bind} METERD_BIND={bind}",
-                "from=2026-01-01": f"from={NOW - timedelta(days=2):%Y-%m-%d}",
+                "PIECE=100000": f"PIECE={PIECE}",
+                " 2026-01-01": f" {NOW - timedelta(days=2):%Y-%m-%d}",
             },
         )
         assert "\nthe same\n" in said
-        assert f"{len(EVENTS)} rows: 0 new, {len(EVENTS)} stored before" in said
+        assert f"{ROWS} rows: {len(EVENTS)} new, {ROWS - len(EVENTS)} stored before" in said
+        assert f"{ROWS} rows: 0 new, {ROWS} stored before" in said
         assert "+ meterd deliveries list\nnone\n" in said
-        assert f"{len(EVENTS)} history.jsonl" in said
+        assert f"{ROWS} history.jsonl" in said
         assert receiver.received == []
     assert len((tmp_path / "new" / "new.txt").read_text().splitlines()) == HOURS
     assert (tmp_path / "new" / "first-backup").is_dir()

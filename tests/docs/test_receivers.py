@@ -23,12 +23,15 @@ import pytest
 from meterd.domain import javascript
 from meterd.domain.signatures import sign
 from tests.daemon_process import DaemonProcess
-from tests.docs.reading import DOCS, blocks
+from tests.docs.at_work import OPTIONS, at_work
+from tests.docs.reading import DOCS, blocks_of
+from tests.docs.shell import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+PAGE = DOCS / "receivers.md"
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
 PLAIN = "whsec_is-not-base64"  # as the template's users have them
@@ -52,11 +55,11 @@ allow_private = ["127.0.0.1/32"]
 def programs() -> dict[str, str]:
     """By their names, which their first lines say."""
     found = {}
-    for block in blocks(DOCS / "receivers.md"):
-        if block.language in ("python", "javascript"):
-            named = re.match(r'(?:"""|// )([\w.]+): ', block.text)
-            assert named, block.text[:80]
-            found[named[1]] = block.text
+    for block in (*blocks_of(PAGE, "python"), *blocks_of(PAGE, "javascript")):
+        named = re.match(r'(?:"""|// )([\w.]+): ', block.text)
+        assert named, block.text[:80]
+        found[named[1]] = block.text
+    assert found.keys() == PROGRAMS.keys()
     return found
 
 
@@ -259,3 +262,18 @@ def test_a_body_without_end_is_not_kept(start: Callable[..., Program]) -> None:
     except httpx.HTTPError:  # it may have closed while that was on its way
         pass
     program.take(aggregation(1, "1"))
+
+
+def test_one_is_tried(tmp_path: Path) -> None:
+    """By the commands at the end of the page, in a meterd that had another webhook before."""
+    [script] = pieces(PAGE)
+    (tmp_path / "receiver").mkdir()
+    program = Program("receiver.py", tmp_path / "receiver", SECRET)
+    with ExitStack() as running:
+        running.callback(program.stop)
+        meterd = running.enter_context(at_work(tmp_path))
+        billing = WEBHOOK.format(name="billing", url=program.url, secrets=json.dumps(SECRET))
+        meterd.daemon.configure(webhooks=billing, options=OPTIONS)
+        said = meterd.follow(script)
+        assert program.said().startswith("webhook.test: {")
+        assert said.rpartition("+ meterd deliveries list")[2].count("delivered") >= 3

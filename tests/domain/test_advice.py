@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from meterd.domain.advice import advice
-from meterd.domain.config import Config, decode
+from meterd.domain.advice import advice, no_longer_published
+from meterd.domain.config import Config, EventType, decode
+from meterd.domain.operations import Operation
 from tests.domain.test_config import EVERYTHING, SECRET_ENV, toml
 
 
@@ -23,6 +24,35 @@ def test_advice() -> None:
     config = toml(EVERYTHING.replace("whsec_old_secret", "hunter2"), **SECRET_ENV)
     guessed = "webhook billing: a secret under 16 characters can be guessed"
     assert guessed in advice(config)
+
+
+def test_event_types_that_are_taken_out_are_named_in_their_order() -> None:
+    """Those that stay, and new ones, are not."""
+    after = Config(events={"stays": EventType(Operation.SUM), "new": EventType(Operation.MAX)})
+    assert no_longer_published(["z", "stays", "a"], after) == ["z", "a"]
+    assert no_longer_published([], after) == []
+
+
+@pytest.mark.parametrize(
+    ("bind", "is_said"),
+    [
+        ("0.0.0.0:8080", True),
+        ("[::]:8080", True),
+        ("192.0.2.7:80", True),
+        ("meter.example:80", True),
+        ("127.0.0.2:8080", False),
+        ("[::1]:8080", False),
+        ("localhost:8080", False),
+    ],
+)
+def test_an_address_that_others_reach_without_tls_is_pointed_out(bind: str, is_said: bool) -> None:
+    """With TLS, or on this machine alone, nobody reads along."""
+    server = f'[server]\nbind = "{bind}"\n'
+    said = f"address {bind}: without TLS, keys and events can be read on their way"
+    found = "\n".join(advice(decode(server.encode(), form="toml", environ={})))
+    assert (said in found) == is_said
+    tls = f'{server}tls_certificate = "a"\ntls_key = "b"\n'
+    assert said not in "\n".join(advice(decode(tls.encode(), form="toml", environ={})))
 
 
 @pytest.mark.parametrize(

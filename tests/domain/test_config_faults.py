@@ -100,7 +100,7 @@ def faults(text: str, form: Form = "toml", **environ: str) -> list[str]:
         ),
         (
             '[retention]\nevent = "400d"',
-            ["line 2: retention.event: unknown option; it is an option of alerts"],
+            ["line 2: retention.event: unknown option; did you mean events?"],
         ),
         ('dry_run = "yes"', ['line 1: dry_run: must be true or false, not "yes"']),
         (

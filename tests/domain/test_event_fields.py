@@ -76,9 +76,16 @@ def test_values(value: object, bounded: Decimal | str) -> None:
 
 def test_metadata_keeps_the_text_of_its_numbers() -> None:
     """What was sent is stored, whatever else the request holds."""
-    read = read_json(b'{"a": [1e5, 1.50, 12345678901234567890, 1e999999999999999999999]}')
-    text = metadata_text(read)
-    assert text == b'{"a":[1e5,1.50,12345678901234567890,1e999999999999999999999]}'
+    numbers = b"1e5,1.50,12345678901234567890,1e999999999999999999999," + b"-" + b"3" * 5000
+    assert metadata_text(read_json(b'{"a": [%b]}' % numbers)) == b'{"a":[%b]}' % numbers
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("digits", [400, 401, 250_000])
+def test_long_integers_are_no_doubles(sign: str, digits: int) -> None:
+    """However many digits they have; from 401 on they are no longer looked at."""
+    value = read_json(f"{sign}{'9' * digits}".encode())
+    assert bounded_value(value) == "value must be a finite number"
 
 
 def test_metadata_is_bounded() -> None:

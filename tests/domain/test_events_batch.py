@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from meterd.domain.events import (
-    MALFORMED,
     NO_EVENT_TYPES,
     Batch,
     Reason,
@@ -81,7 +80,9 @@ def test_a_batch_is_refused_as_a_whole_first(
     for sent, refusal in BATCH_REFUSALS:
         assert decode(sent, types, lenient=lenient) == refusal
     for sent in (b"[", b"[NaN]", b"\xff", batch(item(), "{")):
-        assert decode(sent, types, lenient=lenient) == MALFORMED
+        refusal = decode(sent, types, lenient=lenient)
+        assert refusal.answer == {"error": "Malformed JSON"}
+        assert "byte" in refusal.breaks
     if not types:
         assert decode(batch(item()), types, lenient=lenient) == NO_EVENT_TYPES
         assert decode(batch("null"), types, lenient=lenient) == NO_EVENT_TYPES

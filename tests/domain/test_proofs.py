@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -92,32 +93,44 @@ def swapped(one: int, another: int) -> Callable[[list[bytes]], None]:
     [
         (lambda lines: lines.clear(), "ends behind line 0"),
         (without(0), "line 1 is not the first line of a proof"),
-        (without(1), "line 2 is behind"),
-        (without(2), "line 3 is not a published aggregation"),
-        (without(3), "line 4 is not what a period is made of"),
-        (without(4), "comes before the events of hourly 2026011410|line 6"),
-        (without(5), "line 6|ends behind|before the events"),
-        (without(6), "ends behind line 6"),
+        (without(1), "line 2 is behind .*, which is missing"),
+        (
+            without(2),
+            "line 1 names acme_daily_20260114, revision 2, which none .* before line 3 is",
+        ),
+        (without(3), "line 4 is not what daily 20260114 was made of: .* or that line is missing"),
+        (without(4), "line 5 stands where the events of hourly 2026011410 should begin, and takes"),
+        (without(5), "^line 5 should come to .* or is missing or too many, or it is line 6, which"),
+        (without(6), "ends behind line 6, where the events of hourly 2026011411 should begin"),
         (lambda lines: lines.append(lines[-1]), "line 8 is one too many"),
         (lambda lines: lines.append(b""), "line 8 is one too many"),
-        (swapped(1, 2), "line 2 is behind"),
-        (swapped(4, 6), "line 5 has an event that is not of acme in hourly 2026011410, whose"),
+        (lambda lines: lines.insert(3, lines[1]), "line 4 was published behind what line 1 names"),
+        (lambda lines: lines.insert(6, lines[5]), "line 7 stands .* 2026011411 should begin, and"),
+        (swapped(1, 2), "line 2 is behind .*, which is missing"),
+        (swapped(4, 6), "line 5 stands .* should begin, and has an event of another hour"),
+        (swapped(4, 5), "line 5 stands .* should begin, and takes back an event that does not"),
         (other(0, b",1,", b",2,"), "version 2, and this meterd knows 1"),
-        (other(0, b"acme", b"b"), "is not a published aggregation"),
-        (other(1, b'"12"', b'"13"'), "line 3 is behind"),
+        (other(0, b"acme", b"b"), "line 2 is of acme, daily, and line 1 of b, daily"),
+        (other(0, b'"acme', b'"'), "line 2 is of acme, daily, and line 1 of , daily"),
+        (other(0, b"acme_daily", b"acme"), "line 2 is of acme, daily, and line 1 of , acme"),
+        (other(1, b'"12"', b'"13"'), "line 2 was changed, or one is missing behind it"),
         (other(2, b'"acme"', b'"b"'), "line 3 is of b, daily"),
-        (other(2, b'"7"', b'"8"'), "sum: sum was published as 8 of 2 events, .* come to 7 of 2"),
-        (other(2, b",2]", b",3]"), "published as 7 of 3 events"),
-        (other(2, b'"sum":', b'"max":'), "max: sum .* come to nothing"),
+        (other(2, b'"7"', b'"8"'), "line 3 has sum: sum .* 8 of 2 events, .* come to 7 of 2"),
+        (other(2, b",2]", b",3]"), "line 3 has .* published as 7 of 3 events"),
+        (other(2, b'"sum":', b'"max":'), "line 3 has max: sum .* come to nothing"),
         (other(2, b'"20260114"', b'"20260199"'), "line 3 is of no period: 20260199"),
-        (other(3, b"2026011411", b"2026011412"), "is not what daily 20260114 was made of"),
-        (other(4, b'"3"', b'"4"'), "in hourly 2026011410, whose lines have not come to its digest"),
+        (other(3, b"2026011411", b"2026011412"), "line 4 is not what daily 20260114 was made of"),
+        (
+            other(4, b'"3"', b'"4"'),
+            "^lines 5 to 6 should .* or it is line 7, which has an event of",
+        ),
         (other(4, b"[0,2]", b"[2,0]"), "line 5 does not have an offset for each event"),
         (other(4, b"[0,2]", b"[0]"), "line 5 does not have an offset for each event"),
         (other(4, b'"events","0', b'"events","x'), "line 5 has no id of an event"),
-        (other(5, b"twice", b"once"), "in hourly 2026011410, whose lines have not come to"),
+        (other(5, b"twice", b"once"), "^lines 5 to 6 should come to the digest"),
         (other(5, b'"void","0', b'"void","x'), "line 6 has no id of an event"),
-        (other(6, b'"acme"', b'"b"'), "line 7 has an event that is not of acme in"),
+        (other(6, b'"acme"', b'"b"'), "line 7 has an event that is not of acme"),
+        (other(6, b'"4"', b'"5"'), "^line 7 should .* missing or too many .held against line 3,"),
         (lambda lines: lines.__setitem__(4, b"\xff"), "line 5"),
     ],
 )
@@ -127,6 +140,39 @@ def test_whatever_is_changed_is_named(change: Callable[[list[bytes]], None], sai
     change(lines)
     with pytest.raises(ProofError, match=said):
         check(lambda: lines)
+
+
+def named_in(message: str) -> set[int]:
+    """The lines that a message says it may be."""
+    found = {int(number) for number in re.findall(r"line (\d+)", message)}
+    for number in re.findall(r"before line (\d+)", message):
+        found |= set(range(1, int(number)))
+    for begin, end in re.findall(r"lines (\d+) to (\d+)", message):
+        found |= set(range(int(begin), int(end) + 1))
+    return found
+
+
+def outcome(lines: list[bytes]) -> str:
+    """The digest, or why there is none."""
+    try:
+        return check(lambda: lines).digest
+    except ProofError as refused:
+        return str(refused)
+
+
+def test_the_line_that_was_changed_is_among_those_that_are_named() -> None:
+    """Whatever byte of it it was. What only the line of what is proved says, as when it was made,
+    is shown by the digest, which is another then.
+    """
+    lines = proof()
+    target, digest = 3, digest_of(lines[2]).hex()
+    for number, line in enumerate(lines, 1):
+        for at_byte, byte in enumerate(line):
+            for instead in {*b'1x"'} - {byte}:
+                changed = [*lines]
+                changed[number - 1] = line[:at_byte] + bytes([instead]) + line[at_byte + 1 :]
+                named = named_in(outcome(changed))
+                assert number in named or (number, digest in outcome(changed)) == (target, False)
 
 
 def test_of_what_began_before_digests_nothing_is_shown() -> None:
@@ -141,7 +187,7 @@ def test_of_what_began_before_digests_nothing_is_shown() -> None:
     lines = [proof_line(day), publication_line(day), parts, *ten]
     assert check(lambda: lines).unknown == ["hourly 2026011411"]
     lines[3] = lines[3].replace(b'"3"', b'"4"')
-    with pytest.raises(ProofError, match="ends behind line 4"):
+    with pytest.raises(ProofError, match=r"^line 4 should come to the digest"):
         check(lambda: lines)
 
 
@@ -156,9 +202,9 @@ def test_of_what_is_pruned_the_digest_stands() -> None:
     assert check(lambda: lines) == proved
     for changed, said in (
         ([*whole[:4], pruned_line(ELEVEN), whole[6]], "line 5 is of 2026011411, and not of hourly"),
-        ([*whole[:5], pruned_line(TEN), whole[6]], "line 6 comes before the events of hourly"),
-        ([*whole[:4], pruned_line(TEN), whole[6].replace(b'"4"', b'"5"')], "ends behind line 6"),
-        ([*whole[:2], whole[2].replace(b'"7"', b'"8"'), pruned_line(TEN)], "ends behind|line 4"),
+        ([*whole[:5], pruned_line(TEN), whole[6]], "^line 5 should .* line 6, which is not of"),
+        ([*whole[:4], pruned_line(TEN), whole[6].replace(b'"4"', b'"5"')], "^line 6 should"),
+        ([*whole[:2], whole[2].replace(b'"7"', b'"8"'), pruned_line(TEN)], "line 4 is not what"),
         ([*whole[:4], pruned_line(TEN)], "ends behind line 5"),
     ):
         with pytest.raises(ProofError, match=said):
@@ -185,10 +231,10 @@ WITHIN_TWO = events_line(STAMP.id(64), [6], [event(value=3)])
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([ONE, ONE], "line 4 is not behind the events before it"),
-        ([TWO, WITHIN_TWO], "line 4 is not behind the events before it"),
+        ([ONE, ONE], "line 4, which is not behind the events before it"),
+        ([TWO, WITHIN_TWO], "line 4, which is not behind the events before it"),
         ([events_line(STAMP.id(), [], [])], "has an offset that no event has, or none"),
-        ([ONE, void_line(STAMP.id(1), "why", 5)], "1 events are void, of which 0 are there"),
+        ([ONE, void_line(STAMP.id(1), "why", 5)], "line 4, which takes back an event that"),
         ([ONE, void_line(STAMP.id(0), "why", 5)], "sum: .* come to nothing"),
         ([ONE.replace(b'"3"', b'"NaN"')], "come to NaN of 1"),
         ([ONE.replace(b'"3"', b'"NaN"'), NEXT_ONE], "line 4 has a value that no event has"),

@@ -222,3 +222,9 @@ async def catch_up(api: Api, nursery: trio.Nursery) -> None:
     """Starts the closer, and returns when it has nothing left to do."""
     nursery.start_soon(api.closer.run)
     await wait_all_tasks_blocked()
+
+
+def error_of(answer: httpx.Response) -> tuple[int, Any]:
+    content = answer.json()
+    assert list(content) == ["error"], content
+    return answer.status_code, content["error"]

@@ -158,6 +158,18 @@ async def wait_until(happened: Callable[[], bool]) -> None:
             await wait_all_tasks_blocked(0.001)
 
 
+async def passes() -> None:
+    """So many of the loop that what is ready has had its turn."""
+    for _ in range(200):
+        await trio.lowlevel.checkpoint()
+
+
+async def keep_busy(rests: trio.Event) -> None:
+    """The loop, which has always something to do until then."""
+    while not rests.is_set():
+        await trio.lowlevel.checkpoint()
+
+
 class Answer:
     def __init__(self, status: int, fields: dict[str, str], body: bytes) -> None:
         self.status = status

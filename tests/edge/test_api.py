@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,7 +14,7 @@ from meterd import __version__
 from meterd.domain.config import Config
 from meterd.domain.errors import CorruptRecordError
 from meterd.ledger import EventQuery
-from tests.edge.api_bench import BODY_BYTES_MAX, CONFIG, GUARDED, KEYS, Api, catch_up, serving
+from tests.edge.api_bench import CONFIG, GUARDED, KEYS, Api, catch_up, error_of, serving
 from tests.fake_clock import FakeClock
 from tests.model_ledger import ModelLedger
 
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 EVENT = {"customerId": "c", "value": 1}
 OPEN = ["/", "/ping", "/healthz", "/readyz"]
-
-
-def error_of(answer: httpx.Response) -> tuple[int, Any]:
-    content = answer.json()
-    assert list(content) == ["error"], content
-    return answer.status_code, content["error"]
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -262,70 +256,6 @@ async def test_event_types_are_decoded_once_and_have_a_case(path: str, shown: st
         status, content = await api.raw(f"POST {path}", body=json.dumps(EVENT).encode())
         expected = f"Invalid event type: {shown}. Must be one of: api.calls, a/b, é"
         assert (status, content) == (400, {"error": expected})
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    [
-        None,
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "application/json; charset=latin-1",
-        "multipart/form-data",
-    ],
-)
-async def test_a_body_is_json_whatever_its_type(content_type: str | None) -> None:
-    """People post with curl -d and no header."""
-    headers = {} if content_type is None else {"Content-Type": content_type}
-    async with serving() as api:
-        one = await api.ask(
-            "POST", "/usage/api.calls", headers=headers, content=json.dumps(EVENT).encode()
-        )
-        assert (one.status_code, one.json()["customerId"]) == (201, "c")
-        items = json.dumps([{**EVENT, "eventType": "a/b"}] * 2).encode()
-        many = await api.ask("POST", "/usagebatch", headers=headers, content=items)
-        assert (many.status_code, many.content) == (201, b'{"message":"Events captured","count":2}')
-
-
-@pytest.mark.parametrize(
-    ("prefer", "status"),
-    [
-        ([], 422),
-        (["handling=strict"], 422),
-        (["handling=lenient"], 207),
-        (["respond-async", "handling=lenient"], 207),
-        (["handling=strict", "handling=lenient"], 422),
-    ],
-)
-async def test_a_lenient_batch(prefer: list[str], status: int) -> None:
-    """RFC 7240: several Prefer fields are one list."""
-    async with serving() as api:
-        items = [{**EVENT, "eventType": "api.calls"}, None]
-        answer = await api.ask(
-            "POST", "/usagebatch", json=items, headers=[("Prefer", one) for one in prefer]
-        )
-        assert answer.status_code == status
-        assert len(await api.ledger.events(EventQuery(), limit=9)) == (1 if status == 207 else 0)
-
-
-async def test_bodies_have_a_limit() -> None:
-    """413 in JSON, declared or chunked; a body at the limit passes."""
-    event = json.dumps(EVENT).encode()
-    too_long = event + b" " * (BODY_BYTES_MAX + 1 - len(event))
-
-    async def chunks() -> Any:
-        for start in range(0, len(too_long), 65536):
-            yield too_long[start : start + 65536]
-
-    async with serving() as api:
-        # Answered before the body has come, the connection does not stay.
-        close = {"Connection": "close"}
-        for content in (too_long, chunks()):
-            answer = await api.ask("POST", "/usage/api.calls", content=content, headers=close)
-            assert error_of(answer) == (413, "Request body too large")
-        assert await api.ledger.events(EventQuery(), limit=9) == []
-        answer = await api.ask("POST", "/usage/api.calls", content=too_long[:-1])
-        assert answer.status_code == 201
 
 
 # -- trigger --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from meterd.domain.aggregations import Aggregation, Figure, completed_body
 from meterd.domain.deliveries import Delivery, DeliveryStatus
 from meterd.domain.event_ids import Stamp
-from meterd.domain.events import UsageEvent
+from meterd.domain.events import UsageEvent, item_key
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType, period_at
 from meterd.domain.stored_events import StoredEvent
@@ -49,6 +49,14 @@ def test_an_event_with_an_idempotency_key_shows_it() -> None:
     )
     shown = event_document(keyed)
     assert shown == event_document(plain)[:-1] + b',"idempotencyKey":"k 1"}'
+
+
+def test_an_item_of_a_batch_with_a_key_shows_that_and_its_place() -> None:
+    """What the client sent, and not what meterd has made of it."""
+    plain = stored()
+    event = msgspec.structs.replace(plain.event, idempotency_key=item_key("k 1", 12))
+    shown = event_document(msgspec.structs.replace(plain, event=event))
+    assert shown == event_document(plain)[:-1] + b',"idempotencyKey":"k 1","idempotencyItem":12}'
 
 
 @pytest.mark.parametrize(

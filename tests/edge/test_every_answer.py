@@ -74,7 +74,9 @@ async def test_a_refused_connection_is_closed_by_us() -> None:
 
 async def test_who_is_turned_away_is_answered_alike() -> None:
     """For want of room nobody reads the request; and who is too slow with it is told so."""
-    limits = msgspec.structs.replace(LIMITS, connections_per_peer_max=1, connections_max=1)
+    limits = msgspec.structs.replace(
+        LIMITS, connections_per_peer_max=1, connections_max=1, head_s=0.3
+    )
     async with lane(fast=True, limits=limits) as opened:
         async with await opened.door.connect() as first:
             await first.send(b"GET /ping HTTP/1.1\r\n")

@@ -13,12 +13,22 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.limits import Limits
 from meterd.edge.spare_time import PATIENCE_BEHIND_REQUESTS_S
-from tests.edge.loopback import GET, App, Client, Http2Client, open_door, wait_until
+from tests.edge.loopback import (
+    GET,
+    App,
+    Client,
+    Http2Client,
+    keep_busy,
+    open_door,
+    passes,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
 FOUR: Final = Limits(requests_per_peer_at_once=4)
+_THE_END: Final = (h2.events.ConnectionTerminated, h2.events.ResponseReceived)
 
 
 async def test_http2_client_that_asks_for_nothing_is_told_to_calm_down() -> None:
@@ -32,6 +42,22 @@ async def test_http2_client_that_asks_for_nothing_is_told_to_calm_down() -> None
         [farewell] = [
             event for event in client.events if isinstance(event, h2.events.ConnectionTerminated)
         ]
+        assert farewell.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+        assert await door.serves()
+        assert door.door.statistics().failed == 0
+
+
+async def test_a_head_is_bounded_before_the_client_has_said_that_it_knows() -> None:
+    """So many short fields are milliseconds to read, and a client need never confirm settings."""
+    async with open_door(App().quart) as door, await Http2Client.connect(door) as client:
+        head = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/")]
+        head += [(b":authority", b"a"), *[(b"a", b"b")] * 500]
+        client.connection.send_headers(1, head, end_stream=True)
+        await client.flush()
+        while not any(isinstance(event, _THE_END) for event in client.events):
+            assert await client.receive()
+        farewell = client.events[-1]
+        assert isinstance(farewell, h2.events.ConnectionTerminated)
         assert farewell.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
         assert await door.serves()
         assert door.door.statistics().failed == 0
@@ -109,25 +135,15 @@ async def test_a_client_that_is_gone_has_all_its_requests_ended_in_one_go(
                 await client.request(b"/held")
             await wait_until(lambda: len(app.calls) == 4)
             await wait_all_tasks_blocked(0.05)
-            nursery.start_soon(_keep_busy, rests)
+            nursery.start_soon(keep_busy, rests)
             linger = struct.pack("ii", 1, 0)
             client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             await client.stream.aclose()
             for _ in range(2):
-                await _passes()
+                await passes()
                 mock_clock.jump(PATIENCE_BEHIND_REQUESTS_S)
-            await _passes()
+            await passes()
             left = door.door.statistics().open
             rests.set()
             mock_clock.autojump_threshold = 0.01  # or a failure would wait for ever
             assert left == 1
-
-
-async def _passes() -> None:
-    for _ in range(200):
-        await trio.lowlevel.checkpoint()
-
-
-async def _keep_busy(rests: trio.Event) -> None:
-    while not rests.is_set():
-        await trio.lowlevel.checkpoint()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import struct
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import structlog
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.edge.front_door import FrontDoor
@@ -18,6 +22,9 @@ from tests.edge.loopback import (
     App,
     open_door,
 )
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 
 async def test_full_house_drops_the_longest_idle() -> None:
@@ -85,6 +92,84 @@ async def test_a_full_queue_keeps_nobody_of_another_address_out() -> None:
     for _ in range(100):
         comes("192.0.2.2")
     assert {len(queue) for queue in door._waiting.values()} == {32, 33}
+
+
+@pytest.mark.parametrize("lacking", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_without_room_in_the_system_who_comes_waits_in_the_kernel(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, lacking: int
+) -> None:
+    """For a tenth of a second; then others may have given some back."""
+    accept, failures = trio.SocketListener.accept, [lacking]
+
+    async def accept_at_second(listener: trio.SocketListener) -> trio.SocketStream:
+        if failures:
+            raise OSError(failures.pop(), "no room")
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", accept_at_second)
+    async with open_door(App().quart) as door, await door.connect() as client:
+        await wait_all_tasks_blocked(0.01)
+        assert door.door.statistics().accepted == 0
+        mock_clock.jump(0.1)
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_another_fault_of_a_listener_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come again and again, and nobody would know."""
+
+    async def broken(_: trio.SocketListener) -> trio.SocketStream:
+        raise OSError(errno.EINVAL, "not a listener")
+
+    monkeypatch.setattr(trio.SocketListener, "accept", broken)
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with open_door(App().quart) as door:
+            await door.ended.wait()
+
+
+async def test_who_is_gone_before_its_turn_costs_nothing() -> None:
+    """Reset while the kernel kept it: no place, and no listener."""
+    async with open_door(App().quart) as door:
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", door.port)) as gone:
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert await door.serves()
+        await door.wait_open(0)
+        assert door.door._room.peers == 0
+        seen = door.door.statistics()
+        assert (seen.accepted, seen.failed) == (4, 0)
+
+
+async def test_who_is_gone_at_its_turn_gives_its_place_back() -> None:
+    """To whoever comes next of the same address."""
+    limits = Limits(connections_max=1, connections_per_peer_max=1)
+    async with open_door(App().quart, limits) as door:
+        transport, gone = door.door._transport, [True]
+
+        def made(accepted: Any, tls: Any) -> Any:
+            if gone:
+                gone.pop()
+                accepted.socket.close()
+                raise trio.BrokenResourceError
+            return transport(accepted, tls)
+
+        door.door._transport = made
+        async with await door.connect() as first:
+            assert await first.is_closed()
+        assert await door.serves()
+
+
+async def test_who_has_left_is_company_for_a_minute(mock_clock: MockClock) -> None:
+    """However long it was here: it may come again, and would find what a lone peer has begun."""
+    async with open_door(App().quart, Limits(keep_alive_s=1000)) as door:
+        async with await door.connect():
+            await door.wait_open(1)
+            mock_clock.jump(600)
+        await door.wait_open(0)
+        for seconds, has_company in ((59, True), (2, False)):
+            mock_clock.jump(seconds)
+            assert door.door._has_company("192.0.2.1") == has_company
+            assert not door.door._has_company("127.0.0.1")
 
 
 async def test_statistics_count() -> None:

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.edge.framing import HTTP2_PREFACE, Refusal
 from meterd.edge.guarded_stream import GuardedStream
 from meterd.edge.limits import MIB, Limits
+from meterd.edge.spare_time import SpareTime
 from meterd.edge.transports import SocketTransport
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Pair:
 @asynccontextmanager
 async def pair(
     application: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    spare_time: SpareTime | None = None,
 ) -> AsyncIterator[Pair]:
     ours, theirs = socket.socketpair()
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -73,7 +75,10 @@ async def pair(
         refusals.append(refusal)
         return "name-of-the-refused"
 
-    held = Pair(GuardedStream(SocketTransport(transport), Limits(), on_refusal=refused), client)
+    stream = GuardedStream(
+        SocketTransport(transport), Limits(), on_refusal=refused, spare_time=spare_time
+    )
+    held = Pair(stream, client)
     held.refusals = refusals
     async with transport, client, trio.open_nursery() as nursery:
         nursery.start_soon(held.serve, application)
@@ -125,6 +130,37 @@ async def test_who_drips_is_read_once_a_second(mock_clock: MockClock) -> None:
         assert held.received == []
         await pass_time(mock_clock, 0.6)
         assert b"".join(held.received) == GET
+
+
+async def test_who_drips_is_read_and_refused_in_spare_time(mock_clock: MockClock) -> None:
+    """Hundreds that drip together, or whose time is over, are not what others wait for."""
+    spare_time = SpareTime(lambda _: True)
+    async with pair(spare_time=spare_time) as held:
+        await held.client_sends(GET[:1])
+        for byte in GET[1:6]:  # heads in pieces
+            await pass_time(mock_clock, 0.01)
+            before = held.stream._framer.buffered
+            await held.client_sends(bytes([byte]))
+            assert held.stream._framer.buffered == before
+            await spare(spare_time)
+            assert held.stream._framer.buffered == before + 1
+        await held.client_sends(GET[6:10])
+        await pass_time(mock_clock, 1.1)
+        assert held.stream._framer.buffered == 6
+        await spare(spare_time)
+        assert held.stream._framer.buffered == 10
+        await pass_time(mock_clock, 5)
+        assert held.refusals == []
+        await spare(spare_time)
+        assert await held.refused_with() == 408
+
+
+async def spare(spare_time: SpareTime) -> None:
+    """For a while the loop has nothing else to do."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spare_time.run)
+        await wait_all_tasks_blocked(0.005)
+        nursery.cancel_scope.cancel()
 
 
 async def test_slow_later_head_is_refused(mock_clock: MockClock) -> None:

@@ -273,14 +273,18 @@ async def test_who_accepts_before_reading_gets_all() -> None:
     async def handler(stream: Stream) -> None:
         await stream.receive_some(1000)
         await stream.send_all(OK)
-        data = b""
+        data = b"a"
         while not data.endswith(b"z"):
             data = bytes(await stream.receive_some(1 << 20))
+            assert data, "the sender left before it had sent all"
+        all_read.set()
         assert await request_from(stream)
         await stream.send_all(OK)
 
+    all_read = trio.Event()
     async with listening(handler) as receiver, connections() as kept:
         assert await ask(kept, long_request_to(receiver)) == (200, b"ok")
+        await all_read.wait()  # else the next one may come in one piece with the end of this
         assert await ask(kept, request_to(receiver)) == (200, b"ok")
         assert receiver.connections == 1
 

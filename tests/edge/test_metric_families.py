@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "monitoring.md"
 # Whatever is written with them outside stops working when one of these goes or changes.
 PROMISED = {
     "meterd_build_info": {"version", "python", "lmdb"},
@@ -129,9 +129,9 @@ def test_names_and_labels_are_those_promised() -> None:
     assert found == PROMISED
 
 
-def test_the_readme_tells_of_each() -> None:
+def test_the_page_tells_of_each() -> None:
     """By the name of its family, and of no other."""
-    told = set(re.findall(r"`(meterd_\w+)`", README.read_text()))
+    told = set(re.findall(r"`(meterd_\w+)`", PAGE.read_text()))
     exported = {re.sub(r"_(bucket|count|sum)$", "", name) for name in PROMISED}
     assert told == exported
 

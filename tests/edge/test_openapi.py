@@ -42,7 +42,10 @@ NOT_PROVOKED = {
     *("broken", "damaged", "diskFull", "overloaded", "pruned", "starting", "tooManyWrongKeys"),
     *("unknownOutcome", "wrongClock"),
 }
-PROVOKED = {"noKey", "unknownKey", "tooLarge", *(f"{scope}ScopeNeeded" for scope in Scope)}
+PROVOKED = {
+    *("noKey", "unknownKey", "tooLarge", "compressed"),
+    *(f"{scope}ScopeNeeded" for scope in Scope),
+}
 TYPES = '[events."api.calls"]\nop = "sum"\n'
 # Examples are of a moment that goes by; and a key for each scope.
 OPTIONS = 'accept_past = "3650d"\n' + "".join(
@@ -176,6 +179,7 @@ def assert_documented(example: Sent, answer: httpx.Response) -> Any:
     body = answer.json() if media == JSON else answer.text
     assert faults(DOCUMENT, said["content"][media]["schema"], body) == [], f"{name}: {body}"
     told = {"Retry-After", "WWW-Authenticate", "Link", "Meterd-Pruned-Until"}
+    told |= {"Accept-Encoding", "Meterd-Malformed"}
     assert {one for one in told if one in answer.headers} <= set(said.get("headers", ()))
     return body
 
@@ -262,6 +266,20 @@ def test_too_much_is_refused_as_it_says(billed: DaemonProcess) -> None:
     answer = send(long, billed)
     shown = DOCUMENT["components"]["examples"]["tooLarge"]["value"]
     assert assert_documented(long, answer) == shown
+
+
+def test_what_breaks_a_request_is_described(billed: DaemonProcess) -> None:
+    """A coding, and a body that is no JSON, which says where."""
+    [example] = [one for one in exchanges(DOCUMENT) if one.name == "two"]
+    packed = example._replace(headers={**example.headers, "Content-Encoding": "gzip"})
+    answer = send(packed, billed)
+    shown = DOCUMENT["components"]["examples"]["compressed"]["value"]
+    assert (answer.status_code, assert_documented(packed, answer)) == (415, shown)
+    answer = httpx.post(
+        f"{billed.url}/usagebatch", content=b"[{]", headers={"x-apikey": billed.key}
+    )
+    assert_documented(example, answer)
+    assert answer.headers["Meterd-Malformed"] == "expected '\"' (byte 2)"
 
 
 def test_curl_lines_of_the_page_work(billed: DaemonProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from decimal import Decimal
 
 import msgspec
@@ -18,6 +19,10 @@ from meterd.edge.openapi_events import NOT_BLANK, Event, VoidRequest
 from meterd.edge.parameters import UnfitParameterError
 from meterd.edge.void_api import decode_reason
 from tests.edge.openapi_document import strays
+
+CONTROL_CHARACTERS = [
+    chr(code) for code in range(sys.maxunicode) if unicodedata.category(chr(code)) == "Cc"
+]
 
 
 def test_an_event_has_what_is_described() -> None:
@@ -40,6 +45,8 @@ def test_an_event_has_what_is_described() -> None:
         ({"reason": None}, False),
         ({"reason": "x", "why": "y"}, False),
         ({}, False),
+        *[({"reason": f"a{one}b"}, one in "\t\n\r") for one in CONTROL_CHARACTERS],
+        ({"reason": "a\u2028b\u00a0c"}, True),
     ],
 )
 def test_a_reason_is_taken_as_described(body: dict[str, object], is_taken: bool) -> None:

@@ -36,6 +36,7 @@ def test_refusals_are_problems() -> None:
         HTTPStatus.INSUFFICIENT_STORAGE: "Retry-After",
         HTTPStatus.UNAUTHORIZED: "WWW-Authenticate",
         HTTPStatus.FORBIDDEN: "WWW-Authenticate",
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Accept-Encoding",
         HTTPStatus.GONE: "Meterd-Pruned-Until",
     }
     for refusal in refusals:

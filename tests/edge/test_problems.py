@@ -34,6 +34,16 @@ def test_a_refusal_is_answered_with_its_own_words() -> None:
     )
 
 
+def test_what_breaks_a_body_is_said_beside_the_contract() -> None:
+    """Whose answer to what is no JSON has no room for it."""
+    refusal = Refusal(Reason.MALFORMED_JSON, {"error": "Malformed JSON"}, "expected ':' (byte 4)")
+    assert problems.refused(refusal) == Answer(
+        HTTPStatus.BAD_REQUEST,
+        b'{"error":"Malformed JSON"}',
+        (("Meterd-Malformed", "expected ':' (byte 4)"),),
+    )
+
+
 def test_the_answers_that_are_the_same_everywhere() -> None:
     """Contract, section 1."""
     assert Answer(HTTPStatus.NOT_FOUND, b'{"error":"Not found"}') == problems.NOT_FOUND

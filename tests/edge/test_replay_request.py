@@ -43,13 +43,16 @@ def test_all_that_may_be_said() -> None:
     assert (asked.after, asked.dry_run) == (PLACE, True)
 
 
+AS_IT_SHOULD_BE = f"; as it should be: {EXAMPLE}"
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [
         (b"", f"Request body is required: {EXAMPLE}"),
-        (b"{", f"Malformed JSON: Input data was truncated; as it should be: {EXAMPLE}"),
-        (b'{"endpoint": "crm\xff"}', "Malformed JSON: byte 17 is not UTF-8"),
-        (b'{"endpoint":' + b"[" * 100_000, "Malformed JSON: nested too deep"),
+        (b"{", f"Malformed JSON: ends before it is whole (byte 1){AS_IT_SHOULD_BE}"),
+        (b'{"endpoint": "crm\xff"}', f"Malformed JSON: not UTF-8 (byte 17){AS_IT_SHOULD_BE}"),
+        (b'{"endpoint":' + b"[" * 100_000, f"Malformed JSON: nested too deep{AS_IT_SHOULD_BE}"),
         (b"[]", f"Request body must be a JSON object: {EXAMPLE}"),
         (b"null", f"Request body must be a JSON object: {EXAMPLE}"),
         ({}, "endpoint must be one of: billing, crm"),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from meterd.edge.limits import Limits
-from meterd.edge.room import SEARCH_EVERY_S, Room
+from meterd.edge.room import SEARCH_EVERY_S, SEARCH_IN_VAIN_EVERY_S, Room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,6 +161,26 @@ def test_a_flood_is_looked_through_seldom() -> None:
     assert (let_in, Counted.looks) == (512, 1)
     assert not room.take("a", held, 600.0 + SEARCH_EVERY_S / 2)
     assert [guest.went for guest in guests] == [True] * 512
+
+
+@pytest.mark.parametrize(
+    ("limits", "every_s"),
+    [
+        (Limits(connections_per_peer_max=3), SEARCH_IN_VAIN_EVERY_S),
+        (Limits(connections_max=3, connections_per_peer_max=3), SEARCH_EVERY_S),
+    ],
+    ids=["its own", "everybody's"],
+)
+def test_in_vain_a_peer_is_looked_through_more_seldom(limits: Limits, every_s: float) -> None:
+    """Whose own may go when they have been idle for a second; where all are full others may."""
+    house = House(limits)
+    for _ in range(3):
+        house.comes("a", idle=False)
+    newcomer = "a" if limits.connections_max > 3 else "b"
+    assert not house.room.take(newcomer, house.guests, 600.0)
+    house.guests[0].idle = True
+    assert not house.room.take(newcomer, house.guests, 600.0 + every_s - 0.01)
+    assert house.room.take(newcomer, house.guests, 600.0 + every_s)
 
 
 @pytest.mark.parametrize("seed", range(20))

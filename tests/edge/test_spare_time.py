@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import trio
@@ -129,6 +130,70 @@ async def test_who_gives_up_waiting_holds_nobody_up(mock_clock: MockClock) -> No
         loop.rests = True
         await wait_all_tasks_blocked(0.001)
         assert "b" in loop.begun
+
+
+class Crowd(trio.abc.Instrument):
+    """Those who give way to answers; ``went_on`` counts who has, so far and by turns."""
+
+    def __init__(self, *, has_company: bool = True) -> None:
+        self.spare_time = SpareTime(lambda _: has_company)
+        self.went_on = 0
+        self.in_each_turn: list[int] = []
+
+    def before_io_wait(self, _timeout: float) -> None:
+        self.in_each_turn.append(self.went_on)
+
+    async def comes(self, nursery: trio.Nursery, count: int = 1) -> None:
+        for _ in range(count):
+            nursery.start_soon(self._give_way)
+        await wait_all_tasks_blocked()
+
+    async def _give_way(self) -> None:
+        await self.spare_time.give_way("a")
+        self.went_on += 1
+
+
+async def test_way_is_given_to_answers_and_one_goes_on_in_each_turn(mock_clock: MockClock) -> None:
+    """To all of them: who comes meanwhile finds the way free when the last one is given."""
+    crowd = Crowd()
+    async with trio.open_nursery() as nursery:
+        crowd.spare_time.begin_answer()
+        crowd.spare_time.begin_answer()
+        await crowd.comes(nursery, 5)
+        crowd.spare_time.end_answer()
+        await wait_all_tasks_blocked()
+        assert crowd.went_on == 0
+        crowd.spare_time.end_answer()
+        trio.lowlevel.add_instrument(crowd)
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(crowd)
+        assert crowd.in_each_turn[-1] == 5
+        assert max(after - before for before, after in pairwise([0, *crowd.in_each_turn])) == 1
+    assert mock_clock.current_time() == 0
+
+
+async def test_way_is_given_for_a_moment_only(mock_clock: MockClock) -> None:
+    """Of 2 ms: a slow disk keeps no newcomer out."""
+    crowd = Crowd()
+    async with trio.open_nursery() as nursery:
+        crowd.spare_time.begin_answer()
+        await crowd.comes(nursery)
+        for went_on in (0, 1):
+            mock_clock.jump(0.001)
+            await wait_all_tasks_blocked()
+            assert crowd.went_on == went_on
+
+
+async def test_nobody_gives_way_without_answers_or_others(mock_clock: MockClock) -> None:
+    """Whoever is alone would wait for itself."""
+    for crowd in (Crowd(), Crowd(has_company=False)):
+        async with trio.open_nursery() as nursery:
+            crowd.spare_time.begin_answer()
+            if crowd.spare_time._has_company("a"):
+                crowd.spare_time.end_answer()
+            await crowd.comes(nursery, 3)
+            assert crowd.went_on == 3
+    assert mock_clock.current_time() == 0
 
 
 def test_company_is_another_peer_a_while_ago() -> None:

@@ -155,6 +155,9 @@ def test_csv() -> None:
         ("+4930123", "+4930123"),
         ("-1.5", "-1.5"),
         ("\tx", "'\tx"),
+        ("\n=1+1", "'\n=1+1"),
+        ("\N{FULLWIDTH EQUALS SIGN}1+1", "'\N{FULLWIDTH EQUALS SIGN}1+1"),
+        ("\N{FULLWIDTH COMMERCIAL AT}a", "'\N{FULLWIDTH COMMERCIAL AT}a"),
         ("a=1", "a=1"),
     ],
 )

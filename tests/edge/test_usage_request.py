@@ -139,6 +139,10 @@ def test_a_page_goes_on_behind_a_window() -> None:
         ("customerId=c&from=1969-12-31", "from must be in the years 1970 to 9998"),
         ("customerId=c&to=9999-12-31", "to must be in the years 1970 to 9998"),
         (
+            "customerId=c&window=weekly&from=1970-01-01",
+            "from must not be in a week that begins in 1969",
+        ),
+        (
             "customerId=c&groupBy=plan",
             'groupBy must be metadata.<name>, as in groupBy=metadata.plan, and not "plan"',
         ),
@@ -173,7 +177,8 @@ def test_what_is_no_request_for_usage(query: str, error: str) -> None:
         ("", LiveRequest(MONTHLY, None)),
         ("period=hourly", LiveRequest(HOURLY, None)),
         ("at=2026-01-01", LiveRequest(MONTHLY, JANUARY)),
-        ("at=1970-01-01&period=weekly", LiveRequest(WEEKLY, 0)),
+        ("at=1970-01-01", LiveRequest(MONTHLY, 0)),
+        ("at=1970-01-05&period=weekly", LiveRequest(WEEKLY, ms("1970-01-05T00:00:00Z"))),
     ],
 )
 def test_which_running_totals_are_asked_for(query: str, expected: LiveRequest) -> None:
@@ -190,6 +195,7 @@ def test_which_running_totals_are_asked_for(query: str, expected: LiveRequest) -
         ("at=now", f"at {INSTANT}"),
         ("at=9999-01-01", "at must be in the years 1970 to 9998"),
         ("at=1969-12-31T23:59:59.999Z", "at must be in the years 1970 to 9998"),
+        ("at=1970-01-04&period=weekly", "at must not be in a week that begins in 1969"),
         ("at=2026-01-01&at=2026-01-02", "at must be given once"),
         ("window=daily", '"window" is no parameter; there are period, at'),
     ],

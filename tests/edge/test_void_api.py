@@ -106,14 +106,18 @@ async def test_what_is_no_event_is_not_found(event_id: str) -> None:
     [
         (b"", 'Request body is required: {"reason": "sent twice"}'),
         (b" \n", 'Request body is required: {"reason": "sent twice"}'),
-        (b'{"reason": "\xff"}', "Malformed JSON: byte 12 is not UTF-8"),
+        (b'{"reason": "\xff"}', "Malformed JSON: not UTF-8 (byte 12); as it should be: {"),
         (b'{"reason": NaN}', "Malformed JSON: invalid character (byte 11); as it should be: {"),
+        (b'{\n"reason" "a"}', "Malformed JSON: expected ':' (line 2, column 10, byte 11); as it"),
         (["a"], 'must be a JSON object: {"reason": "sent twice"}'),
         ({}, "reason is required: reason must be a string of 1 to 500 characters"),
         ({"reason": None}, "reason is required"),
         ({"reason": ""}, "reason must be a string of 1 to 500"),
         ({"reason": " \n"}, "1 to 500 characters, not all of them blank"),
         ({"reason": "x" * 501}, "reason must be a string of 1 to 500"),
+        ({"reason": "a\0"}, "must not contain control characters but for line breaks and tabs"),
+        ({"reason": "\x1b[2J"}, "reason must not contain control characters"),
+        ({"reason": "a\x85b"}, "reason must not contain control characters"),
         ({"reason": 1}, "reason must be a string of 1 to 500"),
         ({"reason": "a", "reasons": []}, '"reasons" is no field'),
     ],
@@ -137,7 +141,7 @@ async def test_parameters_are_refused() -> None:
         assert "the body" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("reason", ["x", "é" * 500, "two\nlines"])
+@pytest.mark.parametrize("reason", ["x", "é" * 500, "two\r\n\tlines"])
 def test_a_reason_is_taken_as_it_is(reason: str) -> None:
     """Up to 500 characters, in whatever script."""
     assert decode_reason(json.dumps({"reason": reason}).encode()) == reason

@@ -10,8 +10,8 @@ import msgspec
 import trio
 
 from meterd.domain.periods import HOUR_MS, PeriodType
-from meterd.embedded import pruning
-from meterd.embedded.store import PARTS, Store
+from meterd.embedded import pruning, sweeping
+from meterd.embedded.store import Store
 from tests.embedded.engine_bench import running
 from tests.embedded.sample_store import event_of
 from tests.ledger_bench import ALL, EVERY_EVENT, START_MS, at, close_ended, event, rules
@@ -69,7 +69,10 @@ def found_in(store: Store, before_ms: int = LATER) -> Prunable:
 
 
 def prunable(txn: Transaction, before_ms: int = LATER) -> Prunable:
-    return pruning.prunable(txn, PARTS, min(before_ms, pruning.settled_until_ms(txn, LATER)))
+    first_ms, more = pruning.first_to_revise(txn, b"")
+    assert more is None
+    until_ms = min(before_ms, pruning.closed_until_ms(txn, LATER), first_ms)
+    return pruning.prunable(txn, int(until_ms))
 
 
 def prune_all(data: Path, before_ms: int = LATER) -> list[int]:
@@ -80,3 +83,13 @@ def prune_all(data: Path, before_ms: int = LATER) -> list[int]:
             store.write(partial(pruning.prune, found=found))
             portions.append(found.events)
     return portions
+
+
+def sweep(txn: Transaction) -> None:
+    """A whole round."""
+    going = sweeping.next_round(txn)
+    assert going is not None
+    while not going.is_over:
+        found = sweeping.sweepable(txn, going)
+        sweeping.sweep(txn, found)
+        going = found.next

@@ -42,11 +42,15 @@ LONG_AGO = Admission(past_ms=3650 * DAY_MS, future_ms=300_000)
 EVERYTHING = rules(*PeriodType)
 
 
-async def prune_all(ledger: Ledger, before_ms: int, ended_ms: int) -> int:
-    """How many events went."""
+async def prune_all(ledger: Ledger, before_ms: int, ended_ms: int, *, sweeps: bool) -> int:
+    """How many events went. Perhaps indexes are swept meanwhile, and to the end."""
     pruned = 0
     while some := await ledger.prune_events(before_ms=before_ms, ended_ms=ended_ms):
         pruned += some
+        if sweeps:
+            await ledger.sweep_pruned()
+    while sweeps and await ledger.sweep_pruned():
+        pass
     return pruned
 
 
@@ -77,6 +81,7 @@ class PruningRules(RuleBasedStateMachine):
         settles=st.sampled_from([True, True, True, False]),
         age=AGES,
         ended_age=AGES,
+        sweeps=st.booleans(),
         cut=st.booleans(),
         transactions=st.integers(0, 2),
         commits=st.booleans(),
@@ -89,6 +94,7 @@ class PruningRules(RuleBasedStateMachine):
         transactions: int,
         *,
         settles: bool,
+        sweeps: bool,
         cut: bool,
         commits: bool,
     ) -> None:
@@ -104,7 +110,7 @@ class PruningRules(RuleBasedStateMachine):
         bounds = self.clock.now_ms - age, self.clock.now_ms - ended_age
         least, most = self.model.prunable(*bounds)
         before = self._stored()
-        work = partial(prune_all, self.bench.ledger, *bounds)
+        work = partial(prune_all, self.bench.ledger, *bounds, sweeps=sweeps)
         if cut:
             self.loop.call(run_until_cut, self.bench, work, transactions, commits)
             self.loop.call(self.bench.restart)

@@ -134,9 +134,9 @@ def test_of_a_period_that_is_being_closed_only_full_ones_go(store: Store) -> Non
     (full,) = claim(store).deliveries
     assert customers_of(full) == [*"abc"]
     again = claim(store)
-    assert (again.deliveries, again.next_due_ms) == ([], 220)
+    assert (again.deliveries, again.next_due_ms) == ([], 70)
     close(store, "e")
-    (rest,) = claim(store, now_ms=220).deliveries
+    (rest,) = claim(store, now_ms=70).deliveries
     assert customers_of(rest) == ["d", "e"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.embedded import closing
 from meterd.embedded.verification import verify
 from tests.embedded.engine_bench import EngineBench, running
 from tests.ledger_bench import START_MS, close_ended, event, published, rules
@@ -76,3 +78,32 @@ async def test_a_stream_of_late_events_keeps_nobody_from_closing(bench: EngineBe
         nursery.cancel_scope.cancel()
     assert period is not None
     assert period.start_ms <= happened_ms < period.end_ms
+
+
+async def test_deliveries_may_catch_up_behind_each_portion(
+    bench: EngineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what closed in it on disk, and nothing of the next; it is told how long that took, and
+    not what was waited for before.
+    """
+    monkeypatch.setattr(closing, "CLOSED_AT_ONCE", 3)  # several of each part
+    await bench.ledger.append([event(f"c{number}") for number in range(100)])
+    bench.clock.now_ms += HOUR_MS
+    found: list[int] = []
+    caught_up_s = [trio.current_time()]
+
+    async def catch_up(made: int, made_s: float) -> None:
+        assert 0 < made_s <= trio.current_time() - caught_up_s[-1]
+        before = found[-1] if found else 0
+        found.append(len(await published(bench)))
+        assert found[-1] - before == made
+        await trio.sleep(0.001)
+        assert len(await published(bench)) == found[-1]
+        caught_up_s.append(trio.current_time())
+
+    period = await bench.ledger.next_to_close()
+    assert period is not None
+    await bench.ledger.close(period, rules(PeriodType.HOURLY), catch_up=catch_up)
+    assert found[-1] == 100
+    portions = [later - earlier for earlier, later in pairwise([0, *found])]
+    assert set(portions) == {1, 2, 3}

@@ -74,7 +74,7 @@ def fill(txn: Transaction, count: int) -> None:
             closed = closed_hour(delivery.customer_id, delivery.start_ms)
             change = Change(delivery.customer_id, aggregations={closed.period: closed})
             journal.write_changes(txn, [change], PARTS)
-        outbox.take_sequence(txn, delivery.endpoint_id)
+        outbox.take_sequences(txn, delivery.endpoint_id, 1)
         outbox.insert(txn, delivery)
 
 

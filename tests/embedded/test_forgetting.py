@@ -6,15 +6,16 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+
+from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.embedded import forgetting, journal, records
 from meterd.embedded.store import PARTS, Store
-from tests.embedded.sample_store import checked, copied_sample
+from tests.embedded.sample_store import checked, copied_sample, damage, spoil
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 FAR_MS = 1 << 44
 
@@ -85,3 +86,11 @@ def test_a_key_that_another_event_has_taken_stays(tmp_path: Path) -> None:
         with store.read() as txn:
             assert txn.get("idempotency_keys", taken) == other
             assert txn.get("idempotency_keys", gone) is None
+
+
+def test_a_damaged_key_is_met_by_the_reader(tmp_path: Path) -> None:
+    """And not by the writer, where it would end the process."""
+    data = copied_sample(tmp_path)
+    spoil(data, lambda txn: damage(txn, "idempotency_keys"))
+    with closing(Store(data)) as store, store.read() as txn, pytest.raises(CorruptRecordError):
+        forgetting.expired(txn, PARTS, FAR_MS)

@@ -10,7 +10,7 @@ import pytest
 from meterd.domain.event_ids import ID_BYTES, stamp_of
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.domain.totals import PeriodTotals
-from meterd.embedded import dated, forgetting, journal, keys, log, records, recount, span_check
+from meterd.embedded import dated, forgetting, journal, key_check, keys, log, records, recount
 from meterd.embedded.store import PARTS
 from tests.embedded.sample_store import (
     checked,
@@ -57,7 +57,7 @@ def test_hours_that_do_not_fit_into_memory_come_out_the_same(
     assert checked(data) == before
     # Read in pieces: what the index has of an hour, keys that are looked up.
     monkeypatch.setattr(dated, "_WANTED_MAX", 3)
-    monkeypatch.setattr(span_check, "_KEYS_AT_ONCE", 3)
+    monkeypatch.setattr(key_check, "_KEYS_AT_ONCE", 3)
     assert checked(data) == before
 
 

@@ -54,6 +54,7 @@ def test_what_is_left_of_an_append_is_as_good() -> None:
         ([GOOD[0], GOOD[2]], (), ["a block"]),
         ([GOOD[0], [(64, 64, 65)]], (), ["a block"]),
         ([GOOD[0], [(65, 64, 64)]], (), ["a block"]),
+        ([[(0, 10, 0), (10, 64, 10)]], (), ["a block"]),
         ([GOOD[0], [(63, 1, 0)]], (), ["record"]),
         ([[(0, 64, 0), (63, 1, 0)]], (), ["blocks"]),
         ([[(0, 65, 0)]], (), ["events of a block"]),

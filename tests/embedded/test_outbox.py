@@ -20,7 +20,7 @@ from meterd.domain.deliveries import (
 )
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
-from meterd.embedded import attempt_log, outbox
+from meterd.embedded import attempt_log, outbox, records
 from meterd.embedded.store import Store
 from meterd.ledger import Claim
 from tests.ledger_bench import START_MS
@@ -115,6 +115,26 @@ def test_settling_puts_it_where_it_belongs(
     assert counts(store) == left
     with store.read() as txn:
         assert attempt_log.of_number(txn, settled.endpoint_id, settled.sequence) == [attempt]
+
+
+def test_what_is_added_together_is_numbered_as_it_came(store: Store) -> None:
+    """Of each endpoint on from its last, and none is made before that."""
+    add(store, delivery("a", 20))
+    together = [delivery("b", 10), delivery("c", 30, "crm"), delivery("d", 30), delivery("e", 5)]
+    store.write(lambda txn: outbox.add_all(txn, together))
+    with store.read() as txn:
+        found = [records.decode_delivery(one) for _, one in txn.forward("deliveries", b"", b"")]
+    assert [(one.customer_id, one.sequence, one.created_ms) for one in found] == [
+        ("a", 1, 20),
+        ("b", 2, 20),
+        ("d", 3, 30),
+        ("e", 4, 30),
+        ("c", 1, 30),
+    ]
+    assert all(b'"sequence":%d}' % one.sequence in one.body for one in found)
+    add(store, delivery("f", 1))
+    with store.read() as txn:
+        assert outbox.get(txn, "billing", 5).created_ms == 30
 
 
 def test_sequences_count_each_endpoints_deliveries(store: Store) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 BRANCH, LEAF, OVERFLOW = 1, 2, 4
-META_TXN = 16 + 8 + 16 + 96 + 8  # in a meta page: header, magic, address and size, trees, last page
+META_MAP = 16 + 8 + 8  # in a meta page: header, magic, address; then the map's size, trees,
+META_LAST = META_MAP + 8 + 96  # the last page,
+META_TXN = META_LAST + 8  # and the commit
 
 
 class File:
@@ -83,6 +85,22 @@ def test_no_flip_brings_the_commit_before_back(data: Path, bit: int) -> None:
         assert lines(data), f"bit {bit} of meta page {number}"
         file.flip(at, bit % 8)
     assert lines(data) == []
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_the_last_page_is_one_that_can_be(data: Path, bit: int) -> None:
+    """What is kept of each page would else be made for more than any memory holds."""
+    file = File(data)
+    at = file.newer * PAGE + META_LAST + bit // 8
+    (map_bytes,) = struct.unpack_from("<Q", file.bytes, file.newer * PAGE + META_MAP)
+    file.flip(at, bit % 8)
+    (last_page,) = struct.unpack_from("<Q", file.bytes, file.newer * PAGE + META_LAST)
+    if last_page * PAGE < map_bytes:
+        assert decode_metas(file.metas()).last_page == last_page
+    else:
+        with pytest.raises(DamagedError, match=f"{last_page:,}, beyond the {map_bytes:,} bytes"):
+            decode_metas(file.metas())
+    assert lines(data)
 
 
 def test_the_commit_before_is_told_from_a_later_one(data: Path) -> None:

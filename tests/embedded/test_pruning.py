@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from meterd.domain.event_ids import stamp_of
-from meterd.domain.periods import HOUR_MS, PeriodType
+from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.embedded import journal, keys, log, pruning, records
 from meterd.embedded.store import PARTS, Store
 from tests.embedded.engine_bench import running
@@ -24,6 +24,7 @@ from tests.embedded.pruned_store import (
     make_prunable,
     prunable,
     prune_all,
+    sweep,
 )
 from tests.embedded.sample_store import checked, lines, spoil
 from tests.ledger_bench import EVERY_EVENT, START_MS, close_ended, event
@@ -52,10 +53,10 @@ def data(whole: Path, tmp_path: Path) -> Path:
 def test_a_store_is_sound_with_each_portion_that_is_deleted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever a crash leaves it; all that may go goes, and what points to it."""
+    """Wherever a crash leaves it; all that may go goes."""
     before = checked(data)
     assert before["pruned events"] == 0
-    monkeypatch.setattr(pruning, "TOUCHED_AT_ONCE", 100)
+    monkeypatch.setattr(pruning, "TOUCHED_AT_ONCE", 40)
     pruned = 0
     while True:
         with closing(Store(data)) as store:
@@ -70,14 +71,13 @@ def test_a_store_is_sound_with_each_portion_that_is_deleted(
     assert pruned == before["events"] - 73
     with closing(Store(data)) as store, store.read() as txn:
         assert txn.count("voids") == 0
-        assert txn.count("blocks_by_hour") == 0
         last_ms = START_MS // HOUR_MS * HOUR_MS + HOURS * HOUR_MS
         assert journal.read_pruned(txn).until_ms == last_ms + HOUR_MS
         assert log.count_events(txn) == before["events"]
     assert checked(data)["totals"] == before["totals"]
 
 
-def test_a_beginning_goes_and_what_stands_in_one_index_record_is_split(data: Path) -> None:
+def test_a_beginning_goes(data: Path) -> None:
     """What came before an hour, with all that happened before it."""
     before = checked(data)
     pruned = sum(prune_all(data, BEFORE))
@@ -93,11 +93,13 @@ def test_a_beginning_goes_and_what_stands_in_one_index_record_is_split(data: Pat
 
 def test_what_is_pruned_is_proved_by_its_digest(data: Path) -> None:
     """All that was published still leads to the digests that were sent; and of what is left, to its
-    events.
+    events. It is the same whether or not indexes still name what is gone.
     """
     before = prove_in(data)
     prune_all(data, BEFORE)
     after = prove_in(data)
+    spoil(data, sweep)
+    assert prove_in(data) == after
     assert after.keys() == before.keys()
     gone = {name for name, one in after.items() if one.pruned}
     for name, one in before.items():
@@ -131,16 +133,26 @@ async def test_ids_go_on_where_the_whole_log_is_gone(tmp_path: Path) -> None:
         assert bench.ledger._last == last
 
 
-def test_it_waits_where_very_much_is_to_be_revised(
-    data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7])
+def test_what_waits_to_be_revised_is_found_in_portions(
+    data: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """Rather than look through all of it each time."""
-    monkeypatch.setattr(pruning, "LATE_MAX", 0)
+    """The first of them, in whichever portion it is: there may be very many."""
+    monkeypatch.setattr(pruning, "LATE_AT_ONCE", at_once)
+    hours = (5, 3, 1, 4, 2)
     with closing(Store(data)) as store:
-        assert found_in(store).events
-        key = b"".join((b"\0" * 8, bytes(2), keys.hour(LATER), b"acme"))
-        store.write(lambda txn: txn.put("late", key, b""))
-        assert not found_in(store).events
+        for place, hour in enumerate(hours):
+            period = period_at(PeriodType.HOURLY, hour * HOUR_MS)
+            key = keys.late_key(place, 0, period, "acme")
+            store.write(lambda txn, key=key: txn.put("late", key, b""))  # type: ignore[misc]
+        found: list[float] = []
+        start: bytes | None = b""
+        while start is not None:
+            with store.read() as txn:
+                first_ms, start = pruning.first_to_revise(txn, start)
+            found.append(first_ms)
+    assert min(found) == HOUR_MS
+    assert len(found) == -(-len(hours) // at_once)
 
 
 def mark(txn: Transaction, **changed: object) -> None:
@@ -151,6 +163,7 @@ def an_event_too_many_is_gone(txn: Transaction) -> None:
     """A record of the log behind the mark, with its indexes."""
     before = journal.read_pruned(txn)
     pruning.prune(txn, prunable(txn))
+    sweep(txn)
     journal.write_pruned(txn, before)
 
 
@@ -164,6 +177,7 @@ def a_pruned_event_is_there(txn: Transaction) -> None:
 
 
 def an_index_names_what_is_gone(txn: Transaction) -> None:
+    sweep(txn)
     prefix = keys.blocks_prefix(keys.part_of("acme", PARTS), "acme", "sum")
     gone = stamp_of(journal.read_pruned(txn).through).id()
     txn.put("blocks_by_customer", prefix + gone, gone)
@@ -175,6 +189,10 @@ def a_void_of_what_is_gone(txn: Transaction) -> None:
     payload = txn.get("voids", found)
     assert payload is not None
     txn.put("voids", journal.read_pruned(txn).through, payload)
+
+
+def more_swept_than_is_gone(txn: Transaction) -> None:
+    mark(txn, swept=b"\xff" * 16)
 
 
 def more_gone_than_said(txn: Transaction) -> None:
@@ -224,6 +242,7 @@ PARTLY = [
     (a_pruned_event_is_there, "events: record"),
     (an_index_names_what_is_gone, "blocks_by_customer: "),
     (a_void_of_what_is_gone, "voids: record"),
+    (more_swept_than_is_gone, "meta: swept: stands"),
     (more_gone_than_said, "meta: count of events: stands"),
     (gone_from_an_open_year, "in a yearly period that is closed"),
     (gone_within_an_hour, "the end of an hour, after"),

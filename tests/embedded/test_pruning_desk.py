@@ -133,6 +133,19 @@ async def test_what_is_taken_back_between_two_portions_is_revised_first(
         assert await prune(bench) == 1
 
 
+async def test_the_year_that_waits_to_be_revised_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the hour of what was taken back, a portion later: it keeps what came before that."""
+    monkeypatch.setattr(pruning, "LATE_AT_ONCE", 1)
+    async with running(tmp_path) as bench:
+        _, second = await two_hours(bench)
+        await bench.ledger.void(second, "as agreed")
+        assert await prune(bench) == 0
+        await revise(bench)
+        assert await prune(bench) == 2
+
+
 async def test_a_void_of_another_hour_holds_nothing_up(tmp_path: Path) -> None:
     """A later one's."""
     async with running(tmp_path) as bench:

@@ -14,11 +14,16 @@ from meterd.domain.event_ids import Stamp, position
 from meterd.domain.receipts import receive
 from meterd.domain.totals import totals_of
 from meterd.embedded import keys, recount
+from meterd.embedded.appended import Append
+from meterd.embedded.log import Block
 from meterd.embedded.recount import HourRecount
 from meterd.embedded.store import PARTS
 from tests.ledger_bench import START_MS, event
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meterd.domain.events import UsageEvent
     from meterd.domain.totals import Totals
 
 CUSTOMERS = ("a", "b", "c", "d", "Ærø")
@@ -27,6 +32,16 @@ EVENTS = [
     event(CUSTOMERS[number * number % 5], TYPES[number * number // 3 % 2], number % 7 - 3)
     for number in range(600)
 ]
+
+
+def count(
+    hour: HourRecount, block: Stamp, events: Sequence[UsageEvent], begins_at: int = 0
+) -> None:
+    """Counts a block, customer by customer."""
+    append = Append(Block(block.id(), block, events, begins_at))
+    append.add((begins_at + place, one, block.id()) for place, one in enumerate(events))
+    for customer_id, placed in append.by_customer.items():
+        hour.count(customer_id, placed, are_dated=True)
 
 
 def by_hand() -> dict[bytes, dict[str, Totals]]:
@@ -58,13 +73,11 @@ def test_it_comes_out_the_same(
     monkeypatch.setattr(recount, "_CUSTOMERS_MAX", customers_max)
     receipt = receive(Stamp(START_MS, 5, 7), EVENTS)
     hour, blocks = HourRecount(PARTS), []
-    for number, block_id in enumerate(receipt.blocks):
-        begin = number * 64
-        some = EVENTS[begin : begin + 64]
-        hour.count(receipt.stamp.later(begin), block_id, enumerate(some))
+    for begin in range(0, len(EVENTS), 64):
+        count(hour, receipt.stamp.later(begin), EVENTS[begin : begin + 64], begin)
         if hour.is_full:
-            blocks += [one for group in hour.fold().values() for one in group.blocks]
-    blocks += [one for group in hour.fold().values() for one in group.blocks]
+            blocks += [one for found in hour.fold().values() for one in found]
+    blocks += [one for found in hour.fold().values() for one in found]
     counted = list(hour.totals())
     hour.close()
     assert dict(counted) == by_hand()
@@ -82,8 +95,7 @@ def test_events_in_any_order_of_their_own_time() -> None:
     receipt = receive(Stamp(START_MS + 5, 5, 7), dated)
     hour = HourRecount(PARTS)
     for begin in range(0, len(dated), 64):
-        stamp = receipt.stamp.later(begin)
-        hour.count(stamp, stamp.id(), enumerate(dated[begin : begin + 64]))
+        count(hour, receipt.stamp.later(begin), dated[begin : begin + 64], begin)
     hour.fold()
     for customer, by_type in hour.totals():
         for event_type, found in by_type.items():
@@ -106,7 +118,7 @@ def test_it_is_folded_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> 
     hour = HourRecount(PARTS)
     for customer_id in CUSTOMERS[:4]:
         assert not hour.is_full
-        hour.count(Stamp(START_MS, 1, 1), b"block", [(0, event(customer_id))])
+        count(hour, Stamp(START_MS, 1, 1), [event(customer_id)])
     assert hour.is_full
     hour.fold()
     assert not hour.is_full
@@ -116,7 +128,7 @@ def two_customers(monkeypatch: pytest.MonkeyPatch) -> HourRecount:
     """Of which one is to be put aside."""
     monkeypatch.setattr(recount, "_CUSTOMERS_MAX", 1)
     counting = HourRecount(PARTS)
-    counting.count(Stamp(START_MS, 0, 7), b"", enumerate([event("a"), event("b")]))
+    count(counting, Stamp(START_MS, 0, 7), [event("a"), event("b")])
     return counting
 
 
@@ -141,3 +153,17 @@ def test_a_machine_without_room_for_temporary_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(StoreError, match=r"nowhere.*another folder in TMPDIR"):
         two_customers(monkeypatch).fold()
+
+
+def test_blocks_of_what_counts_elsewhere_are_given_back_in_order() -> None:
+    """With those of what counts here, each once."""
+    hour = HourRecount(PARTS)
+    first, second = Stamp(START_MS, 0, 7), Stamp(START_MS, 64, 7)
+    hour.note(event("a", "x"), second.id())
+    hour.note(event("a", "y"), second.id())
+    count(hour, first, [event("a", "x"), event("a", "x")])
+    count(hour, second, [event("a", "x")], 64)
+    assert hour.fold() == {("a", "x"): [first.id(), second.id()], ("a", "y"): [second.id()]}
+    assert [(name, set(by_type)) for name, by_type in hour.totals()] == [
+        (keys.customer_key(keys.part_of("a", PARTS), "a"), {"x"})
+    ]

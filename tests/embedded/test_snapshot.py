@@ -10,10 +10,12 @@ import sys
 import threading
 from contextlib import closing
 from functools import partial
+from itertools import count
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lmdb
 import msgspec
 import pytest
 
@@ -23,6 +25,7 @@ from meterd.embedded.pages import DamagedError
 from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.store import FORMAT, Meta, Store
 from tests.embedded.sample_store import copied_sample, lines, spoil
+from tests.embedded.test_pages import META_LAST, PAGE, File
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,30 +136,43 @@ def test_a_copy_is_whole_and_its_owners_alone(tmp_path: Path) -> None:
     assert lines(to.parent) == []
 
 
+class CopiedWhenCut:
+    """An environment that begins to copy when the file it would copy to has been taken away."""
+
+    def __init__(self, env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._env = env
+        self._cut = threading.Event()
+        self._dup2 = os.dup2
+        self.close = env.close
+        monkeypatch.setattr(os, "dup2", self._cut_first)
+
+    def _cut_first(self, descriptor: int, other: int, inheritable: bool = True) -> None:
+        self._dup2(descriptor, other, inheritable)
+        self._cut.set()
+
+    def copyfd(self, descriptor: int, *, compact: bool) -> None:
+        assert self._cut.wait(20), "nothing ends the copy"
+        self._env.copyfd(descriptor, compact=compact)
+
+
 def test_a_copy_that_is_not_waited_for_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its file and the store are closed: LMDB would write to whatever is opened next."""
-    with closing(Store(tmp_path / "data")) as large:
-        large.write(lambda txn: txn.put("events", b"key", bytes(80 << 20)))
+    data, copy = copied_sample(tmp_path), tmp_path / "copy.mdb"
     monkeypatch.setattr(snapshot, "_PROGRESS_SECONDS", 0.0001)
 
     def interrupt(done: int) -> None:
         raise KeyboardInterrupt
 
     threads = threading.active_count()
-    # A thread that waits for a busy core may be told only when all has been copied.
-    for number in range(20):
-        copy = tmp_path / f"{number}.mdb"
-        with open_snapshot(tmp_path / "data") as opened:
-            with pytest.raises(KeyboardInterrupt):
-                opened.copy_to(copy, interrupt)
-            assert threading.active_count() == threads
-        copied_bytes = copy.stat().st_size
-        copy.unlink()
-        if copied_bytes < 80 << 20:
-            return
-    pytest.fail("each copy was made to its end")
+    with open_snapshot(data) as opened:
+        env: Any = CopiedWhenCut(opened._env, monkeypatch)
+        monkeypatch.setattr(opened, "_env", env)
+        with pytest.raises(KeyboardInterrupt):
+            opened.copy_to(copy, interrupt)
+        assert threading.active_count() == threads
+    assert copy.stat().st_size == 0
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
@@ -170,6 +186,34 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
 
 def put_meta(meta: bytes, txn: object) -> None:
     txn.put("meta", b"meta", meta)  # type: ignore[attr-defined]
+
+
+def test_damage_is_told_rather_than_what_lmdb_stumbles_over(tmp_path: Path) -> None:
+    """It cannot map as many pages as a flipped bit says that there are."""
+    data = copied_sample(tmp_path)
+    file = File(data)
+    file.flip(file.newer * PAGE + META_LAST + 5)
+    with pytest.raises(DamagedError, match=r"^page [01] says that the last one is "):
+        opened(data)
+
+
+def test_what_else_lmdb_stumbles_over_is_told_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file whose first pages are sound."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise lmdb.MemoryError("Cannot allocate memory")
+
+    monkeypatch.setattr(lmdb, "open", refuse)
+    data = copied_sample(tmp_path)
+    with pytest.raises(StoreError, match=r" cannot be read: Cannot allocate memory$"):
+        opened(data)
+
+
+def opened(data: Path) -> None:
+    with open_snapshot(data):
+        raise AssertionError("it is opened")
 
 
 def test_a_file_that_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
@@ -223,3 +267,19 @@ def test_a_commit_that_is_being_synced_is_waited_for(
     monkeypatch.setattr(snapshot, "_SETTLE_SECONDS", 0.01)
     with pytest.raises(DamagedError, match="LMDB reads transaction"):
         begin_lagging(data, inf)
+
+
+def test_a_store_that_changes_each_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is read that belongs to two moments."""
+    data, number = copied_sample(tmp_path), count()
+
+    def always_other(_: int) -> tuple[bytes, bytes]:
+        return b"%d" % next(number), b""
+
+    with open_snapshot(data) as held:
+        monkeypatch.setattr(snapshot, "_SETTLE_SECONDS", 0.01)
+        monkeypatch.setattr(snapshot, "read_metas", always_other)
+        with pytest.raises(StoreError, match="changes faster than it can be read"):
+            snapshot._begin(held._env, held._descriptor)

@@ -75,18 +75,25 @@ def test_many_at_once(store: Store) -> None:
     store.write(lambda txn: txn.delete_all("meta", [b"c", b"x"]))
     with store.read() as txn:
         assert txn.get_all("meta", [b"b", b"a", b"c"]) == [b"B", b"A"]
+    store.write(lambda txn: txn.put_all("totals", [(key, b"") for key in (b"a", b"b", b"c", b"d")]))
+    store.write(lambda txn: txn.delete_all("totals", [b"d", b"a", b"b", b"bb", b"e"]))
+    with store.read() as txn:
+        assert list(txn.keys_forward("totals", b"", b"")) == [b"c"]
 
 
-def test_what_stands_behind_a_popped_record(store: Store) -> None:
-    """Or in front of it: the first that is left with the prefix."""
-    store.write(lambda txn: txn.put_all("totals", [(b"b%d" % at, b"%d" % at) for at in (1, 2, 3)]))
-    put(store, b"c1", b"other", "totals")
-    popped = [store.write(partial(_pop, key=key)) for key in (b"b2", b"b2", b"b1", b"b3", b"b4")]
-    assert popped == [b"1", b"1", b"3", None, None]
+def test_what_stands_behind_popped_records(store: Store) -> None:
+    """Or in front of them: the first that is left with the prefix."""
+    there = [(b"b%d" % at, b"%d" % at) for at in (1, 2, 3)]
+    store.write(lambda txn: txn.put_all("totals", [(b"a1", b"A"), *there, (b"d1", b"D")]))
 
+    def pop(*places: tuple[bytes, bytes]) -> list[bytes]:
+        return store.write(lambda txn: txn.pop_all("totals", places))
 
-def _pop(txn: Transaction, key: bytes) -> bytes | None:
-    return txn.pop("totals", key, b"b")
+    assert [pop((b"b", b"%d" % at)) for at in (2, 2, 1, 3, 4)] == [[b"1"], [b"1"], [b"3"], [], []]
+    store.write(lambda txn: txn.put_all("totals", there))
+    assert pop((b"b", b"3"), (b"a", b"1"), (b"b", b"1"), (b"c", b"1"), (b"e", b"1")) == [b"1", b"2"]
+    with store.read() as txn:
+        assert list(txn.keys_forward("totals", b"", b"")) == [b"b2", b"d1"]
 
 
 def test_a_flipped_bit_is_noticed(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,22 @@ from meterd.domain.idempotency import Recorded
 from meterd.domain.outcomes import Outcome
 from meterd.domain.periods import PeriodType
 from meterd.domain.proofs import check
+from meterd.embedded import journal, keys, records
 from meterd.embedded.differences import Checking
 from meterd.embedded.outbox_check import OutboxCheck
 from meterd.embedded.proving import Proving, find
-from meterd.embedded.store import FORMAT, UPGRADED, Store
+from meterd.embedded.records import Pruned
+from meterd.embedded.store import FORMAT, UPGRADED, Store, decode_meta
 from meterd.embedded.verification import verify
 from meterd.ledger import DeliveryQuery
 from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.sample_store import spoil
 from tests.ledger_bench import at, close_ended, event, published, rules, stored
 
 if TYPE_CHECKING:
     from meterd.domain.deliveries import Delivery
     from meterd.domain.stored_events import StoredEvent
+    from meterd.embedded.transaction import Transaction
     from meterd.ledger import DeliveredAggregation
 
 STORED = Path(__file__).parent / "stored"
@@ -148,6 +153,22 @@ def test_an_upgraded_store_says_so(tmp_path: Path, store_format: int) -> None:
         store = Store(tmp_path / "data")
         assert store.meta.format == FORMAT
         store.close()
+
+
+def test_what_format_9_has_pruned_is_named_nowhere(tmp_path: Path) -> None:
+    """And a check knows: its mark said how far the log was pruned, and nothing of indexes."""
+    lay(tmp_path, 9)
+    data, gone = tmp_path / "data", (b"\1" * 16, 3_600_000, 7)
+
+    def put_back(txn: Transaction) -> None:
+        assert journal.read_pruned(txn) == Pruned()
+        txn.put("meta", keys.PRUNED, records.encode(gone))
+        meta = decode_meta(txn.get("meta", b"meta") or b"")
+        txn.put("meta", b"meta", msgspec.msgpack.encode(msgspec.structs.replace(meta, format=9)))
+
+    spoil(data, put_back)
+    with closing(Store(data)) as store, store.read() as txn:
+        assert journal.read_pruned(txn) == Pruned(*gone, swept=gone[0], swept_events=gone[2])
 
 
 def test_every_earlier_format_is_kept_here() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.domain.periods import DAY_MS, PeriodType, period_at
+from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType, period_at
 from meterd.domain.usage import UsageQuery
 from meterd.embedded import usage
 from tests.embedded.engine_bench import EngineBench, running
@@ -49,6 +49,19 @@ async def test_whoever_is_known_is_not_posted_to_be_listed(tmp_path: Path) -> No
         assert await listed(bench) == NAMES
         assert await listed(bench, 7, after="c20") == NAMES[21:28]
         assert bench.hop.transactions == transactions
+
+
+async def test_event_types_are_of_open_periods(tmp_path: Path) -> None:
+    """As long as one of those that are asked for is open that may have events of them."""
+    async with running(tmp_path) as bench:
+        ask = bench.ledger.event_types_of_open
+        await bench.ledger.append([event(event_type="early"), event(event_type="both")])
+        assert await ask([PeriodType.HOURLY]) == ["both", "early"]
+        assert await ask([]) == []
+        await close_ended(bench, rules(), clock_ms=START_MS + HOUR_MS)
+        await bench.ledger.append([event(event_type="both"), event(event_type="bothersome")])
+        assert await ask([PeriodType.HOURLY]) == ["both", "bothersome"]
+        assert await ask(PeriodType) == ["both", "bothersome", "early"]
 
 
 async def test_usage_posts_its_customer_only(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from meterd.domain.voids import VoidOutcome
 from meterd.embedded import void_desk
 from meterd.embedded.committer import FULL_SECONDS
 from meterd.embedded.verification import verify
+from meterd.ledger import AggregationQuery
 from tests.embedded.engine_bench import EngineBench, running
 from tests.embedded.test_engine_full_disk import Disk
 from tests.ledger_bench import START_MS, close_ended, event, rules, stored
@@ -121,6 +122,24 @@ async def test_a_close_amid_a_void(bench: EngineBench, reader: Reader) -> None:
 async def close_all(bench: EngineBench, by: object, done: trio.Event) -> None:
     await close_ended(bench, by, clock_ms=START_MS + 24 * HOUR_MS)  # type: ignore[arg-type]
     done.set()
+
+
+async def test_what_came_late_and_went_is_revised_once(bench: EngineBench) -> None:
+    """The figures are as they were and the events are not: whoever proves the newest revision comes
+    to them.
+    """
+    by = rules(PeriodType.HOURLY)
+    await bench.ledger.append([event()])
+    await close_ended(bench, by, clock_ms=START_MS + HOUR_MS)
+    await bench.ledger.append([msgspec.structs.replace(event(), timestamp_ms=START_MS)])
+    await bench.ledger.void((await stored(bench))[0].id, "a slip")
+    assert await bench.ledger.revise(by, until_ms=bench.clock.now_ms) == 1
+    assert await bench.ledger.revise(by, until_ms=bench.clock.now_ms) == 0
+    query = AggregationQuery(period_type=PeriodType.HOURLY, revisions=True)
+    (found,) = await bench.ledger.aggregations(query, limit=9)
+    earlier, newest = (found.superseded[0].aggregation, found.aggregation)
+    assert (earlier.figures, newest.revision) == (newest.figures, 2)
+    assert earlier.contents != newest.contents
 
 
 async def test_who_goes_leaves_nothing(bench: EngineBench, reader: Reader) -> None:

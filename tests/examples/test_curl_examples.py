@@ -49,6 +49,14 @@ def test_it_needs_no_jq(daemon: DaemonProcess, tmp_path: Path) -> None:
     assert '\n{"message":"Events captured","count":3}\n' in done.stdout
 
 
+def test_the_settings_of_somebodys_curl_have_no_say(daemon: DaemonProcess, tmp_path: Path) -> None:
+    """A ~/.curlrc that has curl fail where meterd refuses, show heads, or ask by a proxy."""
+    (tmp_path / ".curlrc").write_text('fail\ninclude\nproxy = "http://127.0.0.1:9"\n')
+    done = run(NAME, BASE_URL=daemon.url, API_KEY=daemon.key, HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " → 404\n" in done.stdout
+
+
 def test_a_failing_step_ends_it(daemon: DaemonProcess) -> None:
     """A wrong key is refused at the configuration: that is named, and nothing is sent after it."""
     done = run(NAME, BASE_URL=daemon.url, API_KEY="wrong")

@@ -71,3 +71,9 @@ def test_a_dry_run_prints_the_events_and_sends_nothing() -> None:
     assert head.startswith("Generated 20 events for 2 customers\n")
     fields = {"eventType", "customerId", "value", "metadata"}
     assert [set(event) for event in json.loads(events)] == [fields] * 20
+
+
+def test_one_is_not_many() -> None:
+    """Of one event and of one customer it says so."""
+    done = run(NAME, "--dry-run", "--count", "1", "--customers", "1", BASE_URL=NOWHERE)
+    assert done.stdout.startswith("Generated 1 event for 1 customer\n")

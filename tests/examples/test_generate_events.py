@@ -103,6 +103,7 @@ def test_a_meterd_that_is_not_there_is_a_failure() -> None:
     """Port 9, discard, where nothing listens."""
     done = run(NAME, BASE_URL="http://127.0.0.1:9", API_KEY="any", EVENT_COUNT="1")
     assert done.returncode == 1
+    assert "\nGenerating 1 event...\n" in done.stdout
     assert done.stderr.startswith("❌ [1/1] Failed: ConnectError: ")
 
 

@@ -86,12 +86,14 @@ REACHED: dict[str, Any] = {
 
 def test_a_threshold_is_told_once(receiver: Receiver) -> None:
     """Whichever webhook it comes with; another threshold is another."""
-    higher = {**REACHED["data"], "exact": {"threshold": "1000", "value": "1003"}}
+    exact = {"threshold": "1000", "value": "1003"}
+    higher = {**REACHED["data"], "eventCount": 1, "exact": exact}
     for number, webhook in enumerate((REACHED, REACHED, {**REACHED, "data": higher})):
         body = json.dumps(webhook).encode()
         assert receiver.post(body, signed(body, webhook_id=f"msg_{number}"))[0] == 200
     said = receiver.stop()
     assert "\nThreshold: 800 of api.calls (sum)\n  Value: 803.5, of 412 events\n" in said
+    assert "\n  Value: 1003, of 1 event\n" in said
     assert said.count("🔔 customer_1 has reached 800 of api.calls\n") == 1
     assert said.count("🔔 customer_1 has reached 1000 of api.calls\n") == 1
     assert said.count("🔁 Repeat of customer_1 monthly 202601 api.calls 800:") == 1

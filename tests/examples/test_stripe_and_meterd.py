@@ -46,15 +46,15 @@ def text(moment: dt.datetime) -> str:
 
 
 async def delivered(http: httpx.AsyncClient, clock: FakeClock) -> None:
-    """Once all that closed is. What failed is tried again when its time has come, which comes fast,
-    and stays within the five minutes that a signature is good for.
+    """Once the six that close are. What failed is tried again when its time has come, which comes
+    fast, and stays within the five minutes that a signature is good for.
     """
     with trio.fail_after(60):
         for quarters in itertools.count():
             found = (await http.get("/aggregations", params={"limit": "1000"})).json()
             statuses = [one["webhookStatus"] for one in found if one["status"] == "closed"]
-            assert len(statuses) == 6
-            if all(status["delivered"] for status in statuses):
+            assert len(statuses) <= 6
+            if len(statuses) == 6 and all(status["delivered"] for status in statuses):
                 return
             if quarters < 60 and any("lastError" in status for status in statuses):
                 clock.advance(seconds=4)

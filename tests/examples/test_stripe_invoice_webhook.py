@@ -95,7 +95,7 @@ def test_readme_shows_what_it_says(stripe: Stripe, example: Example) -> None:
     said = (example.banner + example.stop()).replace(
         example.url.split(":")[2], "3000/webhooks/stripe"
     )
-    assert f"```\n{said}```\n" in (EXAMPLES / "README.md").read_text()
+    assert f"```text\n{said}```\n" in (EXAMPLES / "README.md").read_text()
 
 
 ROUNDED = [

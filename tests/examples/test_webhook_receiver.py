@@ -83,14 +83,14 @@ def test_a_verified_webhook_is_shown_as_documented() -> None:
     assert (answer.status_code, answer.text) == (200, '{"received":true}')
     said = (running.banner + running.stop()).replace(f":{running.port}", ":3000")
     readme = (EXAMPLES / "README.md").read_text()
-    assert f"```\n{said}```\n" in readme
+    assert f"```text\n{said}```\n" in readme
 
 
 def test_each_line_is_there_as_soon_as_the_webhook_is(receiver: Receiver) -> None:
     """What is printed reaches a pipe before the receiver ends."""
     body = body_of({"api.calls": 1})
     assert receiver.post(body, signed(body))[0] == 200
-    said = receiver.read_until("   💰 Billing: 1 API calls = $0.00\n")
+    said = receiver.read_until("   💰 Billing: 1 API call = $0.00\n")
     assert said.startswith(
         f"\n📨 Received webhook\n{RULE}\n✅ Signature verified\n\nWebhook Type: "
     )
@@ -216,6 +216,7 @@ def test_a_batch_with_an_item_that_is_none_is_400(receiver: Receiver) -> None:
     whole = batch_of(aggregation_of("a"))
     assert receiver.post(whole, signed(whole)) == (200, {"received": True})
     said = receiver.stop()
+    assert said.count("📦 Batch of 1 aggregation\n") == 1
     assert said.count("💰") == 1
     assert "🔁" not in said
 

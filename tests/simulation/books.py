@@ -7,7 +7,7 @@ of its values, each time somebody claims one.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
@@ -17,6 +17,7 @@ import msgspec
 
 from meterd.domain.aggregations import Figure
 from meterd.domain.instants import format_instant
+from meterd.domain.periods import PeriodType, period_at
 from tests.model_ledger import result_of
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class Books:
         self.voids: dict[bytes, Void] = {}
         self.customers: defaultdict[str, list[Entry]] = defaultdict(list)
         self.keys: dict[tuple[str, str], int] = {}
+        # So many of the log are deleted, and so many of a customer's; their last hour's end.
+        self.pruned = self.pruned_until_ms = 0
+        self.pruned_of: Counter[str] = Counter()
         # When each happened, and its place in the log.
         self._times: list[tuple[int, int]] = []
         self._series: defaultdict[tuple[str, str], _Series] = defaultdict(_Series)
@@ -155,6 +159,19 @@ class Books:
             self.keys[event.customer_id, event.key] = event.number
         self._series_of(event).add(entry, Decimal(event.value))
         return entry
+
+    def prune(self, through: bytes) -> list[Entry]:
+        """All up to that one are deleted, on disk; returns those that were not."""
+        # Whose part it is, is not said there.
+        end = bisect_right(self.log, through[:-1], key=lambda entry: entry.id[:-1])
+        gone = self.log[self.pruned : end]
+        self.pruned = max(self.pruned, end)
+        for entry in gone:
+            self.pruned_of[self.sent[entry.number].customer_id] += 1
+            for instant_ms in (entry.received_ms, entry.happened_ms):
+                hour = period_at(PeriodType.HOURLY, instant_ms)
+                self.pruned_until_ms = max(self.pruned_until_ms, hour.end_ms)
+        return gone
 
     def take_back(self, entry: Entry, void: Void) -> None:
         """It is void, on disk."""

@@ -247,7 +247,7 @@ class Clients:
         """The newest of a customer, all of them, in order; those that came meanwhile may lack."""
         customer_id = self._random.choice(CUSTOMERS)
         void = {to_text(event_id) for event_id in self._books.voids}
-        before = len(self._books.customers[customer_id])
+        before, first = len(self._books.customers[customer_id]), self._books.pruned_of[customer_id]
         was_full = self._disk.is_full
         path = f"/events?customerId={quote(customer_id)}&limit={_READ_MAX}"
         answer = await self._get(path)
@@ -257,7 +257,9 @@ class Clients:
         found = [document["metadata"]["n"] for document in answer.json()]
         ends = range(before, len(log) + 1)
         expected = [
-            [one.number for one in log[max(0, end - _READ_MAX) : end]][::-1] for end in ends
+            [one.number for one in log[max(start, end - _READ_MAX) : end]][::-1]
+            for end in ends
+            for start in range(first, self._books.pruned_of[customer_id] + 1)
         ]
         # Of a full disk what was posted before is read.
         if found not in expected and not (was_full or self._disk.is_full):

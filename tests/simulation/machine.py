@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meterd.edge.transports import Transport
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
-    from meterd.work.endpoint_worker import OpenSender, Sender
+    from meterd.work.surroundings import OpenSender, Sender
     from tests.simulation.disk import Disk
 
 
@@ -44,6 +44,9 @@ class SimulatedMachine(Machine):
         return self._disk.store(folder)
 
     def hop(self, at_once: int) -> Hop:
+        return self._disk.hop
+
+    def writer_hop(self) -> Hop:
         return self._disk.hop
 
     def below(self, limit: int) -> int:

@@ -12,7 +12,7 @@ import trio
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_ids import to_text
 from meterd.domain.instants import format_instant
-from meterd.domain.periods import DAY_MS, HOUR_MS
+from meterd.domain.periods import DAY_MS, HOUR_MS, PeriodType, period_at
 from meterd.domain.thresholds import reached_delivery_id
 from tests.simulation.books import BrokenPromiseError
 from tests.simulation.exchange import request
@@ -121,12 +121,18 @@ class Operators:
     async def _take_back(self, entry: Entry) -> None:
         """What is answered stands: it is void, with the first reason, or too late for that."""
         books, reasons = self._oracle.books, self._oracle.to_be_void[entry.number]
-        before = books.voids.get(entry.id)
+        before, was_pruned = books.voids.get(entry.id), entry.place < books.pruned
         reason = f"mistake {len(reasons)}"
         reasons.add(reason)
         body = json.dumps({"reason": reason}).encode()
         answer = await self._post(f"/events/{to_text(entry.id)}/void", body)
         if answer is None or answer.status in _NOT_NOW:
+            return
+        if was_pruned or answer.status == 410:
+            # Neither is one of whose hour some others are gone.
+            hour = period_at(PeriodType.HOURLY, entry.happened_ms)
+            if answer.status != 410 or hour.start_ms >= books.pruned_until_ms:
+                raise BrokenPromiseError("wrong", f"{entry}, pruned, is not taken back: {answer}")
             return
         if answer.status == 422 and before is None:
             if not self._oracle.may_be_too_late(entry.happened_ms):

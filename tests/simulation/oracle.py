@@ -8,6 +8,7 @@ are made with what they tell.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from meterd.domain.event_ids import Stamp
     from meterd.domain.events import UsageEvent
     from meterd.domain.periods import Period
-    from tests.simulation.books import Sent
+    from tests.simulation.books import Entry, Sent
     from tests.simulation.clock import VirtualClock
     from tests.simulation.disk import Written
     from tests.simulation.trace import Trace
@@ -85,6 +86,7 @@ class Oracle:
         for key, payload in puts["meta"]:
             if key == keys.FLOOR:
                 self.regime.floor_ms, self.regime.floor_at = records.read_number(payload), before
+        self._prune(puts["meta"], written.deletes)
         self._take_back(puts["voids"])
         found = [records.decode_delivery(payload) for _, payload in puts["deliveries"]]
         deliveries = {one.id: one for one in found}
@@ -138,6 +140,8 @@ class Oracle:
         """Whether the hour may be closed, and events of such are refused."""
         end_ms = period_at(PeriodType.HOURLY, happened_ms).end_ms
         is_over = end_ms + self.regime.grace_least_ms <= self._clock.latest_ms
+        # It may have closed before the grace became what it is.
+        is_over = is_over or end_ms <= self.closed_until[PeriodType.HOURLY]
         return is_over and self.regime.rejects_late is not False
 
     # What it checks
@@ -214,6 +218,33 @@ class Oracle:
             just_void.append(entry)
         self.publications.just_void = self.tellings.just_void = just_void
 
+    def _prune(self, puts: list[tuple[bytes, bytes]], deletes: list[tuple[str, bytes]]) -> None:
+        """As old as was said, and of no period that may still change; nothing else is deleted."""
+        gone: list[Entry] = []
+        for payload in (payload for key, payload in puts if key == keys.PRUNED):
+            pruned = records.decode_pruned(payload)
+            gone = self.books.prune(pruned.through)
+            if pruned.events != self.books.pruned:
+                raise BrokenPromiseError("wrong", f"{self.books.pruned} are pruned, not {pruned}")
+            self._require_over(gone)
+        # A record of the log has the name of its first event, but for the customer's part.
+        names = {entry.id[:-1] for entry in gone}
+        for table, key in deletes:
+            if table in ("events", "voids") and key[:-1] not in names:
+                raise BrokenPromiseError("lost", f"{key!r} of {table} is deleted, and not pruned")
+
+    def _require_over(self, gone: list[Entry]) -> None:
+        latest_ms, kept_ms = self._clock.latest_ms, self.regime.kept_least_ms
+        past_ms = self.regime.newest.config.admission.past_ms
+        self._trace.seen["pruned"] += len(gone)
+        for entry in gone:
+            if max(entry.received_ms, entry.happened_ms) + kept_ms > latest_ms:
+                raise BrokenPromiseError("lost", f"{entry} is pruned and not old")
+            for kind in PeriodType:
+                end_ms = period_at(kind, entry.happened_ms).end_ms
+                if end_ms > self.closed_until[kind] or end_ms + past_ms > latest_ms:
+                    raise BrokenPromiseError("lost", f"{entry} is pruned, its {kind} period open")
+
     def _totals_closed(self, customer_id: str, period: Period, late_since_ms: int) -> None:
         """With an aggregation, unless there is nothing to be published, or it is late."""
         if self.is_closed(customer_id, period):
@@ -241,7 +272,7 @@ class Oracle:
             elif table == "late":
                 late = keys.late_totals_key(key)
                 self.publications.settled(keys.totals_customer(late), keys.totals_period(late))
-            elif table in ("events", "voids", "superseded", "reached"):
+            elif table in ("superseded", "reached"):
                 raise BrokenPromiseError("lost", f"{key!r} of {table} is deleted")
 
     def _period_closed(self, kind: PeriodType, until_ms: int) -> None:
@@ -262,10 +293,14 @@ class Oracle:
         self.regime.closings += 1
 
     def overdue(self, by_ms: int) -> Period | None:
-        """A period with events whose grace was over by so much, and that is still open."""
+        """A period with events, there for so long, whose grace was over by so much, and that is
+        still open.
+        """
         grace_ms = max(one.config.grace_ms for one in self.regime.candidates())
+        came_before_ms = self._clock.now_ms() - by_ms
+        log = bisect_right(self.books.log, came_before_ms, key=lambda entry: entry.received_ms)
         for kind in PeriodType:
-            first_ms = self.books.first_behind(self.closed_until[kind])
+            first_ms = self.books.first_behind(self.closed_until[kind], log)
             if first_ms is not None:
                 period = period_at(kind, first_ms)
                 if period.end_ms + grace_ms + by_ms <= self._clock.now_ms():

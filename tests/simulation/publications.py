@@ -161,14 +161,18 @@ class Publications:
     def _revised(
         self, earlier: Aggregation, made: Aggregation, superseded: Sequence[Aggregation]
     ) -> None:
-        """The next one, because it says something else, and not at once."""
+        """The next one, because it says something else, and not at once. Or it says the same of
+        something else: one event was taken back and another came, or the same came and went. Of
+        that the books may not know when it was counted, so then nothing is late.
+        """
         self._trace.seen["revisions"] += 1
         late = self._late.get((made.customer_id, made.period))
         if made.revision != earlier.revision + 1 or not made.closed or earlier not in superseded:
             raise BrokenPromiseError("lost", f"{made} takes the place of {earlier}")
-        if late is None or made.figures == earlier.figures:
+        is_other = made.figures != earlier.figures
+        if made.contents == earlier.contents or (late is None and is_other):
             raise BrokenPromiseError("wrong", f"{made.id} is revised, and is as it was")
-        if late.first_ms + self._regime.revise_least_ms > made.computed_ms:
+        if late is not None and late.first_ms + self._regime.revise_least_ms > made.computed_ms:
             raise BrokenPromiseError("wrong", f"{made.id} is revised too early: {late}")
         self._settle(made, self._matched(made, 0))
 

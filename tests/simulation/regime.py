@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -11,6 +12,9 @@ from meterd.work.closer import rules_of
 
 if TYPE_CHECKING:
     from meterd.domain.config import Config
+
+
+_OLD_ORDERS_S: Final = 2 * 3600.0
 
 
 class InForce:
@@ -34,15 +38,20 @@ class Regime:
         self.asked_for_at = 0
         self._triggers = 0
         self._in_force: list[InForce] = []
+        # For how long events are kept, and until when they were, in seconds.
+        self._kept: list[tuple[float, int | None]] = []
 
     def started(self, config: Config) -> None:
         """A daemon has started with it: no other one is in force any more."""
         self._in_force = [InForce(config)]
+        self._kept = [(math.inf, config.retention.events_ms)]
         self._triggers = 0
 
     def reconfigured(self, config: Config) -> None:
         self._in_force[-1].until = self.closings
         self._in_force.append(InForce(config))
+        self._kept[-1] = trio.current_time(), self._kept[-1][1]
+        self._kept.append((math.inf, config.retention.events_ms))
 
     def triggering(self, log: int) -> None:
         """A trigger is sent; so many events are in the log."""
@@ -81,6 +90,13 @@ class Regime:
         if self.is_triggered:
             return 0
         return min(one.config.grace_ms for one in self.candidates())
+
+    @property
+    def kept_least_ms(self) -> float:
+        """What prunes looks at its configuration once an hour, and goes on for another."""
+        since_s = trio.current_time() - _OLD_ORDERS_S
+        found = [kept_ms for until_s, kept_ms in self._kept if until_s >= since_s]
+        return min(math.inf if kept_ms is None else kept_ms for kept_ms in found)
 
     @property
     def revise_least_ms(self) -> int:

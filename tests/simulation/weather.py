@@ -10,7 +10,7 @@ import trio
 
 from meterd.domain.admission import Late
 from meterd.domain.alerts import WATCHABLE, Alert
-from meterd.domain.config import Config, EventType, LogLevel
+from meterd.domain.config import Config, EventType, LogLevel, Retention
 from meterd.domain.credentials import ALL_SCOPES, ApiKey, hash_of
 from meterd.domain.endpoints import Endpoint
 from meterd.domain.operations import Operation
@@ -45,7 +45,8 @@ _WEBHOOKS: Final = (
 _AMOUNTS: Final = tuple(map(Decimal, ("0.2", "3", "50", "1e4", "1e16")))
 _STEPS_MS: Final = (1, 40, 1_000, 60_000, HOUR_MS // 2, HOUR_MS, 5 * HOUR_MS, DAY_MS)
 GRACES_MS: Final = (300_000, 300_000, 0, 0, 60_000, 1_800_000)
-
+# For how long events are kept: as short as that may be, longer, or for ever.
+KEPT_MS: Final = (35 * DAY_MS, 35 * DAY_MS, 150 * DAY_MS, None)
 
 _ALERTS: Final = (
     Alert("daily", "api.calls", PeriodType.DAILY, _AMOUNTS[3:4]),
@@ -54,9 +55,10 @@ _ALERTS: Final = (
 )
 
 
-def first_config(folder: Path, grace_ms: int) -> Config:
+def first_config(folder: Path, grace_ms: int, kept_ms: int | None = None) -> Config:
     config = Config(
         grace_ms=grace_ms,
+        retention=Retention(kept_ms),
         periods=tuple(PeriodType),
         log_level=LogLevel.ERROR,
         events={name: EventType(Operation.SUM) for name in (*TYPES, SEASONAL)},
@@ -176,7 +178,7 @@ class Weather:
         left_ms = HOUR_MS - self._clock.now_ms() % HOUR_MS
         await trio.sleep(max(0, left_ms - 60_000) / 1000)
         self.hurry(min(left_ms, 60_000) / 1000)
-        await trio.sleep((min(left_ms, 60_000) + grace_ms) / 1000 - 0.5)
+        await trio.sleep(max(0.0, (min(left_ms, 60_000) + grace_ms) / 1000 - 0.5))
         fault = self._random.choice((Fault.POWER_CUT_WITHIN, Fault.POWER_CUT_BEHIND))
         self._disk.arm(fault, self._random.randrange(1, 6))
         with trio.move_on_after(60) as waiting:
@@ -226,7 +228,7 @@ class Weather:
     async def _reload(self) -> None:
         await self._at_a_bad_moment()
         config, random = self._machine.config, self._random
-        match random.randrange(9):
+        match random.randrange(10):
             case 0 | 1:
                 name = random.choice(list(config.events))
                 changed = EventType(random.choice(list(Operation)))
@@ -253,6 +255,9 @@ class Weather:
             case 8:
                 waits_ms = random.choice((0, 60_000, 60_000, HOUR_MS // 2))
                 config = msgspec.structs.replace(config, revise_after_ms=waits_ms)
+            case 9:
+                kept = Retention(random.choice(KEPT_MS))
+                config = msgspec.structs.replace(config, retention=kept)
         # What cannot be watched any more is taken out with it: no file that says so is taken.
         watchable = [name for name, kind in config.events.items() if kind.op in WATCHABLE]
         alerts = tuple(alert for alert in config.alerts if alert.event in watchable)

@@ -22,6 +22,7 @@ from meterd.domain.errors import CommitFailedError, DiskFullError, StoreError
 from meterd.domain.periods import DAY_MS
 from meterd.embedded import queries
 from meterd.embedded.store import Store
+from meterd.embedded.verification import verify
 from meterd.ledger import AggregationQuery, EventQuery
 from tests.fake_clock import ms
 from tests.simulation.books import BrokenPromiseError
@@ -34,7 +35,7 @@ from tests.simulation.operators import Operators
 from tests.simulation.oracle import Oracle
 from tests.simulation.receivers import Receivers
 from tests.simulation.trace import Trace
-from tests.simulation.weather import BILLING, GRACES_MS, Weather, first_config
+from tests.simulation.weather import BILLING, GRACES_MS, KEPT_MS, Weather, first_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -70,8 +71,9 @@ class World:
         self._days = days
         random = self._random("start")
         year = random.choice(_YEARS)
-        # Early in a year, so that a year of it has its leap day and its end.
-        start_ms = ms(f"{year}-01-01T00:00:00Z") + random.randrange(50 * DAY_MS)
+        # In the summer before, so that a year of it has its leap day, the end of the one before,
+        # and some months behind that in which events of it may go.
+        start_ms = ms(f"{year - 1}-07-01T00:00:00Z") + random.randrange(50 * DAY_MS)
         if days < 300:  # or less, around the end of February or of the year
             near = random.choice((f"{year}-02-29T00:00:00Z", f"{year}-12-31T12:00:00Z"))
             start_ms = ms(near.replace("-02-29", "-02-28")) if "-02-" in near else ms(near)
@@ -107,7 +109,7 @@ class World:
             self, self.disk, self.clock, self.receivers, self._random("weather"), self.trace
         )
         self.weather.hurry = self.clients.hurry
-        self.config = first_config(self._folder, random.choice(GRACES_MS))
+        self.config = first_config(self._folder, random.choice(GRACES_MS), random.choice(KEPT_MS))
         self._pauses = self._random("pauses")
         self._daemon: Daemon | None = None
         self._life = trio.CancelScope()
@@ -290,7 +292,11 @@ class World:
         self.clients.answers.require_refused()
 
     def _read_all(self) -> None:
-        """What a reader finds at the end is what was seen going in."""
+        """What a reader finds at the end is what was seen going in, and meterd's own check agrees:
+        of digests the books know nothing.
+        """
+        for difference in verify(self._folder):
+            raise BrokenPromiseError("wrong", f"meterd verify: {difference}")
         store = Store(self._folder, map_size=MAP_SIZE)
         try:
             with store.read() as txn:
@@ -300,9 +306,11 @@ class World:
         finally:
             store.close()
         books = self.oracle.books
-        if [one.id for one in reversed(log)] != [entry.id for entry in books.log]:
-            raise BrokenPromiseError("lost", f"{len(log)} events are read, {len(books.log)} stored")
-        if {one.id: one.void for one in log if one.void} != books.voids:
+        kept = [entry.id for entry in books.log[books.pruned :]]
+        if [one.id for one in reversed(log)] != kept:
+            raise BrokenPromiseError("lost", f"{len(log)} events are read, {len(kept)} are kept")
+        voids = {name: books.voids[name] for name in kept if name in books.voids}
+        if {one.id: one.void for one in log if one.void} != voids:
             raise BrokenPromiseError("lost", "what is void is not what it was")
         if reached != len(self.oracle.tellings.told):
             raise BrokenPromiseError("lost", f"{reached} thresholds are not all that were told")

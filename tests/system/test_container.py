@@ -1,5 +1,5 @@
-"""meterd as the README has it run in a container: as nobody, over a root that is read only, without
-any capability.
+"""meterd as docs/running.md has it run in a container: as nobody, over a root that is read only,
+without any capability.
 
 The same kernel features, without an engine for containers: a mount namespace and ``setpriv``.
 """

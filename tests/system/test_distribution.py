@@ -42,24 +42,40 @@ def written() -> dict[str, str]:
     )
 
 
-@pytest.mark.timeout(600)
-def test_what_is_distributed_installs_and_does_its_job(tmp_path: Path) -> None:
-    """The wheel knows the commit, though it was built where no git is."""
-    run(sys.executable, "-m", "build", "--outdir", tmp_path, ROOT)
-    [wheel], [source] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
-    with tarfile.open(source) as archive:
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
+    [wheel], [source] = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return {"wheel": wheel, "source": source}
+
+
+def test_the_source_distribution_has_what_it_takes(distributed: dict[str, Path]) -> None:
+    """To build, to test and to read; and nothing of the machine that it was made on."""
+    with tarfile.open(distributed["source"]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"README.md", "LICENSE", "Makefile", "meterd/built.py", "tests/conftest.py"} <= names
     assert {name for name in names if re.match(r"\.|build/|dist/", name)} <= {".gitignore"}
 
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["wheel", "source"])
+def test_what_is_distributed_installs_and_does_its_job(
+    distributed: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """By pip alone, which builds the source distribution where no git is: either knows version and
+    commit.
+    """
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python, meterd = tmp_path / "venv/bin/python", tmp_path / "venv/bin/meterd"
-    run(python, *PIP, "install", wheel)
+    run(python, *PIP, "install", distributed[kind], folder=tmp_path)
     told = run(meterd, "--version", folder=tmp_path)
     assert told.startswith("meterd {VERSION} (commit {COMMIT}, ".format(**written()))
     with Receiver() as receiver:
         daemon = InstalledDaemon(tmp_path, meterd, webhooks=webhook_to(receiver))
         try:
+            assert daemon.request("GET", "/").json()["version"] == written()["VERSION"]
             does_its_job(daemon, receiver)
             reloads(daemon, receiver)
         finally:

@@ -1,6 +1,7 @@
 """The Dockerfile, really built and run, on a Debian of our own, for which no registry is needed.
 
-buildah builds it, and what an engine for containers would do is done here: the image's own user,
+`make image` makes it, as docs/running.md has it, with buildah in the place of docker. What an
+engine for containers would make of the page's `docker run` is done here: the image's own user,
 environment and command, a root that is read only, no capability, and a volume.
 """
 
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from tests.daemon_process import ROOT, DaemonProcess
+from tests.docs.reading import DOCS, blocks_of
 from tests.receiver import Receiver
 from tests.system.shipped import debian
 from tests.system.shipped.job import does_its_job, reloads, stops, webhook_to
@@ -40,7 +43,21 @@ mount --bind -o ro "$3" "$1/etc/meterd/systemconfig.toml"
 root=$1; shift 3
 exec chroot "$root" "$@"
 """
-UNPRIVILEGED = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+# What setpriv does for an option of `docker run`; that the root is read only is done above.
+CONFINED_BY = {
+    "--read-only": [],
+    "--cap-drop=ALL": ["--bounding-set=-all", "--inh-caps=-all"],
+    "--security-opt=no-new-privileges": ["--no-new-privs"],
+}
+# In the place of docker; $BASE is the base that needs no registry.
+DOCKER = f"""#!/bin/sh -e
+[ "$1" = build ]
+shift
+exec buildah build --isolation chroot --network host --format docker \\
+    --volume {CERTIFICATES}:{CERTIFICATES}:ro --build-arg "BASE=$BASE" "$@"
+"""
+[PAGE] = [one.text for one in blocks_of(DOCS / "running.md", "bash") if "docker run" in one.text]
+MAKE, RUN = (shlex.split(line) for line in PAGE.replace("\\\n", " ").splitlines())
 
 
 def buildah(*arguments: str) -> str:
@@ -61,38 +78,57 @@ def container_from(image: str) -> Iterator[str]:
         buildah("rm", container)
 
 
-def build(base: Path, name: str) -> None:
-    """As `make image` does it, but for the base. Where the registry is reached through somebody
-    whom this machine trusts, the base does, too.
+def build(base: Path, name: str, folder: Path) -> str:
+    """As the page has it; returns what it was told of version and commit. Where the registry is
+    reached through somebody whom this machine trusts, the base does, too.
     """
     with container_from("scratch") as made:
         buildah("add", "--quiet", made, str(base), "/")
         if bundle := os.environ.get("PIP_CERT"):
             buildah("config", "--env", f"PIP_CERT={bundle}", made)
         buildah("commit", "--quiet", made, f"localhost/{name}-base")
-    buildah(
-        *("build", "--isolation", "chroot", "--network", "host", "--format", "docker"),
-        *("--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"),
-        *("--build-arg", f"BASE=localhost/{name}-base"),
-        *("--build-arg", "VERSION=4.7.11", "--build-arg", "COMMIT=0123456789ab"),
-        *("--tag", f"localhost/{name}", "."),
-    )
+    stand_in = folder / "stand_in"
+    stand_in.mkdir()
+    (stand_in / "docker").write_text(DOCKER)
+    (stand_in / "docker").chmod(0o755)
+    venv = folder / "venv"  # `make image` installs meterd anew, and other tests use theirs
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    (venv / ".run").touch()
+    environ = {
+        **os.environ,
+        "PATH": f"{stand_in}:{os.environ['PATH']}",
+        "STORAGE_DRIVER": "vfs",
+        "BASE": f"localhost/{name}-base",
+        "VENV": str(venv),
+        "IMAGE": f"localhost/{name}",
+    }
+    done = subprocess.run(MAKE, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    say = "from meterd.built import *; print(f'meterd {VERSION} (commit {COMMIT}, ')"
+    told = subprocess.run([venv / "bin" / "python", "-c", say], capture_output=True, text=True)
+    return told.stdout.rstrip("\n")
+
+
+def options_of_the_page() -> list[str]:
+    return [word for word in RUN if word.startswith("--")]
 
 
 class Image:
     """One that was built, and its files."""
 
-    def __init__(self, name: str, files: Path) -> None:
+    def __init__(self, name: str, files: Path, version: str) -> None:
         told = json.loads(buildah("inspect", "--type", "image", f"localhost/{name}"))
         self.config: dict[str, Any] = told["Docker"]["config"]
         self.files = files
+        self.version = version
 
     def contained(self, folder: Path, command: list[str]) -> list[str]:
         """What runs that in a container, with ``folder``'s data and configuration."""
         uid, gid = self.config["User"].split(":")
         run = ["unshare", "--mount", "sh", "-ec", CONTAINED, "sh", str(self.files)]
         places = [str(folder / "data"), str(folder / "systemconfig.toml")]
-        nobody = ["setpriv", "--reuid", uid, "--regid", gid, *UNPRIVILEGED]
+        confined = [each for option in options_of_the_page() for each in CONFINED_BY[option]]
+        nobody = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", *confined]
         return [*run, *places, *nobody, "env", "-i", *self.config["Env"], *command]
 
 
@@ -124,9 +160,9 @@ def image(tmp_path: Path) -> Iterator[Image]:
     skip_if(debian.hindrance("buildah", "unshare", "setpriv"))
     base = debian.debian_in(tmp_path / "base", "python3", "python3-venv", "ca-certificates")
     name = f"meterd-test-{os.getpid()}"
-    build(base, name)
+    version = build(base, name, tmp_path)
     with container_from(f"localhost/{name}") as container:
-        yield Image(name, Path(buildah("mount", container)))
+        yield Image(name, Path(buildah("mount", container)), version)
     buildah("rmi", f"localhost/{name}", f"localhost/{name}-base")
 
 
@@ -154,38 +190,17 @@ def looks_as_it_should(image: Image) -> None:
     """What was told of version and commit is in it, and no tool that built it."""
     meterd = ["chroot", str(image.files), *image.config["Entrypoint"]]
     told = subprocess.run([*meterd, "--version"], capture_output=True, text=True, check=True)
-    assert told.stdout.startswith("meterd 4.7.11 (commit 0123456789ab, ")
+    assert len(image.version) > len("meterd  (commit , ")
+    assert told.stdout.startswith(image.version)
     assert signal.Signals[image.config["StopSignal"]] == signal.SIGTERM
-    assert image.config["Volumes"] == {"/data": {}}
+    # The page runs it with all that confines it, its own port and its own volume.
+    assert set(options_of_the_page()) == set(CONFINED_BY)
+    port, volume = RUN[RUN.index("-p") + 1], RUN[RUN.index("-v") + 1]
+    assert image.config["Volumes"] == {volume.rpartition(":")[2]: {}} == {"/data": {}}
+    assert list(image.config["ExposedPorts"]) == [f"{port.rpartition(':')[2]}/tcp"]
     assert not [one for one in image.config["Env"] if one.startswith("PYTHONOPTIMIZE=")]
     installed = {path.name for path in (image.files / "opt/meterd/bin").iterdir()}
     assert "meterd" in installed
     assert not [name for name in installed if name.startswith(("pip", "hatch", "wheel"))]
     assert not (image.files / "opt/build").exists()
     assert not (image.files / "src").exists()
-
-
-def test_compose_runs_what_is_here() -> None:
-    """Confined as the README has it; the receiver is the example, in a network of their own."""
-    folder = ROOT / "packaging"
-    services = yaml.safe_load((folder / "compose.yaml").read_text())
-    meterd, receiver = services["services"]["meterd"], services["services"]["receiver"]
-    for service in (meterd, receiver):
-        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
-        assert service["security_opt"] == ["no-new-privileges:true"]
-        for volume in service["volumes"]:
-            source = volume.split(":")[0]
-            is_named = source in services["volumes"]
-            assert is_named or (folder / source).exists(), source
-    assert (folder / meterd["build"] / "Dockerfile").exists()
-    configured = (folder / "compose-config.toml").read_text()
-    [network] = services["networks"]["metering"]["ipam"]["config"]
-    assert f'allow_private = ["{network["subnet"]}"]' in configured
-    assert f'secret = "{receiver["environment"]["WEBHOOK_SECRET"]}"' in configured
-    assert 'url = "http://receiver:3000/' in configured
-    check = ["meterd", "check", "--config", str(folder / "compose-config.toml")]
-    from click.testing import CliRunner
-
-    from meterd.cli import main
-
-    assert CliRunner().invoke(main, check[1:]).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -34,6 +35,8 @@ url = "{url}"
 secret = "a-secret"
 allow_private = ["127.0.0.0/8"]
 """
+# So many lines fill a page.
+PIPE_FULL: Final = 40
 # At a flood, beside what a quiet daemon says.
 LINES_MAX: Final = 20
 
@@ -186,11 +189,15 @@ def test_a_terminal_is_spoken_to_for_people(tmp_path: Path, variables: dict[str,
         os.close(ours)
 
 
-def test_a_log_that_nobody_reads_any_more_costs_nothing(tmp_path: Path) -> None:
-    """A reader that ended closes the pipe: meterd serves on, and ends as it is told."""
+@pytest.mark.parametrize("hangs", [False, True], ids=["ended", "hangs"])
+def test_a_log_that_nobody_reads_any_more_costs_nothing(tmp_path: Path, *, hangs: bool) -> None:
+    """A reader that ended closes the pipe, one that hangs leaves it full: meterd serves on, and
+    ends as it is told. Whoever reads again is told how many lines there were.
+    """
     daemon = DaemonProcess(tmp_path, options='log_level = "debug"')
     daemon.stop()
     reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
     environ = {"METERD_API_KEY": KEY, "METERD_DATA_DIR": str(daemon.data)}
     with socket.create_server(("127.0.0.1", 0)) as free:
         bind = "127.0.0.1:{1}".format(*free.getsockname())
@@ -203,11 +210,18 @@ def test_a_log_that_nobody_reads_any_more_costs_nothing(tmp_path: Path) -> None:
     os.close(writing)
     try:
         spoken_until(reading, b'"serving"')
-        os.close(reading)
+        if not hangs:
+            os.close(reading)
         daemon.url = f"http://{bind}"
-        for _ in range(3):
-            assert daemon.request("GET", "/events").status_code == 200
+        assert daemon.request("GET", "/events").status_code == 200
+        for _ in range(PIPE_FULL):
             assert exchange(daemon, request()).startswith(b"HTTP/1.1 201 ")
+        if hangs:
+            spoken_until(reading, b'"request"')
+            exchange(daemon, request())
+            spoken_until(reading, b'"lines_lost": ')
+            for _ in range(PIPE_FULL):
+                assert exchange(daemon, request()).startswith(b"HTTP/1.1 201 ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0
     finally:

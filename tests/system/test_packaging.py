@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.daemon_process import ROOT, DaemonProcess
+from tests.docs.reading import DOCS, blocks_of
 from tests.receiver import Receiver
 from tests.system.promql import Used, used
 from tests.system.scraping import scraped
@@ -168,14 +169,14 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"{len(rules())} rules found" in promtool("check", "rules", PACKAGING / "alerts.yml")
 
 
-def test_prometheus_takes_the_configuration_of_the_readme(tmp_path: Path) -> None:
+def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
     """And its job is the one that the alerts are about."""
-    [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    [job] = yaml.safe_load(block)["scrape_configs"]
+    [block] = blocks_of(DOCS / "monitoring.md", "yaml")
+    [job] = yaml.safe_load(block.text)["scrape_configs"]
     named = {name for rule in rules() for name in re.findall(r'job="(\w+)"', rule["expr"])}
     assert named == {job["job_name"]}
     path = tmp_path / "prometheus.yml"
-    path.write_text(block)
+    path.write_text(block.text)
     promtool("check", "config", "--syntax-only", path)
 
 
@@ -198,6 +199,17 @@ RAISED: Final = {
         set[str](),
     ),
     "not there": ({f"up{{{SERIES}}}": "0x120"}, {"MeterdDown"}),
+    "starts for long": (
+        {
+            f"meterd_ready{{{SERIES}}}": "0x120",
+            f'meterd_requests_total{{route="/readyz",status="503",{SERIES}}}': "0+6x120",
+        },
+        {"MeterdNotReady"},
+    ),
+    "refuses": (
+        {f'meterd_requests_total{{route="/usagebatch",status="503",{SERIES}}}': "0+6x120"},
+        {"MeterdRequestsRefused"},
+    ),
     "ends again and again": (
         {f"process_start_time_seconds{{{SERIES}}}": "1000+300x120"},
         {"MeterdRestarts"},

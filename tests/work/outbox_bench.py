@@ -15,7 +15,7 @@ from meterd.domain.endpoints import Endpoint
 from meterd.domain.events import UsageEvent
 from meterd.domain.operations import Operation
 from meterd.domain.outcomes import Outcome
-from meterd.domain.periods import PeriodType
+from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.ledger import AggregationQuery
 from meterd.work.closer import rules_of
 from meterd.work.delivery import DeliveryActor
@@ -176,14 +176,23 @@ class OutboxBench:
 
     async def close_hour(self, *customers: str) -> None:
         """An hour with an event of each customer closes: a delivery of each to each endpoint."""
-        self._before_ms = 1
-        await self.ledger.append(
-            [UsageEvent(customer, "api.calls", Decimal(1), b"{}") for customer in customers]
-        )
+        await self.fill_hours(1, *customers)
+        await self.close_next(*rules_of(self.config).endpoints)
+
+    async def fill_hours(self, count: int, *customers: str) -> None:
+        """The last ones have an event of each customer, and none has closed."""
+        events = [UsageEvent(customer, "api.calls", Decimal(1), b"{}") for customer in customers]
+        for hours in reversed(range(count)):
+            self._before_ms = hours * HOUR_MS + 1
+            await self.ledger.append(events)
         self._before_ms = 0
+
+    async def close_next(self, *endpoints: str) -> None:
+        """For these alone."""
         period = await self.ledger.next_to_close()
         assert period is not None
-        await self.ledger.close(period, rules_of(self.config))
+        rules = msgspec.structs.replace(rules_of(self.config), endpoints=endpoints)
+        await self.ledger.close(period, rules)
 
     async def deliveries(self) -> list[Delivery]:
         found = await self.ledger.aggregations(AggregationQuery(), limit=1000)

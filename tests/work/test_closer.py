@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from meterd.domain.aggregations import ClosingRules
     from meterd.domain.periods import Period
-    from meterd.ledger import Closed
+    from meterd.ledger import CatchUp, Closed
 
 MINUTE_MS = 60_000
 CONFIG = Config(
@@ -53,9 +53,11 @@ class WatchedLedger(ModelLedger):
             await during()
         return found
 
-    async def close(self, period: Period, rules: ClosingRules) -> Closed:
+    async def close(
+        self, period: Period, rules: ClosingRules, *, catch_up: CatchUp | None = None
+    ) -> Closed:
         await self.may_close.wait()
-        closed = await super().close(period, rules)
+        closed = await super().close(period, rules, catch_up=catch_up)
         self.closed.append(f"{period.type}_{period.key}")
         return closed
 
@@ -108,6 +110,25 @@ async def test_a_period_closes_at_the_moment_its_grace_is_over(bench: Bench) -> 
         assert (await bench.closed_at("2026-03-10T11:05:00Z"))[1:] == ["hourly_2026031010"]
 
 
+async def test_deliveries_may_keep_step_with_a_close(bench: Bench) -> None:
+    """Of a period that ended, and of one that is closed on request."""
+    caught_up: list[float] = []
+
+    async def catch_up(made: int, made_s: float) -> None:
+        await trio.lowlevel.checkpoint()
+        caught_up.append(made_s)
+
+    bench.closer = Closer(bench.ledger, bench.clock, lambda: bench.config, catch_up)
+    await bench.append_at("2026-03-10T09:59:00Z")
+    async with bench.running():
+        await bench.closed_at("2026-03-10T10:05:00Z")
+        assert len(caught_up) == 1
+        await bench.append_at("2026-03-10T10:30:00Z")
+        bench.clock.set("2026-03-10T11:00:00Z")
+        await bench.closer.trigger()
+        assert len(caught_up) == 2
+
+
 async def test_a_grace_longer_than_an_hour_is_waited_for(bench: Bench) -> None:
     """Periods then wait for their turn behind others that are still open."""
     bench.set_grace(150 * MINUTE_MS)
@@ -146,6 +167,20 @@ async def test_an_end_that_passes_while_the_closer_looks_is_not_overlooked(bench
     bench.ledger.during_next_look = hour_ends
     async with bench.running():
         assert bench.ledger.closed == ["hourly_2026031009"]
+
+
+async def test_a_clock_set_back_while_the_closer_looks_is_not_slept_through(bench: Bench) -> None:
+    """Until the time that it showed before comes again: a day late."""
+    bench.set_grace(0)
+    bench.clock.set("2026-03-11T09:30:00Z")
+
+    async def clock_is_put_right() -> None:
+        bench.clock.set("2026-03-10T09:30:00Z")
+
+    bench.ledger.during_next_look = clock_is_put_right
+    async with bench.running():
+        await bench.append_at("2026-03-10T09:59:59.999Z")
+        assert await bench.closed_at("2026-03-10T10:00:00Z") == ["hourly_2026031009"]
 
 
 async def test_a_shorter_grace_takes_effect_at_once(bench: Bench) -> None:

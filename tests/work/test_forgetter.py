@@ -57,6 +57,8 @@ class Events(Keys):
         super().__init__(portions, takes_s)
         self.forgotten = 0
         self.pruned: list[tuple[int, int]] = []
+        self.to_sweep = 0
+        self.swept_at: list[float] = []
 
     async def forget_keys(self, *, before_ms: int) -> int:
         await trio.lowlevel.checkpoint()
@@ -66,6 +68,14 @@ class Events(Keys):
     async def prune_events(self, *, before_ms: int, ended_ms: int) -> int:
         self.pruned.append((before_ms, ended_ms))
         return await super().forget_keys(before_ms=before_ms)
+
+    async def sweep_pruned(self) -> int:
+        await trio.sleep(self._takes_s)
+        if not self.to_sweep:
+            return 0
+        self.to_sweep -= 1
+        self.swept_at.append(trio.current_time())
+        return 1
 
     async def pruned_until_ms(self) -> int:
         await trio.lowlevel.checkpoint()
@@ -174,7 +184,7 @@ async def test_keys_are_forgotten_each_hour_however_much_there_is_to_prune(
     autojump_clock: MockClock,
 ) -> None:
     """A year's events may take days; each hour says what went of them, and so does a stop."""
-    events, clock = Events(portions=10_000, takes_s=1.0), FakeClock("2026-01-14T00:00:00Z")
+    events, clock = Events(portions=10_000, takes_s=0.5), FakeClock("2026-01-14T00:00:00Z")
     with capture_logs() as logs, trio.move_on_after(3 * 3600 + 1800):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Forgetter(cast("Forgetting", events), clock, lambda: RETAINED).run)
@@ -188,6 +198,19 @@ async def test_keys_are_forgotten_each_hour_however_much_there_is_to_prune(
     }
     said = [line["events"] for line in logs if line["event"] == "events were pruned"]
     assert said == [720, 720, 720, 360]
+
+
+async def test_what_is_still_named_of_deleted_events_goes_in_turns_with_them(
+    autojump_clock: MockClock,
+) -> None:
+    """With rests between, until both are done."""
+    events, clock = Events(portions=2, takes_s=1.0), FakeClock("2026-01-14T00:00:00Z")
+    events.to_sweep = 4
+    began_at = trio.current_time()
+    with trio.move_on_after(3000):
+        await Forgetter(cast("Forgetting", events), clock, lambda: RETAINED).run()
+    assert [at - began_at for at in events.swept_at] == [6, 16, 26, 36]
+    assert len(events.pruned) == 6
 
 
 async def test_damage_is_said_each_hour_and_ends_nothing(autojump_clock: MockClock) -> None:

@@ -124,28 +124,6 @@ async def test_a_reload_does_not_forget_that_an_endpoint_is_gone(
     assert len(asked(bench)) == 1
 
 
-async def test_another_worker_gives_back_what_it_claimed_when_the_endpoint_is_gone(
-    autojump_clock: MockClock,
-) -> None:
-    """The one with the slots of before is answered so while the new one's hang."""
-    bench = OutboxBench(msgspec.structs.replace(BILLING, slots=1))
-    left = iter([(GONE, 5), *[(Outcome(), 9)] * 5])
-
-    async def answer() -> Outcome:
-        outcome, after_s = next(left)
-        await trio.sleep(after_s)
-        return outcome
-
-    bench.receivers.answers["billing"] = answer
-    await bench.close_hour(*(f"c{number}" for number in range(20)))
-    async with bench.running():
-        await trio.sleep(1)
-        bench.reload(MORE_SLOTS)
-        await trio.sleep(3600)
-        assert await is_disabled(bench)
-    assert len(asked(bench)) == 6
-
-
 async def test_enabled_while_a_claim_is_under_way(autojump_clock: MockClock) -> None:
     """Which has found the endpoint disabled: it is asked again at once."""
     bench = OutboxBench(BILLING)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import trio
+from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.alerts import Alert
@@ -126,6 +127,28 @@ async def test_it_tells_as_events_come(autojump_clock: MockClock) -> None:
             await bench.append("acme")
         assert await bench.told() == ["acme 2 to billing", "acme 4 to billing"]
         assert bench.watcher.reached == 2
+
+
+async def test_the_log_says_whose_threshold_was_reached(autojump_clock: MockClock) -> None:
+    """Which one, in which period, and how much it was by then; a line for each."""
+    bench = Bench(autojump_clock)
+    with capture_logs() as logged:
+        async with bench.running():
+            await bench.append("acme", "acme", "b", "acme")
+            await bench.told()
+    assert logged == [
+        {
+            "event": "threshold reached",
+            "log_level": "info",
+            "alert": "calls",
+            "customer": "acme",
+            "event_type": "sum",
+            "period": "daily",
+            "period_key": "20260114",
+            "threshold": "2",
+            "value": "3",
+        }
+    ]
 
 
 async def test_it_begins_with_everybody(autojump_clock: MockClock) -> None:

@@ -3,7 +3,7 @@
 ``python -m tests.benchmarks.attacks.honest`` reads an Errand as JSON from stdin and prints a Fare.
 It posts events at a steady rate: most of its connections stay, on one each request is on a new
 connection. How long a request took counts from when it was due; threads sleep until then, so that
-the core is the daemon's.
+the core is left to others.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The engine and its workers have one core, the receivers the other. All deliveries of an hour's end
 wait in the store, or become due while it closes; what is measured goes on until each has arrived.
+How long one took is told twice: from when the closing began, which is the same for all of the hour,
+and from when its own aggregation was on disk.
 
 ``python -m tests.benchmarks.states.delivering FOLDER JSON`` measures one Case.
 """
@@ -13,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import time
+from bisect import bisect
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from functools import partial
@@ -35,6 +38,7 @@ from meterd.embedded import keys
 from meterd.embedded.engine import EmbeddedLedger
 from meterd.embedded.store import Store
 from meterd.ledger import DeliveryQuery
+from meterd.machine import tune_interpreter
 from meterd.work.clock import WallClock
 from meterd.work.closer import rules_of
 from meterd.work.delivery import DeliveryActor
@@ -60,6 +64,12 @@ CASES: Final = (
     ),
     Case("one, batch = 100", customers=40_000, batch=100),
     Case("one, 1,000 customers closing at once", customers=1_000, is_closing=True),
+    Case(
+        "one, batch = 100, 1,000 customers closing at once",
+        customers=1_000,
+        batch=100,
+        is_closing=True,
+    ),
 )
 _SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _BATCH_OF_EVENTS: Final = 1000
@@ -122,6 +132,7 @@ class _Bench:
         self._clock = WallClock()
         self._behind_ms = HOUR_MS
         self._appended_ms: list[float] = []
+        self._made: list[tuple[int, int]] = []
         self._config = _config(case)
         limits = trio.CapacityLimiter(1), trio.CapacityLimiter(4)
         hop, read_hop = (partial(trio.to_thread.run_sync, limiter=limit) for limit in limits)
@@ -138,32 +149,50 @@ class _Bench:
             period = await self.ledger.next_to_close()
             assert period is not None
             rules = rules_of(self._config)
-            if not case.is_closing:
-                await self.ledger.close(period, rules)
             senders = partial(open_sender, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
             actor = DeliveryActor(
                 self.ledger, self._clock, lambda: self._config, senders, "meterd/0"
             )
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._note_made)
+                if not case.is_closing:
+                    await self.ledger.close(period, rules)
                 began, cpu_began = time.perf_counter(), time.process_time()
                 await nursery.start(actor.run)
                 nursery.start_soon(self._ingest)
                 if case.is_closing:
-                    await self.ledger.close(period, rules)
+                    await self.ledger.close(period, rules, catch_up=actor.catch_up)
                 total = case.customers * case.endpoints
                 await self._wait_for_all()
                 took = time.perf_counter() - began
                 cpu = time.process_time() - cpu_began
                 nursery.cancel_scope.cancel()
-            waited = sorted(_waited_ms(one) for one in await self._delivered(total))
+            delivered = await self._delivered(total)
+        waited = sorted(_waited_ms(one) for one in delivered)
+        on_disk = sorted((one.delivered_ms or 0) - self._made_ms(one) for one in delivered)
         return Delivering(
             case.name,
             total / took,
             cpu / total * 1e6,
             percentile(waited, 0.5),
             percentile(waited, 0.99),
+            percentile(on_disk, 0.5),
+            percentile(on_disk, 0.99),
             percentile(sorted(self._appended_ms), 0.99),
         )
+
+    async def _note_made(self) -> None:
+        """How many deliveries were on disk when."""
+        made = 0
+        while True:
+            await self.ledger.wait_deliveries_made(made)
+            made = self.ledger.deliveries_made()
+            self._made.append((made, self._clock.now_ms()))
+
+    def _made_ms(self, delivery: Delivery) -> int:
+        """When it was on disk: each customer has one to each endpoint, also to those that fail."""
+        _, at_ms = self._made[bisect(self._made, (delivery.sequence * len(self._case.urls),))]
+        return at_ms
 
     async def _ingest(self) -> None:
         """Events of the next hour, one at a time, as they come beside deliveries."""
@@ -239,6 +268,7 @@ async def _run(folder: Path, case: Case) -> Delivering:
 
 if __name__ == "__main__":
     # As a daemon that is told to log warnings.
+    tune_interpreter()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     _, place, text = sys.argv
     result = trio.run(_run, Path(place), msgspec.json.decode(text, type=Case))

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,12 +16,11 @@ import httpx
 from meterd.embedded.posting import POST_SECONDS
 from tests.benchmarks.contestants import meterd
 from tests.benchmarks.plan import Plan
-from tests.benchmarks.processes import LOAD_CORE, pinned
 from tests.benchmarks.results import Reading
 from tests.daemon_process import KEY, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.benchmarks.processes import Server
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EVENTS: Final = 300_000
 EVENTS_TO_VERIFY: Final = 2_000_000
 CUSTOMERS: Final = 300
+HOURS: Final = 20
 _LONGEST_S: Final = 600.0
 _USAGE: Final = "/usage?customerId=customer_0&window="
 _ASKED: Final = {
@@ -38,22 +39,35 @@ _ASKED: Final = {
 
 
 def measure(folder: Path, *, rounds: int, share: float = 1.0) -> list[Reading]:
-    """Of so many events of one customer, then of so many of more; with all of them posted."""
-    found = []
+    """Of so many events of one customer, then of so many of more, of one hour and of a day; with
+    all of them posted.
+    """
     to_group, to_verify = round(EVENTS * share), round(EVENTS_TO_VERIFY * share)
-    (folder / "one").mkdir()
-    with meterd(folder / "one") as server:
+    with _serving(folder / "one") as server:
         _fill(server, to_group, 1)
-        found += [
+        time.sleep(2 * POST_SECONDS)
+        found = [
             _timed(name, to_group, rounds, partial(_get, server, path))
             for name, path in _ASKED.items()
         ]
-    (folder / "many").mkdir()
-    with meterd(folder / "many") as server:
-        _fill(server, to_verify, CUSTOMERS)
-        data = folder / "many" / "data"
-        found.append(_timed("meterd verify", to_verify, rounds, partial(_verify, data, to_verify)))
+    for name, hours in (("hour", 1), ("day", HOURS)):
+        with _serving(folder / name) as server:
+            for _ in range(hours):
+                _fill(server, to_verify // hours, CUSTOMERS)
+                server.step(3600)
+            time.sleep(2 * POST_SECONDS)
+            events = to_verify // hours * hours
+            verify = partial(_verify, folder / name / "data", events)
+            found.append(_timed(f"meterd verify, {hours} h", events, rounds, verify))
     return found
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[Server]:
+    """No period closes meanwhile."""
+    folder.mkdir()
+    with meterd(folder, grace="7d") as server:
+        yield server
 
 
 def _fill(server: Server, events: int, customers: int) -> None:
@@ -67,7 +81,6 @@ def _fill(server: Server, events: int, customers: int) -> None:
     )
     found = server.load(plan)
     assert found.events == events, f"not all are there: {found.failures}"
-    time.sleep(2 * POST_SECONDS)
 
 
 def _timed(name: str, events: int, rounds: int, work: Callable[[], float]) -> Reading:
@@ -89,9 +102,9 @@ def _get(server: Server, path: str) -> float:
 
 
 def _verify(data: Path, events: int) -> float:
-    """Its own CPU time, on the core that the daemon does not have."""
+    """Its own CPU time; as an operator runs it, on all cores, of which the daemon needs none."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [*pinned(LOAD_CORE), sys.executable, "-m", "meterd", "verify", str(data), "--json"]
+    command = [sys.executable, "-m", "meterd", "verify", str(data), "--json"]
     said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     assert json.loads(said)["checked"]["events"] == events
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from tests.benchmarks.plan import Plan
 from tests.benchmarks.processes import SERVER_CORE, STOP_S, Server, StartError, pinned
 from tests.benchmarks.results import Restart
 from tests.benchmarks.traffic import BATCH
-from tests.daemon_process import ROOT
+from tests.daemon_process import ROOT, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,13 +60,13 @@ def _introduction(customers: int, rate: float | None) -> Plan:
 
 
 def _restart(place: Path, customers: int, load_s: float) -> Restart:
-    with _started(place) as (server, ready_s):
+    with serving(place) as (server, ready_s):
         ready = server.memory()
         server.load(_introduction(customers // 100, rate=None))
         active = server.memory()
         loaded = server.load(_batches(customers, load_s))
         server.process.kill()
-    with _started(place) as (_, ready_after_kill_s):
+    with serving(place) as (_, ready_after_kill_s):
         pass
     return Restart(customers, ready_s, ready, active, loaded.events, ready_after_kill_s)
 
@@ -77,7 +76,7 @@ def _batches(customers: int, seconds: float) -> Plan:
 
 
 @contextmanager
-def _started(place: Path) -> Iterator[tuple[Server, float]]:
+def serving(place: Path) -> Iterator[tuple[Server, float]]:
     """A ``meterd serve`` over that folder, and how long it took until it was ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -87,7 +86,7 @@ def _started(place: Path) -> Iterator[tuple[Server, float]]:
         [*pinned(SERVER_CORE), sys.executable, "-m", "meterd", "serve", "--config", str(config)],
         cwd=ROOT,
         text=True,
-        env={**os.environ, **environ(place), "METERD_BIND": address},
+        env={**surroundings(), **environ(place), "METERD_BIND": address},
     ) as process:
         try:
             _wait_until_ready(process, f"http://{address}", began)

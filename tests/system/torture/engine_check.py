@@ -198,7 +198,7 @@ class Check:
 
     def _check_indexes(self, found: Contents, where: str) -> None:
         """A key for each event that has one that is not forgotten, a place for each customer and
-        type.
+        type; what is pruned may have its place until it is swept.
         """
         events = [each.event for each in found.log]
         forgotten = found.tables["meta"].get(keys.FORGOTTEN) or b""
@@ -217,9 +217,11 @@ class Check:
         expected = {(each.customer_id, each.event_type) for each in events}
         indexed = {
             (customer.decode(), name.decode())
-            for customer, name, _ in (
-                each[1:].split(keys.END, 2) for each in found.tables["blocks_by_customer"]
+            for (customer, name, _), payload in (
+                (key[1:].split(keys.END, 2), payload)
+                for key, payload in found.tables["blocks_by_customer"].items()
             )
+            if records.split_block_ids(payload)[-1] > found.pruned.through
         }
         self._require(
             indexed == expected, f"{where}: index {_difference(indexed, expected)}", wrong=1

@@ -201,6 +201,8 @@ class Living:
             pass
         while await self.ledger.prune_events(before_ms=now_ms, ended_ms=now_ms):
             pass
+        while await self.ledger.sweep_pruned():
+            pass
 
     async def _void_all(self, numbers: Sequence[int]) -> None:
         ids = {number_of(one): one.id for one in await self._logged()}

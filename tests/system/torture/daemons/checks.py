@@ -20,7 +20,7 @@ from meterd.embedded.store import Store
 from meterd.embedded.verification import verify
 from meterd.ledger import AggregationQuery
 from tests.system.torture.daemons.recount import Stored, difference, periods_of, recount
-from tests.system.torture.daemons.threshold_checks import told_twice, untold
+from tests.system.torture.daemons.threshold_checks import told_to, told_twice, untold
 from tests.system.torture.daemons.webhook_checks import (
     NOTHING,
     Outbox,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tests.system.torture.daemons.operators import Operator
     from tests.system.torture.daemons.process import Daemon
     from tests.system.torture.daemons.sink import Sink
+    from tests.system.torture.daemons.threshold_checks import Place
     from tests.system.torture.harness import Tally
 
 _ALL: Final = 1_000_000
@@ -46,7 +47,8 @@ _ALL: Final = 1_000_000
 
 class Contents(msgspec.Struct, frozen=True):
     """Events in the order of storing, aggregations as the API shows them, and the outbox. With
-    the revisions before them, and the ids of those that what came late may not be in.
+    the revisions before them, and the ids of those that what came late may not be in; and how many
+    events are pruned, if that was looked for.
     """
 
     events: list[Stored]
@@ -54,6 +56,7 @@ class Contents(msgspec.Struct, frozen=True):
     outbox: Outbox = NOTHING
     superseded: list[dict[str, Any]] = []
     behind: set[str] = set()
+    pruned: int | None = None
 
 
 class _EventDocument(msgspec.Struct, rename="camel"):
@@ -80,6 +83,7 @@ def read_offline(folder: Path) -> Contents:
             outbox = read_outbox(
                 txn, {one.id: one for each in (*found, *earlier) for one in each.deliveries}
             )
+            pruned = journal.read_pruned(txn).events
             behind = {*_late(txn), *_unposted(events, journal.posted_through(txn))}
     finally:
         store.close()
@@ -87,7 +91,7 @@ def read_offline(folder: Path) -> Contents:
         [msgspec.json.decode(aggregation_document(each)) for each in some]
         for some in (found, earlier)
     ]
-    return Contents(events, newest, outbox, superseded, behind)
+    return Contents(events, newest, outbox, superseded, behind, pruned)
 
 
 def _stored(txn: Transaction, parts: int) -> Iterator[Stored]:
@@ -150,6 +154,16 @@ def read_aggregations(daemon: Daemon) -> list[dict[str, Any]]:
     return [
         document for page in daemon.pages("/aggregations") for document in msgspec.json.decode(page)
     ]
+
+
+def is_delivered(daemon: Daemon, sink: Sink, to_tell: set[Place]) -> bool:
+    """Whether nothing is left to send: revisions and what is told of thresholds, too."""
+    if daemon.request("GET", "/deliveries?status=pending&limit=1").json():
+        return False
+    told = told_to("billing", sink.arrivals.copy().values())
+    return to_tell <= told and all(
+        one["webhookStatus"]["delivered"] for one in read_aggregations(daemon)
+    )
 
 
 class Checks:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-import meterd.daemon
+import meterd.serving
 from meterd.cli import main
-from meterd.embedded import posting, recovery
+from meterd.embedded import posting, pruning, recovery, sweeping
 from meterd.embedded.store import Store
-from meterd.work import clock
+from meterd.work import clock, forgetter
 from tests.system.torture import mutants
 from tests.system.torture.disks.mounts import die_with_parent
 
@@ -41,6 +41,9 @@ _OFFSET: Final = struct.Struct("=q")
 _NAP_S: Final = 0.01
 # There is little to recover from so short a life: in many transactions, to be killed between them.
 _BLOCKS_AT_ONCE: Final = 20
+# A record of the log at a time, and so long a rest that many daemons come to prune.
+_PRUNED_AT_ONCE: Final = 1
+_RESTS: Final = 12
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -100,9 +103,13 @@ def serve(order: Order) -> NoReturn:
     posting.POST_SECONDS = order.post_s  # type: ignore[misc]
     assert "_BLOCKS_AT_ONCE" in vars(recovery)
     vars(recovery)["_BLOCKS_AT_ONCE"] = _BLOCKS_AT_ONCE
+    pruning.EVENTS_AT_ONCE = _PRUNED_AT_ONCE  # type: ignore[misc]
+    sweeping.NAMES_AT_ONCE = _PRUNED_AT_ONCE  # type: ignore[misc]
+    assert "_RESTS" in vars(forgetter)
+    vars(forgetter)["_RESTS"] = _RESTS
     _slow_down(order.disk_s)
     offset = Offset(Path(order.offset))
-    vars(meterd.daemon)["WallClock"] = partial(OffsetClock, offset)
+    vars(meterd.serving)["WallClock"] = partial(OffsetClock, offset)
     sys.argv = ["meterd", "serve", "--config", order.config]
     main()
     raise AssertionError("click ends the process")

@@ -16,26 +16,25 @@ from meterd.domain.instants import parse_instant
 from meterd.domain.periods import HOUR_MS
 from tests.system.torture.daemons.checks import (
     Checks,
-    read_aggregations,
+    is_delivered,
     read_offline,
     read_online,
 )
-from tests.system.torture.daemons.clients import CUSTOMERS, EVENT_TYPES, Books, Crowd
+from tests.system.torture.daemons.clients import CUSTOMERS, Books, Crowd
+from tests.system.torture.daemons.configuration import GRACE_MS, configuration
+from tests.system.torture.daemons.history import BEFORE_MS, History
 from tests.system.torture.daemons.operators import Operator
 from tests.system.torture.daemons.process import Daemon, Forks
-from tests.system.torture.daemons.sink import BATCHES, MOODS, Sink
-from tests.system.torture.daemons.threshold_checks import ALERT, reached, told_to
-from tests.system.torture.daemons.webhook_checks import SECRET
+from tests.system.torture.daemons.sink import Sink
+from tests.system.torture.daemons.threshold_checks import reached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.system.torture.daemons.checks import Contents
-    from tests.system.torture.daemons.threshold_checks import Place
     from tests.system.torture.harness import Tally
 
-GRACE_MS: Final = 1_000  # as in the configuration
 _MINUTE_MS: Final = 60_000
 # The ends of months, one of them of a year as well, one of a leap year's February, one of a week.
 MONTH_ENDS: Final = (
@@ -62,21 +61,6 @@ LONG_AFTER_MS: Final = 400 * 24 * HOUR_MS
 DELIVERED_S: Final = 30.0
 # From the fork until it serves.
 _START_S: Final = 0.1
-_CONFIG: Final = """
-periods = ["hourly", "daily", "weekly", "monthly", "yearly"]
-grace = "1s"
-{event_types}
-{alert}
-{webhooks}
-"""
-_WEBHOOK: Final = """
-[[webhooks]]
-id = "{name}"
-url = "{url}"
-secret = "{secret}"
-allow_private = ["127.0.0.0/8"]
-batch = {batch}
-"""
 
 
 class Life:
@@ -95,7 +79,8 @@ class Life:
         self._odds = odds
         start_ms = parse_instant(self._random.choice(MONTH_ENDS))
         assert start_ms is not None
-        self._daemon = Daemon(forks, folder, start_ms - HOURS_BEFORE * HOUR_MS - 60_000, mutant)
+        begins_ms = start_ms - HOURS_BEFORE * HOUR_MS - 60_000
+        self._daemon = Daemon(forks, folder, begins_ms - BEFORE_MS, mutant)
         self._sink = Sink(f"{seed} sink", lambda: self._daemon.starts)
         self._books = Books()
         self._crowd = Crowd(seed, self._daemon, self._books)
@@ -103,6 +88,7 @@ class Life:
         self._asking = threading.Thread()
         self._operator = Operator(self._daemon, self._sink, random.Random(f"{seed} operator"))
         self._checks = Checks(self._books, self._sink, tally, self._operator)
+        self._history = History(f"{seed} history", self._daemon, self._books, self._checks)
         self._seed = seed
         self._kills = 0
         self._starts = 0
@@ -112,6 +98,7 @@ class Life:
         self._daemon.config.write_text(configuration(self._sink))
         try:
             with self._sink:
+                self._history.lay()
                 self._crowd.start()
                 serves = False
                 try:
@@ -294,8 +281,9 @@ class Life:
 
     def _check_offline(self, *, at_end: bool = False) -> None:
         acknowledged, voided = self._books.acknowledged.copy(), self._books.voided.copy()
-        contents = read_offline(self._daemon.data)
         where = f"{self._where()}, offline"
+        contents = self._history.completed(read_offline(self._daemon.data), where)
+        self._history.prove(where)
         self._checks.events(contents.events, acknowledged, where)
         self._checks.voids(contents.events, voided, where)
         self._checks.aggregations(contents, where, all_closed=at_end)
@@ -304,6 +292,8 @@ class Life:
         self._checks.clients(where)
         if at_end:
             self._checks.verify(self._daemon.data, where)
+            if not self._history.gone:
+                self._checks.wrong(f"{where}: nothing was pruned")
             outbox = contents.outbox
             self._tally.seen["webhooks"] += len(outbox.deliveries)
             self._tally.seen["batches"] += len(outbox.batches)
@@ -317,8 +307,8 @@ class Life:
 
     def _check_online(self, *, at_rest: bool = False, all_closed: bool = False) -> Contents:
         acknowledged, voided = self._books.acknowledged.copy(), self._books.voided.copy()
-        contents = read_online(self._daemon)
         where = f"{self._where()}, online"
+        contents = self._history.completed(read_online(self._daemon), where)
         self._checks.events(contents.events, acknowledged, where)
         self._checks.voids(contents.events, voided, where)
         self._checks.clients(where)
@@ -343,19 +333,11 @@ class Life:
         self._daemon.trigger()
         to_tell = set(reached(contents.events))
         deadline = time.monotonic() + DELIVERED_S
-        while not self._is_delivered(to_tell) and time.monotonic() < deadline:
+        while not is_delivered(self._daemon, self._sink, to_tell) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._check_online(at_rest=True, all_closed=True)
         self._end_by(signal.SIGTERM)
         self._check_offline(at_end=True)
-
-    def _is_delivered(self, to_tell: set[Place]) -> bool:
-        """Revisions and what is told of thresholds, too."""
-        if self._daemon.request("GET", "/deliveries?status=pending&limit=1").json():
-            return False
-        shown = read_aggregations(self._daemon)
-        told = told_to("billing", self._sink.arrivals.copy().values())
-        return to_tell <= told and all(one["webhookStatus"]["delivered"] for one in shown)
 
     def _end_by(self, number: signal.Signals) -> None:
         self._daemon.send(number)
@@ -368,6 +350,8 @@ class Life:
         self._tally.done += self._kills
         self._tally.acknowledged += len(self._books.acknowledged)
         seen["starts"] += self._starts
+        seen["pruned"] += self._history.gone
+        seen["proofs of what is pruned"] += self._history.proved
         for what in (
             "unanswered or 5xx",
             "found stored when repeated",
@@ -383,12 +367,3 @@ class Life:
 
     def _where(self) -> str:
         return f"life {self._seed}, {self._kills} kills"
-
-
-def configuration(sink: Sink) -> str:
-    event_types = "\n".join(f'[events."{name}"]\nop = "{op}"' for name, op in EVENT_TYPES.items())
-    webhooks = "\n".join(
-        _WEBHOOK.format(name=name, url=sink.url(name), secret=SECRET, batch=BATCHES.get(name, 1))
-        for name in MOODS
-    )
-    return _CONFIG.format(event_types=event_types, webhooks=webhooks, alert=ALERT)

@@ -14,11 +14,12 @@ import httpx
 from meterd.domain.instants import parse_instant
 from meterd.domain.periods import HOUR_MS
 from tests.daemon_process import ROOT
-from tests.system.torture.daemons.checks import Checks, read_offline, read_online
+from tests.system.torture.daemons.checks import Checks, is_delivered, read_offline, read_online
 from tests.system.torture.daemons.clients import Books
-from tests.system.torture.daemons.life import GRACE_MS, configuration
+from tests.system.torture.daemons.configuration import GRACE_MS, configuration
 from tests.system.torture.daemons.process import Daemon, Forks
 from tests.system.torture.daemons.sink import Sink
+from tests.system.torture.daemons.threshold_checks import reached
 from tests.system.torture.full_disk.fillers import BATCH, Filler
 from tests.system.torture.full_disk.places import fill
 
@@ -245,13 +246,8 @@ class Cycle:
         self._daemon.trigger()
         self._sink.is_well = True
         self._daemon.step_to(self._daemon.now_ms() + _FAR_MS)
-        self._wait(
-            "webhooks",
-            lambda: all(
-                document["webhookStatus"]["delivered"]
-                for document in read_online(self._daemon).aggregations
-            ),
-        )
+        to_tell = set(reached(read_online(self._daemon).events))
+        self._wait("webhooks", lambda: is_delivered(self._daemon, self._sink, to_tell))
         contents = read_online(self._daemon)
         self._checks.events(contents.events, self._books.acknowledged, self._seed)
         self._checks.aggregations(contents, self._seed, all_closed=True, snapshots=True)
@@ -261,6 +257,7 @@ class Cycle:
         contents = read_offline(self._daemon.data)
         self._checks.events(contents.events, self._books.acknowledged, self._seed)
         self._checks.webhooks(contents, self._seed, all_arrived=True)
+        self._checks.thresholds(contents, self._seed, all_told=True)
         self._checks.clients(self._seed)
         stored = {event.tag for event in contents.events}
         for filler in self._fillers:

@@ -1,5 +1,5 @@
 """kill -9 of the real daemon under load, over and over, also while periods end, webhooks go out and
-it starts.
+old events are pruned, and while it starts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HARNESS = Harness(
     name="daemon_kills",
     unit="kills",
     promise="What is acknowledged survives any kill, once, and so do the webhooks that follow.",
-    short=30,
+    short=50,
     long=2_000,
     run=kill,
     mutants=(
@@ -48,6 +48,8 @@ HARNESS = Harness(
         "delivered_before_sent",
         "recovery_counts_again",
         "void_is_answered_before_commit",
+        "prunes_a_record_too_many",
+        "prunes_in_front_of_its_mark",
     ),
     mutant_count=40,
 )

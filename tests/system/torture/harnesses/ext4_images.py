@@ -141,7 +141,7 @@ HARNESS: Final = Harness(
     unit="images of a real ext4",
     promise="Whatever a disk keeps of what it was not told to flush, ext4 and meterd recover all "
     "that was acknowledged, once.",
-    short=60,
+    short=100,
     long=10_000,
     run=run,
     mutants=("sync_off", _NO_BARRIER),

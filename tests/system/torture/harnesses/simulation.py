@@ -67,7 +67,7 @@ HARNESS = Harness(
     promise="Whatever happens, and whenever: nothing is lost, nothing counts twice, all that ends "
     "is closed in order, revised and delivered, each threshold told once, and the same seed is the "
     "same world.",
-    short=1,
+    short=2,
     long=100,
     mutant_count=25,
     run=torture,
@@ -88,5 +88,7 @@ HARNESS = Harness(
         "late_events_are_never_published",
         "late_events_stay_in_their_hour",
         "thresholds_are_told_behind_their_record",
+        "prunes_a_record_too_many",
+        "prunes_what_is_not_closed",
     ),
 )

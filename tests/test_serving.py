@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -18,8 +19,8 @@ import structlog
 import trio
 from structlog.testing import capture_logs
 
-from meterd import daemon as daemon_module
-from meterd.daemon import EXIT_BROKEN, _reload, _url, listening, running, serve
+from meterd import serving
+from meterd.daemon import _url, listening, running
 from meterd.domain.credentials import Keyring, new_key
 from meterd.domain.errors import (
     CommitFailedError,
@@ -30,6 +31,7 @@ from meterd.domain.errors import (
 from meterd.embedded import journal, outbox
 from meterd.keyfile import add_key
 from meterd.machine import SWITCH_SECONDS
+from meterd.serving import EXIT_BROKEN, _reload, serve
 from meterd.source import ConfigSource
 from meterd.work.closer import Closer
 from tests.daemon_bench import (
@@ -43,6 +45,7 @@ from tests.daemon_bench import (
     post,
     source_in,
 )
+from tests.daemon_process import DaemonProcess
 from tests.edge.encrypted import certificate_in, trusting
 from tests.embedded.sample_store import damage, spoil
 
@@ -171,6 +174,7 @@ def test_it_serves_until_told(
     async def told_at_once(config: Config, now: Clock, machine: Machine) -> AsyncIterator[Daemon]:
         async with listening(config, now, machine) as daemon:
             await daemon.started.wait()
+            daemon.left_out = ["gone"]
             source.path.write_text(TEXT.format(grace="7m", more="").replace("warning", "info"))
             signal.raise_signal(signal.SIGHUP)
             reconfigure = daemon.reconfigure
@@ -185,11 +189,14 @@ def test_it_serves_until_told(
             monkeypatch.setattr(daemon, "reconfigure", reconfigured)
             yield daemon
 
-    monkeypatch.setattr(daemon_module, "listening", told_at_once)
+    monkeypatch.setattr(serving, "listening", told_at_once)
     assert serve(source) == 0
     assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     assert [config.grace_ms for config in in_force] == [7 * 60_000]
     log = log_of(capsys)
+    at_start = log.pop(0)
+    assert at_start["event"] == "taken out, and left out of what closes until put back"
+    assert (at_start["level"], at_start["event_types"]) == ("warning", ["gone"])
     assert [entry["event"] for entry in log] == [
         "configuration reloaded",  # the level was "warning" before
         "configuration not reloaded: the old one stays",
@@ -198,6 +205,22 @@ def test_it_serves_until_told(
     ]
     assert "grace" in log[1]["faults"][0]
     assert log[2]["signal"] == stop.name
+
+
+async def test_a_reload_says_which_event_types_it_takes_out(tmp_path: Path) -> None:
+    """Their acknowledged events are on no bill; put back, nothing more is said."""
+    gone = '[events."gone"]\nop = "max"\n'
+    source = source_in(tmp_path, gone)
+    config, text = source.read(), source.path.read_text()
+    async with running(config, clock()) as daemon:
+        source.path.write_text(text.replace(gone, ""))
+        with capture_logs() as logged:
+            _reload(source, daemon, config)
+        assert [entry.get("event_types") for entry in logged] == [["gone"]]
+        source.path.write_text(text)
+        with capture_logs() as logged:
+            _reload(source, daemon, config)
+        assert logged == []
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -308,13 +331,30 @@ def test_the_first_start_prints_a_key_that_lets_in(
             yield daemon
             known.append(bool(daemon.settings.config().keys))
 
-    monkeypatch.setattr(daemon_module, "listening", stopped_at_once)
+    monkeypatch.setattr(serving, "listening", stopped_at_once)
     assert [serve(keyless), serve(keyless)] == [0, 0]
     assert known == [True, True]
     first, _, key, *rest = capsys.readouterr().out.split("\n")
     assert first == "meterd made an API key; it is shown only now:"
     assert rest == ["", ""], "the second start prints nothing"
     assert Keyring(keyless.read().keys).authenticate(key.strip()) is not None
+
+
+class SpeechlessDaemon(DaemonProcess):
+    """Whose stdout is a file on a full disk."""
+
+    def command(self) -> list[str]:
+        return ["sh", "-c", f"exec {shlex.join(super().command())} > /dev/full"]
+
+
+def test_a_key_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
+    """It is made, and nobody knows it: the log says what to do, and meterd serves all others."""
+    daemon = SpeechlessDaemon(tmp_path, environ={"METERD_API_KEY": ""})
+    assert daemon.request("GET", "/healthz").status_code == 200
+    assert daemon.stop() == 0
+    [told] = [entry for entry in daemon.log if entry["level"] == "error"]
+    assert told["event"].endswith(": meterd keys create makes another")
+    assert told["error"] == "stdout: No space left on device"
 
 
 def test_a_start_says_that_it_took_a_key_from_the_environment(
@@ -332,7 +372,7 @@ def test_a_start_says_that_it_took_a_key_from_the_environment(
             signal.raise_signal(signal.SIGTERM)
             yield daemon
 
-    monkeypatch.setattr(daemon_module, "listening", stopped_at_once)
+    monkeypatch.setattr(serving, "listening", stopped_at_once)
     assert serve(source) == 0
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -1,4 +1,4 @@
-"""meterd import and meterd export, against daemons that run, end and come back."""
+"""meterd import, against daemons that run, end and come back; what was exported among it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from meterd.cli import main
+from tests.asking import run, whole
 from tests.daemon_process import KEY, ROOT, DaemonProcess
 
 if TYPE_CHECKING:
@@ -63,17 +62,6 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProcess]:
         yield daemon
 
 
-def whole(daemon: DaemonProcess, *arguments: str) -> list[str]:
-    return [*arguments, "--config", str(daemon.config), "--url", daemon.url]
-
-
-def run(daemon: DaemonProcess, *arguments: str, content: bytes | None = None) -> Result:
-    environ = {"METERD_API_KEY": KEY}
-    result = CliRunner().invoke(main, whole(daemon, *arguments), env=environ, input=content)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return result
-
-
 def usage(daemon: DaemonProcess, customer: str) -> list[dict[str, Any]]:
     """But for whether an hour is closed already, which is a matter of when it is looked."""
     windows: list[dict[str, Any]] = daemon.request(
@@ -98,37 +86,21 @@ def test_what_is_exported_is_imported(old: DaemonProcess, tmp_path: Path, form: 
         assert (said["rows"], said["new"], said["refused"], said["void"]) == (20, 19, 0, 1)
         said = json.loads(run(new, "import", str(path), "--json").stdout)
         assert (said["new"], said["before"]) == (0, 19)
+        shown = run(new, "import", str(path)).stdout
+        assert shown.startswith("20 rows: 0 new, 19 stored before, 1 taken back, left out (")
         for customer in ("acme", "kunde é,"):
             assert usage(new, customer) == usage(old, customer)
         assert EXACT in json.dumps(usage(new, "acme"))
         events = new.request("GET", "/events?order=oldest").json()
         kept = {one["value"]: one for one in events}
         assert kept[3]["idempotencyKey"] == "kéy"
+        assert "idempotencyItem" not in kept[4]
+        shown = old.request("GET", f"/events/{kept[4]['idempotencyKey']}").json()
+        assert (shown["idempotencyKey"], shown["idempotencyItem"]) == ("batch", 4)
         assert kept[4]["metadata"] == {"plan": 'a,"b"\n', "n": 1}
         back = run(old, "import", str(path))
     assert back.exit_code == 1
     assert "is of this meterd" in back.stderr
-
-
-def test_an_export_is_filtered(old: DaemonProcess, tmp_path: Path) -> None:
-    """To stdout, in the order of receipt; the summary is beside it."""
-    result = run(old, "export", "--type", "api.calls")
-    assert result.exit_code == 0
-    [line] = result.stdout.splitlines()
-    assert (json.loads(line)["value"], result.stderr[:9]) == (5, "1 events ")
-    assert run(old, "export", "--to", "2020-01-01").stdout == ""
-    csv = run(old, "export", "--customer", "acme", "--format", "csv").stdout.splitlines()
-    assert csv[0] == (
-        "_id,eventType,customerId,value,metadata,timestamp,receivedAt,idempotencyKey,void"
-    )
-    assert [line.split(",")[3] for line in csv[1:4]] == ["0", "1", "2"]
-    path = tmp_path / "e.csv"
-    told = run(old, "export", "-o", str(path), "--json")
-    assert json.loads(told.stdout) | {"seconds": 0} == {
-        "file": str(path),
-        "events": 20,
-        "seconds": 0,
-    }
 
 
 def test_bad_rows_cost_no_others(new: DaemonProcess, tmp_path: Path) -> None:
@@ -145,22 +117,26 @@ def test_bad_rows_cost_no_others(new: DaemonProcess, tmp_path: Path) -> None:
     result = run(new, *arguments)
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        "line 6: has 4 cells, and the header 3",
         "line 3: value must be a finite number",
         "line 4: customerId is required",
+        "line 6: has 4 cells, and the header 3",
     ]
     assert result.stdout.startswith(f"5 rows: 2 new, 0 stored before, 3 refused (in {bad}) (")
     kept = [json.loads(line) for line in bad.read_text().splitlines()]
-    assert [one["line"] for one in kept] == [6, 3, 4]
+    assert [one["line"] for one in kept] == [3, 4, 6]
     mended = tmp_path / "mended.jsonl"
-    mended.write_text(json.dumps({**kept[1], "value": 2}))
+    mended.write_text(json.dumps({**kept[0], "value": 2}))
     for _ in range(2):
         assert run(new, "import", str(mended)).exit_code == 0
     assert len(new.request("GET", "/events?customerId=bad-rows").json()) == 3
     told = [json.loads(line) for line in run(new, *arguments, "--json").stdout.splitlines()]
-    assert told[0] == {"refused": {"line": 6, "errors": ["has 4 cells, and the header 3"]}}
+    assert [one["refused"]["line"] for one in told[:-1]] == [3, 4, 6]
+    assert told[2] == {"refused": {"line": 6, "errors": ["has 4 cells, and the header 3"]}}
     assert (told[-1]["before"], told[-1]["refused"]) == (2, 3)
     assert len(bad.read_text().splitlines()) == 3
+    run(new, *arguments, "--from-line", "4")
+    lines = [json.loads(line)["line"] for line in bad.read_text().splitlines()]
+    assert lines == [3, 4, 6, 4, 6], "behind those of the lines that are passed over"
 
 
 def test_many_bad_rows_do_not_flood_a_terminal(new: DaemonProcess) -> None:
@@ -268,11 +244,6 @@ def test_an_import_outlives_a_restart_of_meterd(tmp_path: Path) -> None:
         (("import", "a.csv", "--column", "price=x"), 2, "'price=x' is not FIELD=COLUMN"),
         (("import", "a.csv", "--patience", "soon"), 2, "'soon' is no duration such as"),
         (("import", "-", "--format", "parquet"), 2, "parquet is read from a file"),
-        (("export", "--resume"), 2, "needs --output"),
-        (("export", "--json"), 2, "needs --output"),
-        (("export", "--format", "parquet"), 2, "parquet needs --output"),
-        (("export", "-o", "a.parquet", "--resume"), 2, "parquet cannot go on"),
-        (("export", "--from", "x"), 2, "'x' is not an ISO 8601 date"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -293,3 +264,7 @@ def test_the_file_of_refused_rows_is_another(new: DaemonProcess, tmp_path: Path)
     assert "is what is imported" in result.stderr
     result = run(new, "import", str(path), "--refused", str(tmp_path / "no" / "a"))
     assert "cannot be written: No such file" in result.stderr
+    path.write_text("[]\n")
+    result = run(new, "import", str(path), "--refused", "/dev/full")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "/dev/full: cannot be written: No space left on device\n"

@@ -1,13 +1,11 @@
-"""The commands ``meterd import`` and ``meterd export``: events of files to a meterd that runs, and
-out of one.
-"""
+"""The command ``meterd import``: events of files to a meterd that runs."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
@@ -18,19 +16,12 @@ import msgspec
 from meterd.bars import bar
 from meterd.domain.errors import MeterdError
 from meterd.domain.event_ids import from_text
+from meterd.domain.plurals import number_of
 from meterd.event_rows import ABSENT, FIELDS, as_json
-from meterd.options import (
-    Instant,
-    Name,
-    config_option,
-    daemon,
-    json_option,
-    key_option,
-    patience_option,
-    url_option,
-)
-from meterd.parquet import library, parquet_rows
+from meterd.options import Daemon, Name, client_options, json_option, patience_option
+from meterd.parquet import parquet_rows
 from meterd.patience import Patience
+from meterd.row_forms import FORMS, form_of
 from meterd.row_readers import csv_rows, json_lines
 from meterd.tables import print_json, printable
 
@@ -38,19 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from meterd.bars import Bar
-    from meterd.client import Answered, Client, Page
+    from meterd.client import Answered, Client
     from meterd.event_rows import Read, Refused
     from meterd.importing import Counts, Import
 
-_FORMS: Final = ("jsonl", "csv", "parquet")
-_FORM_OF: Final = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-}
 _STREAM: Final = Path("-")
 _TOLD_MAX: Final = 20
 _SHOWN_EVERY: Final = 500  # rows
@@ -76,10 +58,8 @@ class _Column(click.ParamType[tuple[str, str]]):
     epilog="Example: meterd import usage.csv --event-type api.calls --refused bad.jsonl",
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
-@config_option
-@url_option
-@key_option
-@click.option("--format", "form", type=click.Choice(_FORMS), help="Default: by the file's name.")
+@client_options
+@click.option("--format", "form", type=click.Choice(FORMS), help="Default: by the file's name.")
 @click.option("--event-type", type=Name(), help="Of rows that have none.")
 @click.option(
     "--column",
@@ -112,9 +92,7 @@ class _Column(click.ParamType[tuple[str, str]]):
 def import_events(
     ctx: click.Context,
     file: Path,
-    given: Path | None,
-    url: str | None,
-    key: str | None,
+    daemon: Daemon,
     form: str | None,
     event_type: str | None,
     columns: tuple[tuple[str, str], ...],
@@ -132,20 +110,20 @@ def import_events(
     is: events keep their time and key, and those that were taken back are left out.
 
     Every event is sent with a key, so an import that was interrupted is simply run again: what was
-    stored counts once, for as long as keys are remembered (idempotency_window). A row without
-    idempotencyKey has its _id for it, or a key made of the file's name, the line and the content:
-    lines may be added at the end of FILE meanwhile, and none above.
+    stored counts once, as long as keys are remembered (idempotency_window). A row without a key has
+    its _id, or one made of the file's name, line and content: add lines at its end, none above.
 
-    A row that is refused costs no other; it is told with its line. Events of before accept_past are
-    refused: raise it for an import of the past.
+    A refused row costs no other. Events of before accept_past are refused: raise it for the past.
+    Past periods are closed or revised, and sent to each enabled webhook: where they were billed
+    before, set enabled = false first, and meterd reload.
 
     Exit codes: 0 all are stored, now or before; 1 some were refused, or not all were sent; 2 wrong
     arguments; 130 interrupted.
     """
-    found_form = form or _FORM_OF.get(file.suffix.lower(), "jsonl" if file == _STREAM else "")
-    if not found_form:
+    found_form = form or ("jsonl" if file == _STREAM else form_of(file))
+    if found_form is None:
         raise click.BadParameter(
-            f"{file} may be anything: give one of {', '.join(_FORMS)}", param_hint="--format"
+            f"{file} may be anything: give one of {', '.join(FORMS)}", param_hint="--format"
         )
     if columns and found_form == "jsonl":
         raise click.BadParameter("is for CSV and Parquet", param_hint="--column")
@@ -153,7 +131,7 @@ def import_events(
         raise click.BadParameter("parquet is read from a file", param_hint="--format")
     wanted = _Wanted(file, found_form, dict(columns), from_line, refused_file)
     began_s = time.monotonic()
-    with daemon(given, url, key) as client, wanted.opened() as opened:
+    with daemon.client() as client, wanted.opened() as opened:
         total = None if file == _STREAM else os.fstat(opened.fileno()).st_size
         with bar("import", total) as shown:
             named = source or (None if file == _STREAM else file.name)
@@ -195,7 +173,7 @@ class _Wanted(NamedTuple):
         if path.exists() and self.file.exists() and path.samefile(self.file):
             raise MeterdError(f"{path} is what is imported: name another for --refused")
         try:
-            file = path.open("wb" if self.from_line == 1 else "ab")
+            file = path.open("wb" if self.from_line == 1 else "ab", buffering=0)
         except OSError as fault:
             raise MeterdError(f"{path}: cannot be written: {fault.strerror}") from fault
         with file:
@@ -240,9 +218,8 @@ def _run(
         for place, row in enumerate(row for row in rows if row[0] >= wanted.from_line):
             if place % _SHOWN_EVERY == 0:
                 at = 0 if wanted.file == _STREAM else opened.tell()
-                shown.show(
-                    at, f"{imported.counts.rows:,} rows, {imported.counts.refused:,} refused"
-                )
+                counts = imported.counts
+                shown.show(at, f"{number_of(counts.rows, 'row')}, {counts.refused:,} refused")
             yield row
 
     finished = False
@@ -250,7 +227,7 @@ def _run(
         with wanted.kept() as kept, closing(wanted.rows(opened)) as rows:
             for refused in imported.run(watched(rows)):
                 if kept is not None:
-                    kept.write(refused.document() + b"\n")
+                    imported.keep(refused, kept, wanted.refused_file)
                 _tell(refused, imported.counts.refused, shown, as_json=as_json)
         finished = True
     finally:
@@ -281,120 +258,4 @@ def _report(counts: Counts, seconds: float, refused_file: Path | None, *, as_jso
     if counts.void:
         parts.append(f"{counts.void:,} taken back, left out")
     rate = f"{counts.rows / max(seconds, 0.001):,.0f}/s"
-    click.echo(f"{counts.rows:,} rows: {', '.join(parts)} ({seconds:.1f} s, {rate})")
-
-
-@click.command("export", epilog="Example: meterd export --from 2026-01-01 -o january.csv")
-@config_option
-@url_option
-@key_option
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Default: stdout. It is FILE.part until all is in it.",
-)
-@click.option(
-    "--format", "form", type=click.Choice(_FORMS), help="Default: by the file's name, else jsonl."
-)
-@click.option("--customer", type=Name(), help="Events of this customer.")
-@click.option("--type", "event_type", type=Name(), help="Events of this type.")
-@click.option("--from", "since", type=Instant(), help="Received from then on.")
-@click.option("--to", "until", type=Instant(), help="Received until then. Default: now.")
-@click.option("--resume", is_flag=True, help="Go on with FILE.part, behind the last event in it.")
-@patience_option
-@json_option
-def export_events(
-    given: Path | None,
-    url: str | None,
-    key: str | None,
-    output: Path | None,
-    form: str | None,
-    customer: str | None,
-    event_type: str | None,
-    since: str | None,
-    until: str | None,
-    resume: bool,
-    patience_s: float,
-    as_json: bool,
-) -> None:
-    """Write events, in the order in which they were received, as JSON lines, CSV or Parquet.
-
-    Each has _id, eventType, customerId, value, metadata, receivedAt, and if there are any
-    timestamp, idempotencyKey and void; in CSV these are the columns, metadata and void as JSON.
-    Values have every digit; in Parquet, valueExact. Parquet needs pip install 'meterd[parquet]'.
-
-    meterd import takes it. Interrupted, --resume with the same options goes on (not Parquet).
-    --json is about the summary.
-
-    Exit codes: 0 all is written; 1 not all, or FILE is there already; 2 wrong arguments;
-    130 interrupted.
-    """
-    by_name = None if output is None else _FORM_OF.get(output.suffix.lower())
-    found_form = form or by_name or "jsonl"
-    if output is None:
-        for name, is_given in (("--resume", resume), ("--json", as_json)):
-            if is_given:
-                raise click.BadParameter("needs --output", param_hint=name)
-    if found_form == "parquet":
-        if output is None or resume:
-            why = "needs --output" if output is None else "cannot go on: its end is written last"
-            raise click.BadParameter(f"parquet {why}", param_hint="--format")
-        library()
-    asked = {"customerId": customer, "eventType": event_type, "from": since, "to": until}
-    with daemon(given, url, key) as client:
-        _export(client, asked, output, found_form, patience_s, resume=resume, as_json=as_json)
-
-
-def _export(
-    client: Client,
-    asked: Mapping[str, str | None],
-    output: Path | None,
-    form: str,
-    patience_s: float,
-    *,
-    resume: bool,
-    as_json: bool,
-) -> None:
-    from meterd.exporting import (  # noqa: PLC0415 -- others pay nothing for it
-        PAGE,
-        export,
-        file_target,
-        part_of,
-        stream_target,
-    )
-
-    began_s, count = time.monotonic(), 0
-    with bar("export", None) as shown, ExitStack() as stack:
-        patience = Patience(patience_s, shown.say)
-
-        def ask(cursor: str | None) -> Page:
-            return patience.until_answered(
-                lambda: client.page("/events", **asked, order="oldest", limit=PAGE, cursor=cursor)
-            )
-
-        def wrote(more: int) -> None:
-            nonlocal count
-            count += more
-            shown.show(count, f"{count:,} events")
-
-        if output is None:
-            target = stream_target(sys.stdout.buffer, form)
-        else:
-            target = stack.enter_context(file_target(output, form, resume=resume))
-        finished = False
-        try:
-            pruned_until = export(ask, target, wrote)
-            finished = True
-        finally:
-            if not finished and output is not None and form != "parquet":
-                shown.say(f"not finished: the same with --resume goes on with {part_of(output)}")
-    seconds = time.monotonic() - began_s
-    if pruned_until is not None:
-        click.echo(f"note: of before {pruned_until} some were pruned (retention.events)", err=True)
-    if as_json:
-        print_json({"file": str(output), "events": count, "seconds": round(seconds, 1)})
-    else:
-        where = "" if output is None else f" to {output}"
-        rate = f"{count / max(seconds, 0.001):,.0f}/s"
-        click.echo(f"{count:,} events{where} ({seconds:.1f} s, {rate})", err=output is None)
+    click.echo(f"{number_of(counts.rows, 'row')}: {', '.join(parts)} ({seconds:.1f} s, {rate})")
