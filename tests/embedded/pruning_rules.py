@@ -20,7 +20,7 @@ from tests.embedded.model_choices import (
     revise_late,
     run_until_cut,
 )
-from tests.ledger_bench import ALL, EVERY_EVENT, rules
+from tests.ledger_bench import ALL, EVERY_EVENT, event, rules
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -69,6 +69,10 @@ class PruningRules(RuleBasedStateMachine):
         """Asks the engine and the model; they must answer alike."""
 
     @abstractmethod
+    def append(self, events: list[UsageEvent], *, partial: bool) -> None:
+        """Both get them, and they are ``sent``."""
+
+    @abstractmethod
     def void(self, place: int, late: Late, by: ClosingRules | None) -> None:
         """See ``VoidRules``."""
 
@@ -79,6 +83,7 @@ class PruningRules(RuleBasedStateMachine):
     @rule(
         passes=st.sampled_from([0, 0, 40 * DAY_MS, 450 * DAY_MS]),
         settles=st.sampled_from([True, True, True, False]),
+        goes_on=st.booleans(),
         age=AGES,
         ended_age=AGES,
         sweeps=st.booleans(),
@@ -94,19 +99,23 @@ class PruningRules(RuleBasedStateMachine):
         transactions: int,
         *,
         settles: bool,
+        goes_on: bool,
         sweeps: bool,
         cut: bool,
         commits: bool,
     ) -> None:
         """Of what came before then what may go and must; perhaps with a crash amid it, behind which
         some of it is there, and all of it is whole. Mostly all that is over is closed, revised, and
-        without its keys.
+        without its keys, and often there is what came since and must stay.
         """
         self.clock.now_ms += passes
         if settles:
             self.both(lambda ledger: close_due(ledger, self.clock, EVERYTHING))
             self.both(lambda ledger: revise_late(ledger, self.clock.now_ms, EVERYTHING))
             self.both(lambda ledger: forget_all(ledger, self.clock.now_ms))
+        if goes_on:
+            for customer in ("acme", "b"):
+                self.append([event(customer)], partial=False)
         bounds = self.clock.now_ms - age, self.clock.now_ms - ended_age
         least, most = self.model.prunable(*bounds)
         before = self._stored()

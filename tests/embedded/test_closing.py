@@ -57,6 +57,40 @@ async def test_late_events_behind_a_crash_amid_a_close_count_once(
     assert [str(one) for one in verify(bench.folder)] == []
 
 
+@pytest.mark.parametrize("transactions", range(5))
+async def test_whoever_asked_for_a_close_may_leave_amid_it(
+    bench: EngineBench, transactions: int
+) -> None:
+    """As a client does that no longer waits for its trigger: whoever closes next goes on with it,
+    each customer is closed once, and what comes in between is late.
+    """
+    customers = [f"c{number}" for number in range(100)]
+    await bench.ledger.append([event(customer) for customer in customers])
+    bench.clock.now_ms += HOUR_MS
+    by = rules(PeriodType.HOURLY)
+
+    with trio.CancelScope() as asking:
+        left_at = bench.hop.transactions + transactions
+        bench.hop.committed = lambda: asking.cancel() if bench.hop.transactions > left_at else None
+        await close_ended(bench, by)
+    assert asking.cancelled_caught
+    bench.hop.committed = lambda: None
+    assert len(await published(bench)) < 100
+    late = [
+        msgspec.structs.replace(event(who, value=10), timestamp_ms=START_MS) for who in customers
+    ]
+    await bench.ledger.append(late)
+    await close_ended(bench, by)
+    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
+    found = [one.aggregation for one in await published(bench)]
+    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == dict.fromkeys(
+        customers, "11"
+    )
+    assert len(found) == 100
+    await bench.stop()
+    assert [str(one) for one in verify(bench.folder)] == []
+
+
 async def test_a_stream_of_late_events_keeps_nobody_from_closing(bench: EngineBench) -> None:
     """Whoever asks what is next to close is answered while they come."""
     happened_ms = START_MS - 3 * HOUR_MS

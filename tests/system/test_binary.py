@@ -91,7 +91,7 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "meterd"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_binary_does_its_job_where_no_python_is(binary: Path, tmp_path: Path) -> None:
     """From a start over an empty folder to a verified webhook, kill -9, reload and verify."""
     assert binary.stat().st_size < BYTES_MAX

@@ -59,7 +59,7 @@ def test_the_source_distribution_has_what_it_takes(distributed: dict[str, Path])
     assert {name for name in names if re.match(r"\.|build/|dist/", name)} <= {".gitignore"}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["wheel", "source"])
 def test_what_is_distributed_installs_and_does_its_job(
     distributed: dict[str, Path], tmp_path: Path, kind: str

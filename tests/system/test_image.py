@@ -166,7 +166,7 @@ def image(tmp_path: Path) -> Iterator[Image]:
     buildah("rmi", f"localhost/{name}", f"localhost/{name}-base")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_image_does_its_job(image: Image, tmp_path: Path) -> None:
     """As nobody, over a root that is read only; with the same volume after a restart."""
     for folder in (tmp_path, *tmp_path.parents[:-1]):

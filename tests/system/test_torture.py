@@ -22,7 +22,7 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("harness", harnesses(), ids=lambda harness: harness.name)
 def test_it_does_no_harm(harness: Harness, record_property: Callable[[str, object], None]) -> None:
     """Nothing acknowledged is lost, nothing counts twice, nothing wrong goes undetected."""
@@ -35,7 +35,7 @@ def test_it_does_no_harm(harness: Harness, record_property: Callable[[str, objec
     assert tally.done >= harness.short, f"only {tally.done} of {harness.short}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("harness", "mutant"), MUTANTS)
 def test_its_harness_notices(
     harness: Harness, mutant: str, record_property: Callable[[str, object], None]

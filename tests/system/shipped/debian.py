@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+# How often at most: a package in hundreds that does not arrive says nothing of meterd.
+_MIRROR_ASKED = 3
+
 
 def hindrance(*programs: str) -> str | None:
     """Why there can be none here, if so."""
@@ -35,8 +38,11 @@ def debian_in(folder: Path, *packages: str) -> Path:
             unfinished = folder / "unfinished"
             more = [f"--include={','.join(packages)}"] if packages else []
             make = ["debootstrap", "--variant=minbase", *more, name, str(unfinished), _mirror()]
-            made = subprocess.run(make, capture_output=True, text=True)
-            assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
+            asked = 1
+            while (made := subprocess.run(make, capture_output=True, text=True)).returncode:
+                assert asked < _MIRROR_ASKED, made.stdout[-2000:] + made.stderr[-2000:]
+                asked += 1
+                shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.rename(root)
     return root
 
