@@ -45,8 +45,9 @@ _log = structlog.get_logger("meterd")
 # with Python's 5 ms a transaction of 20,000 events took up to 0.5 s, and now takes a tenth of that.
 SWITCH_SECONDS: Final = 0.0005
 # The first generation often, since what lives in it has not been looked at yet; the second seldom,
-# since connections that come and go are all in it: with 900 of them that is 30 ms.
-COLLECTOR_THRESHOLDS: Final = (500, 500, 10)
+# since connections that come and go are all in it: with 900 of them that is 30 ms, and a flood has
+# the first looked through a hundred times a second (``front_door``).
+COLLECTOR_THRESHOLDS: Final = (500, 5000, 10)
 
 
 class Machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import struct
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from tests.edge.loopback import (
     REQUESTS,
     App,
     open_door,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +66,30 @@ async def test_full_and_busy_house_turns_away(limits: Limits) -> None:
         app.release.set()
         assert (await busy.answer()).status == 200
         assert door.door.statistics().turned_away == 1
+
+
+async def test_young_objects_are_looked_through_behind_each_eighth_connection() -> None:
+    """Where one ends as another begins Python counts none, and would look when they are thousands,
+    for 4 ms.
+    """
+    looks: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            looks.append(info["generation"])
+
+    gc.disable()  # so that each is one of ours
+    gc.callbacks.append(note)
+    try:
+        async with open_door(App().quart) as door:
+            for number in range(1, 18):
+                async with await door.connect() as connection:
+                    assert (await connection.ask(GET)).status == 200
+                await wait_until(lambda: not door.door.statistics().open)
+                assert looks == [0] * (number // 8)
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
 
 
 async def test_a_full_queue_keeps_nobody_of_another_address_out() -> None:

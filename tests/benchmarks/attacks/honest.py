@@ -1,6 +1,7 @@
 """An honest client in a process of its own, and how it fares.
 
-``python -m tests.benchmarks.attacks.honest`` reads an Errand as JSON from stdin and prints a Fare.
+``python -m tests.benchmarks.attacks.honest`` prints a line when it is there, then reads an
+Errand as JSON from stdin and prints a Fare.
 It posts events at a steady rate: most of its connections stay, on one each request is on a new
 connection. How long a request took counts from when it was due; threads sleep until then, so that
 the core is left to others.
@@ -21,6 +22,7 @@ from tests.benchmarks.answers import AnswerReader, MalformedAnswerError
 from tests.benchmarks.attacks.attacker import client_context
 from tests.daemon_process import KEY
 
+READY: Final = b"ready"
 STAYING: Final = 4
 PATIENCE_S: Final = 20.0
 EVENT: Final = b'{"customerId":"honest","value":1}'
@@ -114,6 +116,8 @@ def _ask(connection: socket.socket) -> int:
 
 
 def main() -> None:
+    sys.stdout.buffer.write(READY + b"\n")
+    sys.stdout.buffer.flush()
     errand = msgspec.json.decode(sys.stdin.buffer.read(), type=Errand)
     sys.stdout.buffer.write(msgspec.json.encode(Client(errand).run()))
 
