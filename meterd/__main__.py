@@ -22,12 +22,12 @@ def main() -> None:
     """Ends with what the command ended with; interrupted, with 130 (SIGINT) or 143 (SIGTERM), as
     shells count. ``serve`` was told to stop: 0, also where it had not begun.
     """
-    _stand_in_for_closed()
+    serves = sys.argv[1:2] == ["serve"]
+    _stand_in_for_closed(serves)
     if getattr(sys, "frozen", False):  # the single binary, as PyInstaller says it
         from meterd.frozen import settle  # noqa: PLC0415 -- nobody else has a use for it
 
         settle()
-    serves = sys.argv[1:2] == ["serve"]
     _on_interrupts(_stop_at_once if serves else _end_at_once)
     if serves:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it is to read again it has not read yet
@@ -42,15 +42,17 @@ def main() -> None:
         _on_interrupts(signal.SIG_IGN)  # it has ended, and has said with what
 
 
-def _stand_in_for_closed() -> None:
+def _stand_in_for_closed(serves: bool) -> None:
     """What is opened next has the number of what whoever started this has closed: the store would
-    be stderr, and get what is said there.
+    be stderr, and get what is said there. A command whose answer nobody can get fails when it
+    writes; ``serve`` has none.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            assert os.open(os.devnull, os.O_RDWR) == descriptor, "it is the lowest that is free"
+            access = os.O_RDONLY if name == "stdout" and not serves else os.O_RDWR
+            assert os.open(os.devnull, access) == descriptor, "it is the lowest that is free"
             os.set_inheritable(descriptor, True)
             mode = "r" if descriptor == 0 else "w"
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from meterd.domain.addresses import Server
 
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# No room, or nobody has opened it (``__main__``).
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 class OneLineErrors(click.Group):
@@ -41,11 +42,11 @@ class OneLineErrors(click.Group):
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Ends in one line, too, where stdout is a file on a full disk."""
+        """Ends in one line, too, where stdout is closed, or a file on a full disk."""
         try:
             return super().main(*args, **kwargs)
         except OSError as fault:
-            if fault.errno not in _NO_ROOM or fault.filename is not None:
+            if fault.errno not in _UNWRITABLE or fault.filename is not None:
                 raise
             # What is kept back would be tried again at the end, and be another exit code.
             with Path(os.devnull).open("w") as nowhere, suppress(OSError, ValueError):

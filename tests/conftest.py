@@ -5,6 +5,7 @@ said at the end of a run.
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,8 @@ from tests.daemon_process import DaemonProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+TESTS = Path(__file__).parent
 # Machines that run tests are slow now and then; how long an example takes says nothing of the code.
 settings.register_profile("meterd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meterd")
@@ -37,6 +38,22 @@ def hear_signals() -> None:
 
 
 hear_signals()
+
+# Here nothing waits for another process or a socket; and what is tried at random finds something
+# else at a second try.
+_DECIDED = ("domain", "embedded", "simulation", "work")
+_AT_RANDOM = ("test_malformed.py", "test_torture.py", "test_schemathesis.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in real time, against real processes, is tried twice: a machine that runs tests
+    stands still for a second now and then. Who needed both is told of at the end of the run.
+    """
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        at_random = hasattr(getattr(item, "obj", None), "hypothesis")
+        if folder not in _DECIDED and item.path.name not in _AT_RANDOM and not at_random:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +79,8 @@ def daemon_without_event_types(tmp_path: Path) -> Iterator[DaemonProcess]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how often meterd was tortured, what came of it, and what was not run, and why.
+    """Says how often meterd was tortured, what came of it, what failed at first, and what was not
+    run, and why.
 
     Here, and not in ``system``: where tests run in several processes, the one that speaks reads no
     other conftest.
@@ -78,7 +96,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"{report.nodeid}: {report.longrepr[2]}"
         for report in terminalreporter.stats.get("skipped", [])
     ]
-    for title, found in (("torture", lines), ("NOT RUN on this machine", skipped)):
+    again = [
+        f"{report.nodeid}: {str(report.longrepr).splitlines()[-1]}"
+        for report in terminalreporter.stats.get("rerun", [])
+    ]
+    for title, found in (
+        ("torture", lines),
+        ("TRIED AGAIN, failed at first", again),
+        ("NOT RUN on this machine", skipped),
+    ):
         if found:
             terminalreporter.section(title)
             for line in sorted(found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -195,17 +196,20 @@ def test_instants_and_durations() -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["check", "check --json", "--help"])
-def test_what_cannot_be_printed_is_one_line(tmp_path: Path, command: str, unbuffered: str) -> None:
-    """On a full disk, say: what is in the file is not all."""
+@pytest.mark.parametrize(
+    ("stdout", "why"), [("> /dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+def test_what_cannot_be_printed_is_one_line(
+    tmp_path: Path, stdout: str, why: str, command: str, unbuffered: str
+) -> None:
+    """On a full disk, say: what is in the file is not all; or where nobody can get it."""
     (tmp_path / "systemconfig.toml").write_text("")
-    with Path("/dev/full").open("w") as full:
-        finished = subprocess.run(
-            [sys.executable, "-m", "meterd", *command.split()],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert finished.stderr == "stdout cannot be written: No space left on device\n"
+    finished = subprocess.run(
+        ["sh", "-c", f"exec {shlex.quote(sys.executable)} -m meterd {command} {stdout}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert finished.stderr == f"stdout cannot be written: {why}\n"
     assert finished.returncode == 1

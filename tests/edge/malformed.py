@@ -39,21 +39,22 @@ if TYPE_CHECKING:
 # Connections over TCP are half closed, and nothing is waited for. Encrypted ones cannot be: each
 # waits until the other side gives up. That must not be before a machine that stalls for a moment
 # has delivered the end of a request, or a handshake among others is through: one lane would say
-# that it came too slowly, and the other what is wrong with it.
+# that it came too slowly, and the other what is wrong with it. Nor before the client has read what
+# it is told: what is unread when a connection is reset is lost.
 LIMITS: Final = Limits(
     body_bytes_max=256 * KIB,
     body_stall_s=2.0,
     head_s=2.0,
     keep_alive_s=2.0,
     handshake_s=5.0,
-    linger_s=0.1,
+    linger_s=0.5,
     wrong_keys_max=10**9,  # every mutation comes from one address
 )
 AT_ONCE: Final = 16
 # Mutations over the same doors, whose ledgers remember every event.
 PART: Final = 2000
 ENCRYPTED_SHARE: Final = 100
-ENCRYPTED_AT_ONCE: Final = 6
+ENCRYPTED_AT_ONCE: Final = 16
 BASE_BYTES_MAX: Final = 3000
 _LINE: Final = b"POST /usage/api.calls HTTP/1.1"
 _CHUNKED_HEAD: Final = head(b"x-apikey: k", CHUNKED, line=_LINE)
