@@ -280,6 +280,11 @@ def _require_place(place: Path, data: Path, name: Path) -> None:
 
 
 def _require_restorable(data: Path) -> None:
+    for above in Path(os.path.realpath(data)).parents:
+        if (above / "store" / "data.mdb").exists():
+            raise StoreError(
+                f"{data} is within {above}, which is a data folder or a backup: name another folder"
+            )
     _require_empty(data, ("lock", "keys.lock", *_unfinished(data, RESTORING)), data)
 
 

@@ -83,6 +83,7 @@ class Daemon:
         self.urls: list[str] = []
         # Event types with events in open periods that the configuration did not have at the start.
         self.left_out: list[str] = []
+        self.has_new_store = False
 
     async def wait_for_a_short_start(self) -> None:
         """Who has connected is then served, and not told to come again."""
@@ -174,6 +175,7 @@ async def listening(
             settings, readiness, front_door, closer, forgetter, delivery, thresholds, loop_lag
         )
         daemon.left_out = await _left_out(ledger, config)
+        daemon.has_new_store = store.is_new
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             daemon.urls = [_url(each, has_tls=config.server.has_tls) for each in listeners]

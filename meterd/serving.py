@@ -130,6 +130,11 @@ async def _serve_until_told(source: ConfigSource, config: Config, machine: Machi
             trio.open_nursery() as beside,
         ):
             beside.start_soon(daemon.loop_lag.run)
+            if daemon.has_new_store:  # a disk that is not mounted would go unnoticed
+                _log.info(
+                    "there was no store: an empty one was made",
+                    data=os.path.realpath(config.storage.path),
+                )
             _log.info(
                 "listening",
                 url=daemon.urls,

@@ -114,7 +114,7 @@ class Store:
                 undo.callback(self._let_go, data_folder.hold(folder))
                 data_folder.clear(folder)
                 place = folder / "store"
-                _create(place, map_size)
+                self.is_new = _create(place, map_size)
                 data_folder.sync_entries(place)
                 data_folder.close_to_others(place)
                 self._file = place / "data.mdb"
@@ -254,9 +254,10 @@ class Store:
         assert os.getpid() == self._pid, "a store is used behind a fork: LMDB forbids it"
 
 
-def _create(place: Path, map_size: int) -> None:
+def _create(place: Path, map_size: int) -> bool:
+    """Whether there was none."""
     if place.exists():
-        return
+        return False
     beside = place.with_suffix(".new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(mode=0o700)
@@ -264,6 +265,7 @@ def _create(place: Path, map_size: int) -> None:
     for path in (beside / "data.mdb", beside):
         data_folder.sync(path)
     beside.rename(place)  # the caller syncs the entry
+    return True
 
 
 def _fill(folder: Path, map_size: int) -> None:

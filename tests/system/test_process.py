@@ -263,3 +263,13 @@ def test_meterd_does_not_run_without_assertions(daemon: DaemonProcess, tmp_path:
     without = run(tmp_path, "-O", "-m", "meterd", "serve", "--config", str(daemon.config))
     assert without.returncode == 1
     assert "does not run with python -O" in without.stderr
+
+
+def test_a_start_without_a_store_says_that_it_made_one(daemon: DaemonProcess) -> None:
+    """Where the disk is not mounted that has it, nothing else would tell."""
+    [told] = [entry for entry in daemon.log if entry["event"].startswith("there was no store")]
+    assert told["data"] == str(daemon.data.resolve())
+    daemon.log.clear()
+    daemon.restart()
+    assert daemon.log
+    assert not [entry for entry in daemon.log if entry["event"].startswith("there was no store")]
