@@ -92,6 +92,7 @@ class Client(_Closing):
         if key is not None and not (key.isascii() and key.isprintable()):
             raise MeterdError("an API key is of visible ASCII characters: look at METERD_API_KEY")
         self.url = url.rstrip("/")
+        self.has_key = key is not None
         shown = {} if key is None else {"x-apikey": key}
         self._http = httpx.Client(
             base_url=_http_url(self.url),

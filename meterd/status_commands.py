@@ -125,7 +125,10 @@ def _look(client: Client, *, is_told: bool) -> Figures | None:
     if answer.status not in _HIDDEN:
         raise MeterdError(f"{client.url}/metrics: HTTP {answer.status}: is that a meterd?")
     if is_told:
-        click.echo("note: a key with the scope metrics shows more: METERD_API_KEY", err=True)
+        is_unknown = client.has_key and answer.status == HTTPStatus.UNAUTHORIZED
+        fault = "the key is not known; " if is_unknown else ""
+        more = "a key with the scope metrics shows more: METERD_API_KEY"
+        click.echo(f"note: {fault}{more}", err=True)
     return None
 
 

@@ -82,6 +82,7 @@ def test_without_a_key_readiness_and_version_are_shown(
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["meterd", "state"]
     assert "a key with the scope metrics shows more" in result.stderr
+    assert ("the key is not known" in result.stderr) == (key == "wrong")
     assert "measured" not in json.loads(run(daemon.url, "--json", key=key).stdout)
 
 

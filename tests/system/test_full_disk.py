@@ -39,6 +39,9 @@ def test_a_full_disk_costs_nothing_but_time(tmp_path: Path) -> None:
         assert refused.status_code == 507
         assert refused.json() == {"error": "Insufficient storage: nothing was stored"}
         assert daemon.request("POST", "/aggregations/trigger").status_code == 507
+        ready = daemon.request("GET", "/readyz")
+        assert ready.status_code == 200
+        assert "usage and the events of one customer may lack" in ready.json()["disk"]
         assert len(daemon.request("GET", "/events?limit=100").json()) == 100
         assert daemon.request("GET", "/events?customerId=customer_1").status_code == 200
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (most, most))
