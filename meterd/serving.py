@@ -130,11 +130,8 @@ async def _serve_until_told(source: ConfigSource, config: Config, machine: Machi
             trio.open_nursery() as beside,
         ):
             beside.start_soon(daemon.loop_lag.run)
-            if daemon.has_new_store:  # a disk that is not mounted would go unnoticed
-                _log.info(
-                    "there was no store: an empty one was made",
-                    data=os.path.realpath(config.storage.path),
-                )
+            if daemon.has_new_store:
+                _tell_of_new_store(config)
             _log.info(
                 "listening",
                 url=daemon.urls,
@@ -180,6 +177,12 @@ def _ensure_key(source: ConfigSource, daemon: Daemon) -> None:
         except OSError as fault:
             lost = "the first API key could not be shown: meterd keys create makes another"
             _log.error(lost, error=f"stdout: {fault.strerror}")
+
+
+def _tell_of_new_store(config: Config) -> None:
+    """A disk that is not mounted would go unnoticed."""
+    place = os.path.realpath(config.storage.path)
+    _log.info("there was no store: an empty one was made", data=place)
 
 
 def _warn_of(event_types: list[str]) -> None:

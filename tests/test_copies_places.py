@@ -80,6 +80,23 @@ def test_a_backup_is_not_made_within_what_it_copies(data: Path, tmp_path: Path, 
     assert sorted(data.rglob("*")) == before
 
 
+@pytest.mark.parametrize("within", ["data", "backup"])
+@pytest.mark.parametrize("name", ["x", "store/x/y", "linked"])
+def test_nothing_is_restored_within_another_store(
+    data: Path, tmp_path: Path, within: str, name: str
+) -> None:
+    """A copy in a data folder that is served, or in the backup itself, is not found when needed."""
+    saved = tmp_path / "saved"
+    copies.backup(data, saved, ignore)
+    above = data if within == "data" else saved
+    (tmp_path / "link").symlink_to(above)
+    to = tmp_path / "link" / "x" if name == "linked" else above / name
+    before = sorted(above.rglob("*"))
+    with pytest.raises(StoreError, match="name another folder"):
+        copies.restore(saved, to, ignore)
+    assert sorted(above.rglob("*")) == before
+
+
 def test_a_backup_may_take_an_empty_folder(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
