@@ -66,8 +66,8 @@ The code map. A file imports only from files above it, tests/test_layout.py sees
       upgrade          what an earlier format lacks
       file_system      refuses what is not of this machine
       data_folder      the folder around the store: made, held, its entries synced
-      store            the LMDB environment: opening, reading, writing
       pages            LMDB's pages, checked without LMDB
+      store            the LMDB environment: opening, reading, writing
       snapshot         the store as it stands in one moment, beside whoever has it open
       log              every event, in the order of receipt
       recovery         posts what a crash left unposted

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -178,15 +178,20 @@ def _is_taken(descriptor: int) -> bool:
 def _left_beside(place: Path) -> Iterator[Path]:
     """Folders that look like those of killed backups; only people know whether they are."""
     for path in sorted(place.parent.glob(f"*{_NEW}")):
-        names = {each.name for each in path.iterdir()} if path.is_dir() else set()
-        if "store" not in names or not names <= {"store", KEY_FILE}:
-            continue
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if _is_taken(descriptor):
+        with suppress(OSError):  # another's, or gone meanwhile: the copy is made all the same
+            if _looks_left(path):
                 yield path
-        finally:
-            os.close(descriptor)
+
+
+def _looks_left(path: Path) -> bool:
+    names = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    if "store" not in names or not names <= {"store", KEY_FILE}:
+        return False
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _is_taken(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _move(part: Path, to: Path) -> None:

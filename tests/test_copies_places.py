@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -23,7 +24,7 @@ from tests.embedded.test_upgrade import lay
 from tests.test_copies import cut_in_half, ignore, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -142,6 +143,23 @@ def test_a_backup_within_a_folder_that_was_cut_short_is_done_again(
     copies.backup(data, to, ignore)
     assert names(to) == [KEY_FILE, "store", "store/data.mdb"]
     assert (to / KEY_FILE).read_bytes() == (data / KEY_FILE).read_bytes()
+
+
+def test_what_may_not_be_looked_into_is_no_hindrance(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's backup was killed here: this one is made, and says so."""
+    (tmp_path / "monday.new").mkdir()
+    iterdir = Path.iterdir
+
+    def look(path: Path) -> Iterator[Path]:
+        if path.name == "monday.new":
+            raise PermissionError(errno.EACCES, "permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", look)
+    assert copies.backup(data, tmp_path / "tuesday", ignore).left == ()
+    assert lines(tmp_path / "tuesday") == []
 
 
 def test_what_other_killed_backups_left_is_named(data: Path, tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ class FrontDoor:
             now = trio.current_time()
             overdue = [each for each in self._connections if each.stream.expires_at <= now]
             for number, connection in enumerate(overdue, 1):
-                connection.stream.expire()
+                if connection.stream.expires_at <= now:  # it may have asked meanwhile
+                    connection.stream.expire()
                 if not number % _ENDED_AT_ONCE:
                     await trio.lowlevel.checkpoint()
 

@@ -291,7 +291,7 @@ class GuardedStream:
         self._framer.feed(data)
 
     async def _receive(self) -> None:
-        began_at, heard_at, data = trio.current_time(), 0.0, b""
+        began_at, unread_s, data = trio.current_time(), 0.0, b""
         with trio.CancelScope(deadline=self._deadline()) as self._reading:
             try:
                 # The frames of HTTP/2 are small.
@@ -300,6 +300,7 @@ class GuardedStream:
                     await self.transport.wait_readable()
                     heard_at = trio.current_time()
                     await self.spare_time.wait(self.peer)
+                    unread_s = trio.current_time() - heard_at
                     data = read_all_now(self.transport) or b""
                 data = data or await self.transport.receive_some()
             except trio.ClosedResourceError:  # by ``expire``
@@ -316,7 +317,7 @@ class GuardedStream:
         self._received_all = not data
         self.was_heard = True
         self.active_at = trio.current_time()
-        waited_s = (heard_at or self.active_at) - began_at
+        waited_s = self.active_at - began_at - unread_s
         self._drip.record(waited_s, len(data))
         if self._framer.phase is Phase.BODY:
             self.pace.record(waited_s, len(data))

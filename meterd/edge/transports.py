@@ -298,7 +298,11 @@ def accepted_now(
     """What waits to be accepted already, behind what was waited for; of a socket only."""
     if not isinstance(listener, trio.SocketListener):
         return  # one that a test has made
-    with socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
+    try:
+        descriptor = os.dup(listener.socket.fileno())
+    except OSError:
+        return  # what was waited for has the last file that was free
+    with socket.socket(fileno=descriptor) as listening:
         for _ in range(at_most):
             try:
                 accepted, _address = listening.accept()

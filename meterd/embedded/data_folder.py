@@ -86,9 +86,11 @@ def hold(
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         give_to_owner(folder, folder / "lock")
-        # For people: kill -HUP $(cat meterd-data/lock)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid() if takes_signals else _COMMAND)
+        # For people: kill -HUP $(cat meterd-data/lock). Over what stands there: emptied first, it
+        # would say that all is well where the disk has no room for more.
+        name = b"%d\n" % os.getpid() if takes_signals else _COMMAND
+        os.pwrite(descriptor, name, 0)
+        os.ftruncate(descriptor, len(name))
     except BlockingIOError as fault:
         os.close(descriptor)
         raise StoreError(f"{_held_by_another(folder)}{advice}") from fault

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _META: Final = struct.Struct("<IIQQ48s48sQQ")  # magic, version, address, map size, two trees, ...
 _TREE: Final = struct.Struct("<IHHQQQQQ")
@@ -130,6 +131,24 @@ def _decode_meta(number: int, page: bytes) -> Snapshot:
     return Snapshot(free_tree, main_tree, last_page, txn_id, free_tree.pad)
 
 
+def require_file_end(path: Path) -> None:
+    """Raises DamagedError where the file ends before a page that one of its branches leads to.
+
+    A process that has such a page mapped dies of SIGBUS when it reads it, without a word. A file
+    may be shorter than it says, but not by these; only then are its branches read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        snapshot = decode_metas(read_metas(descriptor))
+        in_file = os.fstat(descriptor).st_size // snapshot.page_bytes
+        if in_file <= snapshot.last_page:
+            pages = Pages(descriptor, snapshot)
+            for tree in (snapshot.free, *pages.tables().values()):
+                pages.require_within(in_file, tree)
+    finally:
+        os.close(descriptor)
+
+
 class Pages:
     """The pages of one snapshot, each to be reached once."""
 
@@ -204,6 +223,17 @@ class Pages:
             raise DamagedError(
                 f"a tree of {tree[3:7]} branches, leaves, large pages and entries has {has}"
             )
+
+    def require_within(self, in_file: int, tree: Tree) -> None:
+        """Raises DamagedError unless so many pages are enough for its branches and leaves."""
+        waiting = [] if tree.root == _NOWHERE else [(tree.root, 1)]
+        while waiting:
+            number, level = waiting.pop()
+            if number >= in_file:
+                raise DamagedError(f"the file ends before page {number}")
+            if level < tree.depth:
+                nodes = self._nodes(number, self._take(number), is_leaf=False)
+                waiting += [(_integer(child), level + 1) for _, child, _ in nodes]
 
     def check_free(self, replaced: int | None) -> None:
         """Pages that no tree reaches are free, each once, and no other is.

@@ -28,6 +28,7 @@ import msgspec
 from meterd.domain.errors import CommitFailedError, CorruptRecordError, DiskFullError, StoreError
 from meterd.embedded import data_folder
 from meterd.embedded.file_system import require_local
+from meterd.embedded.pages import DamagedError, require_file_end
 from meterd.embedded.transaction import TABLES, Transaction, seal, unseal
 from meterd.embedded.upgrade import (
     bring_closing_up,
@@ -121,6 +122,7 @@ class Store:
                 if self._has_failed:
                     data_folder.believe_disk(self._file)
                     self._has_failed = False
+                require_file_end(self._file)
                 self._map_size = max(map_size, 2 * self._file.stat().st_size)
                 self._env = _open(place, self._map_size)
                 self._opened = data_folder.identity(self._file)
@@ -128,6 +130,11 @@ class Store:
                 _require_known(self._env)
                 self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
                 self.meta = self.write(_boot)
+            except DamagedError as fault:
+                raise StoreError(
+                    f"the store in {folder} is damaged, restore a backup: {self._file.name}:"
+                    f" {fault}"
+                ) from fault
             except _UNUSABLE as fault:
                 raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
             self._open = undo.pop_all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
+import resource
 import socket
 import struct
 from types import SimpleNamespace
@@ -138,6 +140,29 @@ async def test_without_room_in_the_system_who_comes_waits_in_the_kernel(
         assert door.door.statistics().accepted == 0
         mock_clock.jump(0.1)
         assert (await client.ask(GET)).status == 200
+
+
+async def test_the_last_free_file_is_given_to_who_comes_and_ends_no_listener(
+    mock_clock: MockClock,
+) -> None:
+    """Where the next look at who else has come needs one more, it is not looked: they wait."""
+    async with open_door(App().quart) as door, await door.connect() as first:
+        assert (await first.ask(GET)).status == 200
+        with socket.socket() as client:
+            client.setblocking(False)
+            _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+            try:
+                with pytest.raises(BlockingIOError):
+                    client.connect(("127.0.0.1", door.port))
+                await door.wait_open(2)
+                await wait_all_tasks_blocked()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        mock_clock.jump(0.1)
+        assert await door.serves()
 
 
 async def test_another_fault_of_a_listener_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,20 +4,25 @@ turn, and none of them gets lost; over real loopback sockets.
 
 from __future__ import annotations
 
+import math
 import socket
 from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from meterd.edge.front_door import FrontDoor
 from meterd.edge.limits import Limits
 from meterd.edge.peers import peer_of
 from meterd.edge.spare_time import GIVEN_WAY_S
 from tests.edge.lane_bench import EVENT, lane, request
-from tests.edge.loopback import GET, App, open_door, wait_until
+from tests.edge.loopback import GET, REQUESTS, App, open_door, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,6 +125,29 @@ async def some_accepted(door: Door, connect: Callable[[Door, str], socket.socket
         await trio.lowlevel.checkpoint()
     assert len(door.door._waiting[peer_of(MANY)]) > 2
     return clients
+
+
+async def test_who_asks_while_others_end_is_not_overdue_any_more(mock_clock: MockClock) -> None:
+    """They end eight at a time; what has come meanwhile is the beginning of more."""
+    door = FrontDoor(App().quart, Limits(), structlog.get_logger(), REQUESTS)
+    expired: list[int] = []
+    streams = [
+        SimpleNamespace(expires_at=0.0, expire=partial(expired.append, number))
+        for number in range(10)
+    ]
+
+    def ask() -> None:
+        streams[9].expires_at = math.inf
+
+    streams[0].expire = ask
+    door._connections = cast("Any", [SimpleNamespace(stream=each) for each in streams])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door._expire_overdue)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert expired == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 async def test_a_shutdown_serves_who_was_accepted_and_waits(

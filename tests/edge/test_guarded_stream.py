@@ -61,10 +61,33 @@ class Pair:
         return int((await self.client.receive_some()).split()[1])
 
 
+class InRecords(SocketTransport):
+    """As with TLS, of two bytes there is nothing before both have come."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self._begun = b""
+
+    def read_now(self) -> bytes | None:
+        come = super().read_now()
+        if not come:
+            return come
+        whole = self._begun + come
+        self._begun = whole[len(whole) // 2 * 2 :]
+        return whole[: len(whole) // 2 * 2] or None
+
+    async def receive_some(self) -> bytes:
+        while True:
+            await self.wait_readable()
+            if (come := self.read_now()) is not None:
+                return come
+
+
 @asynccontextmanager
 async def pair(
     application: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     spare_time: SpareTime | None = None,
+    over: type[SocketTransport] = SocketTransport,
 ) -> AsyncIterator[Pair]:
     ours, theirs = socket.socketpair()
     transport = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -75,9 +98,7 @@ async def pair(
         refusals.append(refusal)
         return "name-of-the-refused"
 
-    stream = GuardedStream(
-        SocketTransport(transport), Limits(), on_refusal=refused, spare_time=spare_time
-    )
+    stream = GuardedStream(over(transport), Limits(), on_refusal=refused, spare_time=spare_time)
     held = Pair(stream, client)
     held.refusals = refusals
     async with transport, client, trio.open_nursery() as nursery:
@@ -198,6 +219,40 @@ async def test_stalled_body_is_refused(mock_clock: MockClock) -> None:
         assert not held.has_ended()
         await pass_time(mock_clock, 1.1)
         assert await held.refused_with() == 408
+
+
+async def test_a_record_that_has_begun_is_waited_for_no_longer_than_its_body(
+    mock_clock: MockClock,
+) -> None:
+    """The first byte of each comes soon, the others of one that drips are still waited for."""
+    assert len(POST) % 2
+    async with pair(over=InRecords) as held:
+        await held.client_sends(POST + b"x")
+        for _ in range(2):
+            await pass_time(mock_clock, 0.01)
+            await held.client_sends(b"x")
+            await pass_time(mock_clock, 4.9)
+            await held.client_sends(b"x")
+        assert not held.has_ended()
+        await pass_time(mock_clock, 0.01)
+        await held.client_sends(b"x")
+        await pass_time(mock_clock, 0.2)
+        assert await held.refused_with() == 408
+
+
+async def test_no_time_in_which_nobody_read_is_counted_as_a_stall(mock_clock: MockClock) -> None:
+    """What drips waits for spare time, and its client cannot help that."""
+    spare_time = SpareTime(lambda _: True)
+    async with pair(spare_time=spare_time) as held:
+        await spare(spare_time)
+        await held.client_sends(POST)
+        await spare(spare_time)
+        for _ in range(4):
+            await pass_time(mock_clock, 0.01)
+            await held.client_sends(b"x")
+            await pass_time(mock_clock, 4)
+            await spare(spare_time)
+        assert held.refusals == []
 
 
 async def test_steady_body_may_be_slow(mock_clock: MockClock) -> None:

@@ -119,6 +119,34 @@ def test_a_broken_disk_does_not_hide_why_it_ends(
     data_folder.let_go(data_folder.hold(tmp_path))
 
 
+@contextmanager
+def no_file_larger(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_who_finds_no_room_leaves_word_of_a_crash(tmp_path: Path) -> None:
+    """The one behind it must believe the disk, too."""
+    os.close(data_folder.hold(tmp_path))
+    with no_file_larger(0):
+        with pytest.raises(OSError, match="too large"):
+            data_folder.hold(tmp_path)
+        with pytest.raises(OSError, match="too large"), data_folder.held(tmp_path):
+            pass
+    assert not data_folder.is_let_go(tmp_path)
+
+
+def test_the_lock_names_no_more_than_its_holder(tmp_path: Path) -> None:
+    """However long what the one before had written was."""
+    (tmp_path / "lock").write_text("12345678901234567890\n")
+    os.close(data_folder.hold(tmp_path))
+    assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
 def test_every_start_syncs_the_whole_way_to_the_store(tmp_path: Path, synced: list[str]) -> None:
     """Also one that finds it there: the process that made it may have been killed before that."""
     data = tmp_path / "new" / "data"

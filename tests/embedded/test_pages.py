@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from meterd.embedded.pages import DamagedError, Pages, decode_metas, older_root, read_metas
+from meterd.embedded.pages import (
+    DamagedError,
+    Pages,
+    decode_metas,
+    older_root,
+    read_metas,
+    require_file_end,
+)
+from tests.daemon_process import ROOT
 from tests.embedded.sample_store import checked, copied_sample, lines
 
 if TYPE_CHECKING:
@@ -161,6 +171,39 @@ def test_a_file_that_is_cut_short_is_damaged(data: Path) -> None:
         os.truncate(path, size)
         (line,) = lines(data)
         assert line.startswith("data.mdb: ")
+
+
+def test_a_start_says_that_its_file_was_cut_short(data: Path) -> None:
+    """In place of a bus error, of which nobody could know what it means."""
+    path = File(data).path
+    whole = path.stat().st_size
+    start = (
+        f"from pathlib import PosixPath; from meterd.embedded.store import Store; Store({data!r})"
+    )
+    for size in (whole // 2 // PAGE * PAGE, 2 * PAGE, PAGE, 0):
+        os.truncate(path, size)
+        ended = subprocess.run(
+            [sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True
+        )
+        assert ended.returncode == 1, ended.stderr
+        said = ended.stderr.splitlines()[-1]
+        assert f"the store in {data} is damaged, restore a backup: data.mdb: " in said
+        assert path.stat().st_size == size, "it was not touched"
+
+
+def test_a_file_may_be_shorter_than_it_says(data: Path) -> None:
+    """By pages that were freed before they were written, and no other."""
+    file = File(data)
+    require_file_end(file.path)
+    in_use = {number for kind in (BRANCH, LEAF) for number in file.used(kind)}
+    page, size = max(in_use), len(file.bytes)
+    file.put(file.newer * PAGE + META_LAST, struct.pack("<Q", size // PAGE + 1))
+    require_file_end(file.path)
+    os.truncate(file.path, (page + 1) * PAGE)
+    require_file_end(file.path)
+    os.truncate(file.path, page * PAGE)
+    with pytest.raises(DamagedError, match=f"the file ends before page {page}"):
+        require_file_end(file.path)
 
 
 def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
