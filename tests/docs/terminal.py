@@ -42,6 +42,7 @@ class Terminal:
         self._shell = started(script, folder, environ)
         # What says nothing fails the test instead of stopping it for ever.
         self._watchdog = threading.Timer(SECONDS_MAX, self._send, [signal.SIGKILL])
+        self._watchdog.daemon = True  # Ctrl-C may come while it starts, and nobody cancels it then
 
     def __enter__(self) -> Self:
         self._watchdog.start()

@@ -56,6 +56,7 @@ def test_a_shell_ends_with_the_tests(does: str, number: signal.Signals, tmp_path
             with suppress(ProcessLookupError):
                 os.killpg(shell, signal.SIGKILL)
             tests.kill()
+            tests.wait()
 
 
 def _next(pipe: TextIO) -> str:

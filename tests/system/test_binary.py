@@ -21,8 +21,9 @@ from tests.system.shipped.job import does_its_job, reloads, stops, webhook_to
 from tests.system.torture.hindered import skip_if
 
 BYTES_MAX = 40 << 20
-# Of a core's time: how long a start takes where nothing else has it.
-START_SECONDS_MAX = 1.5
+# Of a core's time. It is to be less than 1.5 s, and is on a quiet machine (docs/performance.md);
+# beside other tests, which have its caches, up to twice as much.
+START_SECONDS_MAX = 3.0
 # $1 the bare root, $2 the binary, $3 what is seen as /srv.
 BARE = """
 mount --make-rprivate /
