@@ -174,8 +174,7 @@ async def listening(
         daemon = Daemon(
             settings, readiness, front_door, closer, forgetter, delivery, thresholds, loop_lag
         )
-        daemon.left_out = await _left_out(ledger, config)
-        daemon.has_new_store = store.is_new
+        daemon.left_out, daemon.has_new_store = await _left_out(ledger, config), store.is_new
         async with trio.open_nursery() as serving:
             listeners = await machine.listen(config)
             daemon.urls = [_url(each, has_tls=config.server.has_tls) for each in listeners]
