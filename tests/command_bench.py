@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -97,11 +96,7 @@ def commands(folder: Path) -> Iterator[Commands]:
             for customer in CUSTOMERS:
                 event = {"customerId": customer, "value": 1}
                 assert daemon.request("POST", "/usage/api.calls", json=event).status_code == 201
-            # Hours alone: in the hour before midnight the day would close as well.
-            text = daemon.config.read_text()
-            daemon.config.write_text(
-                re.sub("^periods = .*", 'periods = ["hourly"]', text, flags=re.MULTILINE)
-            )
+            daemon.close_hours_alone()
             daemon.program = "tests.system.hours_later 1"
             daemon.restart()
             daemon.trigger()

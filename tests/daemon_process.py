@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,12 @@ class DaemonProcess:
     def command(self) -> list[str]:
         run = [sys.executable, "-m", *self.program.split()]
         return [*run, "serve", "--config", str(self.config)]
+
+    def close_hours_alone(self) -> None:
+        """From the next start on: in the hours before midnight others would close with them."""
+        text = self.config.read_text()
+        alone = re.sub("^periods = .*", 'periods = ["hourly"]', text, flags=re.MULTILINE)
+        self.config.write_text(alone)
 
     def start(self, until: str = "serving") -> None:
         """Returns when it has said that, with its URL: ``listening`` is before it has recovered."""

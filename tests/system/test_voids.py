@@ -72,6 +72,7 @@ def test_a_bill_is_corrected(tmp_path: Path, receiver: Receiver) -> None:
         assert sums(daemon, "hourly", at) == sums(daemon, "monthly", at) == {"api.calls": 7}
         daemon.stop(signal.SIGKILL)
 
+        daemon.close_hours_alone()
         daemon.program = "tests.system.hours_later 3"
         daemon.start()
         daemon.trigger()
