@@ -55,7 +55,7 @@ class _Record:
 
     def __init__(self, first: Stamp) -> None:
         self.first = first
-        self.blocks: list[LoggedBlock] = []
+        self.blocks: list[LoggedBlock[UsageEvent]] = []
         self.events = 0
 
     def add(self, stamp: Stamp, events: Sequence[UsageEvent], begins_at: int) -> None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from heapq import merge
 from itertools import dropwhile, groupby, islice, takewhile
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
-from meterd.domain.event_ids import ID_BYTES, next_id, stamp_of
+from meterd.domain.event_ids import ID_BYTES, PARTS_MAX, next_id, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
 from meterd.domain.stored_events import StoredEvent
 from meterd.embedded import journal, keys, outbox, records, voids
@@ -30,10 +30,14 @@ from meterd.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from meterd.domain.aggregations import Aggregation
+    from meterd.domain.event_ids import Stamp
+    from meterd.embedded.records import LoggedBlock
     from meterd.embedded.transaction import Transaction
+
+Named = TypeVar("Named", bound=records.Named)
 
 LATEST_ID: Final = b"\xff" * ID_BYTES
 _LATEST_HOUR_MS: Final = keys.HOURS_MAX * HOUR_MS
@@ -46,7 +50,7 @@ def read_events(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> list[StoredEvent]:
     """See ``Ledger.events``; of one customer, what is posted."""
-    found = islice(_events(txn, parts, query, before), limit)
+    found = islice(events(txn, parts, query, before), limit)
     if query.oldest_first:
         return list(voids.marked(txn, reversed(list(found))))[::-1]
     return list(voids.marked(txn, found))
@@ -55,75 +59,91 @@ def read_events(
 def page_end(
     txn: Transaction, parts: int, query: EventQuery, limit: int, before: bytes | None
 ) -> bytes | None:
-    """See ``Ledger.page_end``."""
-    behind_page = list(islice(_events(txn, parts, query, before), limit - 1, limit + 1))
-    return behind_page[0].id if len(behind_page) == 2 else None
+    """See ``Ledger.page_end``: counts blocks, and builds none of their events."""
+    end, left = None, limit
+    for first, block, offsets in _matches(txn, parts, query, before, records.decode_names):
+        if not left:
+            return end
+        if len(offsets) < left:
+            left -= len(offsets)
+            continue
+        offset = offsets[left - 1]
+        end = block.stamp(first).id(offset, keys.part_of(block.events[offset].customer_id, parts))
+        if len(offsets) > left:
+            return end
+        left = 0
+    return None
 
 
-def _events(
+def events(
     txn: Transaction, parts: int, query: EventQuery, before: bytes | None
 ) -> Iterator[StoredEvent]:
-    direction = _events_forward if query.oldest_first else events_backward
-    return direction(txn, parts, query, before)
+    """The query's events in its order; not looked up is which of them are void."""
+    for first, block, offsets in _matches(txn, parts, query, before, records.decode_record):
+        stamp = block.stamp(first)
+        for offset in offsets:
+            event = block.events[offset]
+            event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
+            yield StoredEvent(event_id, event, stamp.received_ms)
 
 
-def events_backward(
-    txn: Transaction, parts: int, query: EventQuery, before: bytes | None
-) -> Iterator[StoredEvent]:
-    """The query's events, newest first; not looked up is which of them are void."""
-    if not _may_find(query.customer_id, query.event_type):
-        return
-    end = LATEST_ID if query.to_ms is None else id_at(query.to_ms + 1)
-    if before is not None:
-        end = min(end, before)
-    start = b"" if query.from_ms is None else id_at(query.from_ms)
+def _matches(
+    txn: Transaction,
+    parts: int,
+    query: EventQuery,
+    behind: bytes | None,
+    decode: Callable[[bytes], list[LoggedBlock[Named]]],
+) -> Iterator[tuple[Stamp, LoggedBlock[Named], Sequence[int]]]:
+    """Blocks with events of the query, each with the stamp of its record, and at which offsets they
+    are, which is never nowhere; all in the query's order.
+    """
     customer_id, event_type = query.customer_id, query.event_type
-    for record_id in _records(txn, parts, query, start, end):
-        first = stamp_of(record_id)
-        for block in reversed(_blocks(txn, record_id)):
-            stamp = block.stamp(first)
-            for offset in range(len(block.events) - 1, -1, -1):
-                event = block.events[offset]
-                if customer_id is not None and event.customer_id != customer_id:
-                    continue
-                if event_type is not None and event.event_type != event_type:
-                    continue
-                event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
-                if start <= event_id < end:
-                    yield StoredEvent(event_id, event, stamp.received_ms)
-
-
-def _events_forward(
-    txn: Transaction, parts: int, query: EventQuery, behind: bytes | None
-) -> Iterator[StoredEvent]:
-    """As ``events_backward``, oldest first."""
-    if not _may_find(query.customer_id, query.event_type):
+    if not _may_find(customer_id, event_type):
         return
-    end = LATEST_ID if query.to_ms is None else id_at(query.to_ms + 1)
     start = b"" if query.from_ms is None else id_at(query.from_ms)
-    if behind is not None:
-        start = max(start, next_id(behind))
-    customer_id, event_type = query.customer_id, query.event_type
-    for record_id in _records_forward(txn, parts, query, start):
-        if record_id >= end:
-            return
-        first = stamp_of(record_id)
-        for block in _blocks(txn, record_id):
-            stamp = block.stamp(first)
-            for offset, event in enumerate(block.events):
-                if customer_id is not None and event.customer_id != customer_id:
-                    continue
-                if event_type is not None and event.event_type != event_type:
-                    continue
-                event_id = stamp.id(offset, keys.part_of(event.customer_id, parts))
-                if start <= event_id < end:
-                    yield StoredEvent(event_id, event, stamp.received_ms)
+    end = LATEST_ID if query.to_ms is None else id_at(query.to_ms + 1)
+    if query.oldest_first:
+        start = start if behind is None else max(start, next_id(behind))
+        found = _records_forward(txn, parts, query, start)
+    else:
+        end = end if behind is None else min(end, behind)
+        found = _records(txn, parts, query, start, end)
+    for record_id in takewhile(end.__gt__, found):
+        first, blocks = stamp_of(record_id), decode(_record(txn, record_id))
+        is_within = start <= record_id and _last_id(first, blocks[-1]) < end
+        for block in blocks if query.oldest_first else reversed(blocks):
+            offsets: Sequence[int] = range(len(block.events))
+            if customer_id is not None or event_type is not None:
+                offsets = [
+                    offset
+                    for offset, event in enumerate(block.events)
+                    if (customer_id is None or event.customer_id == customer_id)
+                    and (event_type is None or event.event_type == event_type)
+                ]
+            if not is_within:
+                stamp = block.stamp(first)
+                ids = (
+                    stamp.id(offset, keys.part_of(block.events[offset].customer_id, parts))
+                    for offset in offsets
+                )
+                offsets = [
+                    offset
+                    for offset, event_id in zip(offsets, ids, strict=True)
+                    if start <= event_id < end
+                ]
+            if offsets:
+                yield first, block, offsets if query.oldest_first else offsets[::-1]
 
 
-def _blocks(txn: Transaction, record_id: bytes) -> list[records.LoggedBlock]:
+def _last_id(record: Stamp, last: LoggedBlock[Named]) -> bytes:
+    """Not less than any id of the record's last block, nor greater than any behind it."""
+    return last.stamp(record).id(len(last.events) - 1, PARTS_MAX - 1)
+
+
+def _record(txn: Transaction, record_id: bytes) -> bytes:
     payload = txn.get("events", record_id)
     assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
-    return records.decode_record(payload)
+    return payload
 
 
 def _may_find(customer_id: str | None, event_type: str | None = None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from struct import Struct
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -24,14 +24,34 @@ NUMBER_BYTES: Final = 8
 _SPLIT_AT_ONCE: Final = 128
 
 
-class LoggedBlock(msgspec.Struct, array_like=True, gc=False):
+class Named(Protocol):
+    """What is told of an event without building it."""
+
+    @property
+    def customer_id(self) -> str: ...
+
+    @property
+    def event_type(self) -> str: ...
+
+
+class Names(msgspec.Struct, array_like=True, gc=False):
+    """An event of which only that is of interest."""
+
+    customer_id: str
+    event_type: str
+
+
+Event = TypeVar("Event", bound=Named)
+
+
+class LoggedBlock(msgspec.Struct, Generic[Event], array_like=True, gc=False):
     """A block in its record: how much later it is stamped than the record, its events, and at which
     offset in its append it begins. Up to format 8 each block is as an append of its own.
     """
 
     later_ms: int
     later_counter: int
-    events: Sequence[UsageEvent]
+    events: Sequence[Event]
     begins_at: int = 0
 
     def stamp(self, record: Stamp) -> Stamp:
@@ -83,7 +103,8 @@ class DeliveryBody(msgspec.Struct, array_like=True, gc=False):
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 encode: Final = _ENCODER.encode
-decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock]).decode
+decode_record: Final = msgspec.msgpack.Decoder(list[LoggedBlock[UsageEvent]]).decode
+decode_names: Final = msgspec.msgpack.Decoder(list[LoggedBlock[Names]]).decode
 decode_totals: Final = msgspec.msgpack.Decoder(PeriodTotals).decode
 decode_closed: Final = msgspec.msgpack.Decoder(ClosedTotals).decode
 decode_aggregation: Final = msgspec.msgpack.Decoder(Aggregation).decode

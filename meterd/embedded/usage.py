@@ -217,7 +217,7 @@ def events_of_hours(
     query = EventQuery(customer_id, event_type, start_ms, end_ms - 1)
     received = (
         stored
-        for stored in queries.events_backward(txn, parts, query, before)
+        for stored in queries.events(txn, parts, query, before)
         if start_ms <= stored.happened_ms < end_ms
     )
     dated = _dated_events(txn, parts, query, before)

@@ -21,6 +21,7 @@ from tests.ledger_bench import START_MS, event
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from meterd.domain.events import UsageEvent
     from meterd.embedded.transaction import Transaction
 
 B: Final = BLOCK_EVENTS
@@ -98,7 +99,7 @@ def write(store: Store, transactions: Iterable[list[Receipt]]) -> None:
         store.write(partial(log.write_receipts, receipts=receipts))
 
 
-def records_in(txn: Transaction) -> list[tuple[bytes, list[records.LoggedBlock]]]:
+def records_in(txn: Transaction) -> list[tuple[bytes, list[records.LoggedBlock[UsageEvent]]]]:
     return [
         (record_id, records.decode_record(payload))
         for record_id, payload in txn.forward("events", b"", b"")
@@ -240,7 +241,7 @@ def next_id(block_id: bytes) -> bytes:
     return (int.from_bytes(block_id, "big") + 1).to_bytes(ID_BYTES, "big")
 
 
-def first_of(record_id: bytes, block: records.LoggedBlock) -> bytes:
+def first_of(record_id: bytes, block: records.LoggedBlock[UsageEvent]) -> bytes:
     """The block's id, from its record's."""
     return block.stamp(stamp_of(record_id)).id()
 

@@ -23,7 +23,7 @@ from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import Receipt, receive
 from meterd.domain.totals import PeriodTotals, totals_of
-from meterd.embedded import journal, log, outbox, queries
+from meterd.embedded import journal, log, outbox, queries, records
 from meterd.embedded.store import PARTS, Store
 from meterd.embedded.transaction import Transaction
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
@@ -349,3 +349,27 @@ def test_bounds_and_pages_cut_through_a_record(
                 rest = queries.read_events(txn, PARTS, forward, LIMIT, found[cut].id)
                 assert rest == found[:cut][::-1]
     store.close()
+
+
+@pytest.mark.parametrize("is_oldest_first", [False, True])
+def test_a_page_ends_within_blocks_of_which_no_event_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_oldest_first: bool
+) -> None:
+    """Three batches of four blocks each, the last of them short; at every event."""
+    store = Store(tmp_path / "data")
+    receipts = []
+    for number in range(3):
+        sent = [event("ab"[n % 2], TYPES[n % 3], n) for n in range(200)]
+        receipts.append(receive(Stamp(SOME_MS + number, 1000 * number, 0), sent))
+    store.write(partial(log.write_receipts, receipts=receipts))
+    for event_type, behind_events in product((None, "seats"), (0, 1, 70)):
+        query = EventQuery(event_type=event_type, oldest_first=is_oldest_first)
+        with store.read() as txn, monkeypatch.context() as patched:
+            found = [one.id for one in queries.read_events(txn, PARTS, query, 1000, None)]
+            behind = found[behind_events - 1] if behind_events else None
+            patched.delattr(records, "decode_record")
+            for limit in range(1, len(found) - behind_events):
+                end = queries.page_end(txn, PARTS, query, limit, behind)
+                assert end == found[behind_events + limit - 1]
+            for limit in (len(found) - behind_events, 10_000):
+                assert queries.page_end(txn, PARTS, query, limit, behind) is None
