@@ -192,10 +192,7 @@ class Replayed(msgspec.Struct, frozen=True):
 
 class Ledger(Forgetting, Protocol):
     def require_room(self) -> None:
-        """Raises OverloadedError or DiskFullError where ``append`` would for any event now.
-
-        Not a promise that it will not: what it is for is to turn away before a body is decoded.
-        """
+        """Raises OverloadedError where ``append`` would for any event now; it may all the same."""
 
     async def append(
         self,
@@ -213,8 +210,9 @@ class Ledger(Forgetting, Protocol):
 
         An event whose customer and idempotency key were stored before is stored and counted no
         more: which is decided, and the key taken, in the transaction of the event. If one is
-        refused nothing is stored, unless ``partial``. Raises OverloadedError, with nothing stored,
-        past the engine's limits.
+        refused nothing is stored, unless ``partial``. Raises OverloadedError past the engine's
+        limits and DiskFullError, with nothing stored and none of it waiting; UnavailableError
+        where some waits for room on the disk.
         """
 
     async def events(
@@ -256,9 +254,8 @@ class Ledger(Forgetting, Protocol):
     async def customer_usage(
         self, customer_id: str, period_type: PeriodType, *, at_ms: int | None = None
     ) -> CustomerUsage:
-        """The customer's totals in the period that contains that moment, by default now.
-
-        Every event that was appended is in them. Anybody may be asked for.
+        """The customer's totals in the period that contains that moment, by default now, with every
+        event that was appended. Anybody may be asked for.
         """
 
     async def usage_windows(
@@ -291,6 +288,9 @@ class Ledger(Forgetting, Protocol):
         For each customer, the closed aggregation and its deliveries become durable together, and
         once; repeated after a crash, it does what is left. In portions, ``catch_up`` after each.
         """
+
+    async def wait_full(self) -> None:
+        """Returns when something that is to be written waits for room on the disk."""
 
     def past_events(self) -> int:
         """How many appends and voids were of an hour that was over, since the engine started."""

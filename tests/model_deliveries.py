@@ -65,6 +65,10 @@ class ModelDeliveries(ModelOutbox, ABC):
         ]
         return DeliveredAggregation(aggregation, tuple(theirs))
 
+    async def wait_full(self) -> None:
+        """See ``Ledger.wait_full``."""
+        await trio.sleep_forever()
+
     async def deliveries(
         self, query: DeliveryQuery, *, limit: int, after: DeliveryPlace | None = None
     ) -> list[Delivery]:

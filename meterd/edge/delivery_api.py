@@ -269,7 +269,6 @@ def add_webhook_routes(app: QuartTrio, access: Access, desk: Desk) -> None:
         refused = await desk.refusal(endpoint_id)
         if refused is not None:
             return respond(refused)
-        desk.ledger.require_room()
         await desk.ledger.change_endpoint(endpoint_id, enabled)
         desk.delivery.reconsider(endpoint_id)
         shown = await desk.webhook(endpoint_id)

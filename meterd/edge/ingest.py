@@ -132,8 +132,6 @@ class Ingest:
             self._ledger.require_room()
         except OverloadedError as full:
             return problems.overloaded(str(full))
-        except DiskFullError:
-            return problems.DISK_FULL
         return self._readiness.refusal_of_events()
 
     async def _append(

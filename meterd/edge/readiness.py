@@ -16,14 +16,10 @@ if TYPE_CHECKING:
     from meterd.edge.problems import Answer
 
 _RECOVERING: Final = "counting the events that were not in their totals when meterd ended"
-_FULL: Final = (
-    "full: events are refused until it has room again; what is stored is read, but usage and the"
-    " events of one customer may lack the last of them"
-)
+_FULL: Final = "full: events are refused until it has room again; what is stored is read"
 _CLOCK: Final = "behind what is stored by {}: until it has caught up, all events are dated alike"
 _FULL_AT_START: Final = (
-    "full: the start waits, and events are refused, until it has room again; what is stored is"
-    " read, but usage and the events of one customer may lack the last of them"
+    "full: the start waits, and events are refused, until it has room again; what is stored is read"
 )
 _CATCHING_UP: Final = "closing the periods that ended meanwhile"
 

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from meterd.domain.counts import CommitCounts
-from meterd.domain.errors import DiskFullError
+from meterd.domain.errors import DiskFullError, UnavailableError
 from meterd.embedded import journal, log
 from meterd.embedded.mailbox import Bell, Reply, Round
 from meterd.embedded.posted import Posted
@@ -55,10 +55,13 @@ class Hop(Protocol):
 class _Work:
     """Something else to write in the next transaction, and its result."""
 
-    def __init__(self, work: Callable[[Transaction], Any]) -> None:
+    def __init__(
+        self, work: Callable[[Transaction], Any], made: Callable[[Any], int], *, may_go: bool
+    ) -> None:
         self.work = work
+        self.made = made
         self.result: Any = None
-        self.done = Reply(1)
+        self.done = Reply(1, may_go=may_go)
 
 
 class Committer:
@@ -73,6 +76,8 @@ class Committer:
         self._works: list[_Work] = []
         self._something = Bell()
         self.is_full = False
+        self._found_full = trio.lowlevel.ParkingLot()
+        self._trying_out = trio.StrictFIFOLock()
         self.posted = Posted()
         self.counts = CommitCounts()
         self.recorded = 0  # events, since the start
@@ -96,16 +101,42 @@ class Committer:
         self._replies.append(reply)
         self._something.ring()
 
-    async def execute(self, work: Callable[[Transaction], T]) -> T:
-        """Runs the work in the next transaction, behind all that came before; durable on return."""
-        waiting = _Work(work)
+    async def execute(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        made: Callable[[T], int] = lambda _: 0,
+        may_go: bool = False,
+    ) -> T:
+        """Runs the work in the next transaction, behind all that came before; durable on return.
+        It is done also where nobody waits for it any more.
+
+        ``made`` says of its result how many deliveries are to be sent. Who may go does not wait for
+        room on a full disk: raises UnavailableError, and the work is done when there is room.
+        """
+        waiting = _Work(work, made, may_go=may_go)
         self._works.append(waiting)
         self._something.ring()
         await waiting.done.wait()
+        if waiting.done.is_given_up:
+            raise UnavailableError("the disk is full: it is done when there is room")
         result: T = waiting.result
         return result
 
-    def made_deliveries(self, count: int) -> None:
+    async def try_out(self, work: Callable[[Transaction], T]) -> T:
+        """Runs the work in a transaction that is thrown away, between two others.
+
+        One at a time, so that what has to be written waits for one of them at most.
+        """
+        async with self._trying_out:
+            return await self._hop(partial(self._store.try_out, work))
+
+    async def wait_full(self) -> None:
+        """Returns when a transaction waits for room."""
+        while not self.is_full:
+            await self._found_full.park()
+
+    def _made_deliveries(self, count: int) -> None:
         """So many more that are on disk are to be sent."""
         if count:
             self.deliveries_made += count
@@ -136,17 +167,19 @@ class Committer:
         if receipts or changes or works:
             began_at = trio.current_time()
             write = partial(self._write, receipts, changes, works)
-            await self._write_when_there_is_room(write, [*replies, *decided.replies])
+            waiting = [*replies, *decided.replies, *(one.done for one in works)]
+            await self._write_when_there_is_room(write, waiting)
             self.counts.seconds.observe(trio.current_time() - began_at)
             self.counts.events.observe(events)
-        self.made_deliveries(sum(len(change.deliveries) for change in changes))
+        made = sum(len(change.deliveries) for change in changes)
+        self._made_deliveries(made + sum(one.made(one.result) for one in works))
         self.posted.note(changes)
         for decider, change in decided.handed_over:
             decider.committed(change)
         for reply in (*replies, *decided.replies):
             reply.durable()
-        for waiting in works:
-            waiting.done.durable()
+        for one in works:
+            one.done.durable()
 
     async def _write_when_there_is_room(
         self, write: Callable[[Transaction], None], replies: list[Reply]
@@ -158,8 +191,9 @@ class Committer:
                 if not self.is_full:
                     _log.error("the disk is full: events are refused", error=str(fault))
                 self.is_full = True
+                self._found_full.unpark_all()
                 # Those who came meanwhile would wait for the next transaction as long.
-                for reply in (*replies, *self._replies):
+                for reply in (*replies, *self._replies, *(one.done for one in self._works)):
                     reply.give_up()
                 await trio.sleep(FULL_SECONDS)
             else:

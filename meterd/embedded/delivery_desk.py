@@ -110,9 +110,9 @@ class DeliveryDesk(ABC):
             delivery = outbox.find(txn, delivery_id)
             return None if delivery is None else outbox.send_again(txn, delivery, now_ms)
 
-        again = await self._committer.execute(send_again)
-        self._committer.made_deliveries(0 if again is None else 1)
-        return again
+        return await self._committer.execute(
+            send_again, made=lambda again: 0 if again is None else 1, may_go=True
+        )
 
     async def replay(
         self,
@@ -130,16 +130,20 @@ class DeliveryDesk(ABC):
             )
         self._require_disk()
         due_ms = self._clock_ms()
-        done = await self._committer.execute(
-            lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms, due_ms)
+        return await self._committer.execute(
+            lambda txn: replaying.run(txn, parts, replay, after, limit, now_ms, due_ms),
+            made=lambda done: done.again + done.created,
+            may_go=True,
         )
-        self._committer.made_deliveries(done.again + done.created)
-        return done
 
     @property
     def is_full(self) -> bool:
         """Whether a transaction waits for room on the disk, and nothing is taken in meanwhile."""
         return self._committer.is_full
+
+    async def wait_full(self) -> None:
+        """See ``Ledger.wait_full``."""
+        await self._committer.wait_full()
 
     def deliveries_made(self) -> int:
         """See ``Ledger.deliveries_made``."""
@@ -190,4 +194,7 @@ class DeliveryDesk(ABC):
 
     async def change_endpoint(self, endpoint_id: str, change: Change) -> None:
         """See ``Ledger.change_endpoint``."""
-        await self._committer.execute(lambda txn: outbox.change_endpoint(txn, endpoint_id, change))
+        self._require_disk()
+        await self._committer.execute(
+            lambda txn: outbox.change_endpoint(txn, endpoint_id, change), may_go=True
+        )

@@ -11,13 +11,13 @@ that steps back cannot bring an event into totals that are final.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
 from meterd.domain.admission import USUAL, Admission
 from meterd.domain.errors import OverloadedError, UnavailableError
-from meterd.domain.event_ids import Stamp, next_stamp
+from meterd.domain.event_ids import Stamp, next_stamp, stamp_of
 from meterd.domain.idempotency import Judged, Recorded, judge
 from meterd.domain.receipts import group_by_customer, receive
 from meterd.embedded import forgetting, journal, keys, log, queries, records, recovery
@@ -51,14 +51,18 @@ if TYPE_CHECKING:
     from meterd.domain.stored_events import StoredEvent
     from meterd.embedded.committer import Hop
     from meterd.embedded.store import Store
+    from meterd.embedded.transaction import Transaction
     from meterd.embedded.vital_signs import VitalSigns
     from meterd.ledger import CatchUp
+
+T = TypeVar("T")
 
 # Twenty full batches, or as many singles: two commits' worth at the highest rate ever measured.
 EVENTS_IN_FLIGHT_MAX: Final = 20_000
 # Snapshots being read at once; each holds a transaction and an answer's page.
 READERS_AT_ONCE: Final = 4
 _TOO_MANY: Final = "too many events are waiting to be written"
+_MAY_BE_STORED: Final = "the disk is full: the events may be stored when it has room"
 
 
 class EmbeddedLedger(PruningDesk, ThresholdDesk):
@@ -125,7 +129,6 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
 
     def require_room(self) -> None:
         """See ``Ledger.require_room``."""
-        self._require_disk()
         if self._in_flight.is_full:
             raise OverloadedError(_TOO_MANY)
 
@@ -153,7 +156,8 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
         """See ``Ledger.append``."""
         if not events:
             return []
-        self._require_disk()
+        if self._committer.is_full:
+            return self._repeats(events, admission, partial=partial)
         if not self._in_flight.take(len(events)):
             raise OverloadedError(_TOO_MANY)
         reply = Reply(1, self._in_flight, len(events), may_go=True)
@@ -172,25 +176,25 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
             self._committer.follow(reply)
         await reply.wait()
         if reply.is_given_up:
-            raise UnavailableError("the disk is full: the events may be stored when it has room")
+            raise UnavailableError(_MAY_BE_STORED)
         return judged.outcomes
 
     async def events(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> list[StoredEvent]:
         """See ``Ledger.events``."""
-        await self._post_asked(query.customer_id)
-        return await self._read(
-            lambda txn: queries.read_events(txn, self._store.parts, query, limit, before)
+        return await self._read_of(
+            query.customer_id,
+            lambda txn: queries.read_events(txn, self._store.parts, query, limit, before),
         )
 
     async def page_end(
         self, query: EventQuery, *, limit: int, before: bytes | None = None
     ) -> bytes | None:
         """See ``Ledger.page_end``."""
-        await self._post_asked(query.customer_id)
-        return await self._read(
-            lambda txn: queries.page_end(txn, self._store.parts, query, limit, before)
+        return await self._read_of(
+            query.customer_id,
+            lambda txn: queries.page_end(txn, self._store.parts, query, limit, before),
         )
 
     async def aggregations(
@@ -280,6 +284,28 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
             lambda txn: read_vital_signs(txn, self._store, backlog, self._committer.counts)
         )
 
+    def _repeats(
+        self, events: Sequence[UsageEvent], admission: Admission, *, partial: bool
+    ) -> list[Recorded]:
+        """While the disk is full: the outcomes of events that all repeat stored ones, or clash with
+        them. Raises DiskFullError where there are others, and UnavailableError where one repeats
+        what waits for room.
+        """
+        is_known = True
+        with self._store.read() as txn:
+            last = log.last_stamp(txn)
+            for event in events:
+                record = None
+                if event.idempotency_key:
+                    record = self._used_keys.find(txn, self._idempotency_key(event))
+                if record is None:
+                    is_known = False
+                elif last is None or stamp_of(records.event_in(record)).id() > last.id():
+                    raise UnavailableError(_MAY_BE_STORED)
+        if not is_known:
+            self._require_disk()
+        return self._judge(events, admission, partial=partial).outcomes
+
     def _judge(
         self, events: Sequence[UsageEvent], admission: Admission, *, partial: bool
     ) -> Judged:
@@ -329,7 +355,12 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
                 customer_id, Append(receipt, offsets, self._closing.closed_until_ms)
             )
 
-    async def _post_asked(self, customer_id: str | None) -> None:
-        # Of a full disk all is read that is there already.
-        if customer_id is not None and not self._committer.is_full:
+    async def _read_of(self, customer_id: str | None, work: Callable[[Transaction], T]) -> T:
+        if customer_id is None:
+            return await self._read(work)
+        if not self._committer.is_full:
             await self._posting.post_customers([customer_id], may_go=True)
+        is_posted = self.started.is_set() and self._registry.at_rest(customer_id)
+        if is_posted or not self._committer.is_full:
+            return await self._read(work)
+        return await self._read_unposted([customer_id], work)

@@ -123,6 +123,11 @@ def used_key(event_id: bytes, fingerprint: bytes) -> bytes:
     return event_id + fingerprint
 
 
+def event_in(record: bytes) -> bytes:
+    """The id of the event whose key was used."""
+    return record[:ID_BYTES]
+
+
 def fingerprint_in(record: bytes) -> bytes:
     """Of the event whose key was used."""
     return record[ID_BYTES:]

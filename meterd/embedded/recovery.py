@@ -24,8 +24,9 @@ from meterd.embedded import journal, log, outbox, records
 from meterd.embedded.keys import idempotency_key, part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from meterd.domain.changes import Change
     from meterd.domain.periods import Period, PeriodType
     from meterd.domain.receipts import Receipt
     from meterd.embedded.transaction import Transaction
@@ -97,13 +98,28 @@ def post_some(txn: Transaction, parts: int) -> Posted:
         if blocks >= _BLOCKS_AT_ONCE:
             break
     if blocks:
-        counted = (account.take_change() for account in accounts.values())
-        changes = [change for change in counted if change is not None]
-        journal.write_changes(txn, changes, parts)
+        journal.write_changes(txn, _changes(accounts), parts)
         for key in sorted(used):
             journal.write_used_key(txn, key, used[key])
         journal.write_posted(txn, through)
     return Posted(blocks, through)
+
+
+def post_theirs(txn: Transaction, parts: int, customer_ids: Collection[str] | None) -> None:
+    """Posts all of these customers behind the mark, or of all; the mark and keys stay as they are.
+
+    For a transaction that is thrown away (``Store.try_out``).
+    """
+    accounts: dict[str, Account] = {}
+    closed_until_ms = journal.all_closed_until_ms(txn)
+    for receipt in log.appends_from(txn, journal.posted_through(txn)):
+        _count(txn, parts, receipt, accounts, closed_until_ms, customer_ids)
+    journal.write_changes(txn, _changes(accounts), parts)
+
+
+def _changes(accounts: Mapping[str, Account]) -> list[Change]:
+    counted = (account.take_change() for account in accounts.values())
+    return [change for change in counted if change is not None]
 
 
 def _count(
@@ -112,8 +128,12 @@ def _count(
     receipt: Receipt,
     accounts: dict[str, Account],
     closed_until_ms: Mapping[PeriodType, int],
+    customer_ids: Collection[str] | None = None,
 ) -> None:
+    """Of these customers only, if they are given."""
     for customer_id, offsets in group_by_customer(receipt.events).items():
+        if customer_ids is not None and customer_id not in customer_ids:
+            continue
         account = accounts.get(customer_id)
         if account is None:
             account = accounts[customer_id] = Account(customer_id)

@@ -168,6 +168,21 @@ class Store:
                     raise CorruptRecordError(f"the store is damaged: {fault}") from fault
                 raise CommitFailedError(f"a transaction failed: {fault}") from fault
 
+    def try_out(self, work: Callable[[Transaction], T]) -> T:
+        """Runs the work in a transaction that sees what it writes itself and is thrown away then:
+        nothing of it reaches the disk. For the thread that ``write`` is called in.
+        """
+        self._require_own_process()
+        while True:
+            txn = self._env.begin(write=True)
+            try:
+                return work(Transaction(txn, self._tables))
+            except lmdb.MapFullError:
+                pass
+            finally:
+                txn.abort()
+            self._grow()
+
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A snapshot to read from; keep it for milliseconds."""

@@ -60,8 +60,8 @@ class ThresholdDesk(UsageDesk):
         for start in range(0, len(found), size):
             portion, due_ms = found[start : start + size], self._clock_ms()
             written = await self._committer.execute(
-                partial(reached.write, parts=parts, found=portion, due_ms=due_ms)
+                partial(reached.write, parts=parts, found=portion, due_ms=due_ms),
+                made=lambda written: len(written) * len(endpoints),
             )
-            self._committer.made_deliveries(len(written) * len(endpoints))
             new += written
         return new

@@ -1,16 +1,22 @@
-"""The part of the engine that reads usage: what was acknowledged is posted first, and so in it."""
+"""The part of the engine that reads usage: what was acknowledged is posted first, and so in it.
+
+A full disk has no room for that. Then it is posted in a transaction that is read from and thrown
+away: the answers are the same, and cost as much as what is not posted.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from meterd.domain.periods import period_at
-from meterd.embedded import usage
+from meterd.embedded import recovery, usage
 from meterd.embedded.delivery_desk import DeliveryDesk
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
+
+    import trio
 
     from meterd.domain.periods import Period, PeriodType
     from meterd.domain.usage import (
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
     )
     from meterd.embedded.posting import Posting
     from meterd.embedded.registry import Registry
+    from meterd.embedded.transaction import Transaction
+
+T = TypeVar("T")
 
 
 class UsageDesk(DeliveryDesk):
@@ -29,10 +38,25 @@ class UsageDesk(DeliveryDesk):
 
     _registry: Registry
     _posting: Posting
+    started: trio.Event
 
     @abstractmethod
-    async def _post_asked(self, customer_id: str | None) -> None:
-        """Has what was sent of the customer written to its totals and index, but on a full disk."""
+    async def _read_of(self, customer_id: str | None, work: Callable[[Transaction], T]) -> T:
+        """Runs the work over a snapshot in which all that was acknowledged of the customer is in
+        totals and index.
+        """
+
+    def _read_unposted(
+        self, customer_ids: Collection[str] | None, work: Callable[[Transaction], T]
+    ) -> Awaitable[T]:
+        """The same of these customers, or of all, on a full disk."""
+        parts = self._store.parts
+
+        def posted(txn: Transaction) -> T:
+            recovery.post_theirs(txn, parts, customer_ids)
+            return work(txn)
+
+        return self._committer.try_out(posted)
 
     async def event_types_of_open(self, kinds: Iterable[PeriodType]) -> list[str]:
         """Of what events were received since the first period of these types began that is open."""
@@ -42,14 +66,18 @@ class UsageDesk(DeliveryDesk):
         """See ``Ledger.customers``."""
         parts = self._store.parts
 
-        def read() -> Awaitable[list[Customer]]:
-            return self._read(lambda txn: usage.read_customers(txn, parts, after, limit))
+        def read(txn: Transaction) -> list[Customer]:
+            return usage.read_customers(txn, parts, after, limit)
 
-        page = await read()
+        if not self.started.is_set():
+            return await self._read_unposted(None, read)
+        page = await self._read(read)
         unlisted = await self._unlisted(page, limit, after)
         if unlisted and not self._committer.is_full:
             await self._posting.post_customers(unlisted, may_go=True)
-            page = await read()
+            page = await self._read(read)
+        if unlisted and self._committer.is_full:
+            page = await self._read_unposted(unlisted, read)
         return page
 
     async def _unlisted(self, page: list[Customer], limit: int, after: str | None) -> list[str]:
@@ -69,28 +97,31 @@ class UsageDesk(DeliveryDesk):
         self, customer_id: str, period_type: PeriodType, *, at_ms: int | None = None
     ) -> CustomerUsage:
         """See ``Ledger.customer_usage``."""
-        await self._post_asked(customer_id)
-        period = period_at(period_type, self.now_ms() if at_ms is None else at_ms)
         parts = self._store.parts
-        return await self._read(
-            lambda txn: usage.read_customer_usage(txn, parts, customer_id, period)
-        )
+
+        def read(txn: Transaction) -> CustomerUsage:
+            # When all that was acknowledged is posted, which may have taken until now.
+            period = period_at(period_type, self.now_ms() if at_ms is None else at_ms)
+            return usage.read_customer_usage(txn, parts, customer_id, period)
+
+        return await self._read_of(customer_id, read)
 
     async def usage_windows(
         self, query: UsageQuery, *, limit: int, after_ms: int | None = None
     ) -> list[WindowTotals]:
         """See ``Ledger.usage_windows``."""
-        await self._post_asked(query.customer_id)
         parts = self._store.parts
-        return await self._read(lambda txn: usage.read_windows(txn, parts, query, after_ms, limit))
+        return await self._read_of(
+            query.customer_id,
+            lambda txn: usage.read_windows(txn, parts, query, after_ms, limit),
+        )
 
     async def usage_groups(
         self, query: UsageQuery, period: Period, *, limit: int, before: bytes | None = None
     ) -> UsagePortion:
         """See ``Ledger.usage_groups``."""
-        if before is None:
-            await self._post_asked(query.customer_id)
         parts = self._store.parts
-        return await self._read(
-            lambda txn: usage.read_groups(txn, parts, query, period, before, limit)
+        return await self._read_of(
+            query.customer_id,
+            lambda txn: usage.read_groups(txn, parts, query, period, before, limit),
         )

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from meterd.domain.aggregations import ClosingRules
-from meterd.domain.errors import DiskFullError
+from meterd.domain.errors import DiskFullError, MeterdError, UnavailableError
 from meterd.domain.instants import format_instant
 from meterd.domain.periods import HOUR_MS
 from meterd.ledger import Closed
@@ -107,8 +107,24 @@ class Closer:
 
     async def trigger(self) -> Triggered:
         """Closes every period that has ended, grace or not, revises every one that is late, and
-        writes snapshots of the running ones. Raises DiskFullError.
+        writes snapshots of the running ones. Raises DiskFullError, and UnavailableError where the
+        disk was full amid it: what is done is done, and the rest when it is asked for again.
         """
+        came_of_it: Triggered | MeterdError = UnavailableError(
+            "the disk is full: it is not known how far the trigger came"
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, self._ledger.wait_full, nursery.cancel_scope)
+            try:
+                came_of_it = await self._trigger()
+            except MeterdError as refused:  # not as one of a group
+                came_of_it = refused
+            nursery.cancel_scope.cancel()
+        if isinstance(came_of_it, MeterdError):
+            raise came_of_it
+        return came_of_it
+
+    async def _trigger(self) -> Triggered:
         closed = await self._close_ended(_NO_GRACE_MS)
         await self._revise(self._clock.now_ms())
         counts = await self._ledger.snapshot(rules_of(self._config()))

@@ -142,11 +142,11 @@ async def test_what_was_not_served_is_a_warning(
 ) -> None:
     """Whatever the log level; the client has the name that it is logged under."""
 
-    def require_room(_: object) -> None:
+    async def append(*_: object, **__: object) -> None:
         raise DiskFullError("full")
 
     async with lane(fast=fast) as opened:
-        monkeypatch.setattr(type(opened.ledger), "require_room", require_room)
+        monkeypatch.setattr(type(opened.ledger), "append", append)
         with logged() as entries:
             answered = await opened.exchange(request(EVENT))
             await until(entries, 1)

@@ -1,5 +1,5 @@
-"""A full disk: nothing more is taken in, what is there is read, and when it has room again nothing
-was lost or counted twice.
+"""A full disk: nothing more is taken in, all that was acknowledged is read, and when it has room
+again nothing was lost or counted twice.
 """
 
 from __future__ import annotations
@@ -7,35 +7,45 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.errors import DiskFullError, UnavailableError
+from meterd.domain.idempotency import Recorded
+from meterd.domain.periods import PeriodType
 from meterd.embedded.committer import FULL_SECONDS
-from meterd.ledger import EventQuery, Replay
+from meterd.embedded.store import Store
+from meterd.ledger import DeliveryQuery, EventQuery, Replay
 from tests.embedded.engine_bench import EngineBench, inline, running
+from tests.idempotency_conformance import keyed
 from tests.ledger_bench import event, figures, rules, stored
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from meterd.domain.endpoint_states import EndpointState
 
 T = TypeVar("T")
 
 
 class Disk:
-    """Where the transactions go; ``is_full`` lets none of them pass."""
+    """Where the transactions go; ``is_full`` lets none of them pass but those that are thrown away,
+    since they need no disk.
+    """
 
     def __init__(self) -> None:
         self.is_full = False
         self.refused = 0
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        if self.is_full:
+        assert isinstance(work, partial)
+        if self.is_full and work.func.__func__ is not Store.try_out:  # type: ignore[attr-defined]
             self.refused += 1
             raise DiskFullError("no space left on device")
         return await inline(work)
@@ -125,8 +135,101 @@ async def test_what_is_there_is_read_meanwhile(bench: EngineBench, disk: Disk) -
     disk.is_full = True
     with trio.fail_after(5):
         for _ in range(2):
-            assert len(await stored(bench, EventQuery(customer_id="a"))) == 1
+            assert len(await stored(bench, EventQuery(customer_id="a"))) == 2
             assert len(await stored(bench)) == 2
+
+
+async def test_what_waits_for_room_is_not_read(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """It is not acknowledged: whoever read it would miss it behind a crash."""
+    await bench.ledger.append([event("a")])
+    disk.is_full = True
+    async with trio.open_nursery() as nursery:
+        for customer_id in ("a", "b"):
+            nursery.start_soon(unanswered, bench, customer_id)
+    for _ in range(2):
+        assert len(await stored(bench, EventQuery(customer_id="a"))) == 1
+        live = await bench.ledger.customer_usage("a", PeriodType.HOURLY)
+        assert live.window.by_type["sum"].count == 1
+        assert [one.id for one in await bench.ledger.customers(limit=9)] == ["a"]
+    disk.is_full = False
+    await trio.sleep(2 * FULL_SECONDS)
+    live = await bench.ledger.customer_usage("a", PeriodType.HOURLY)
+    assert live.window.by_type["sum"].count == 2
+
+
+async def test_a_repeat_is_told_what_became_of_the_first(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """Stored, waiting for room, or neither; and an append that is all three is to be repeated."""
+    ask = bench.ledger.append
+    at_rest, recent, waiting, new = map(keyed, ("at rest", "recent", "waits", "new"))
+    clash, keyless = keyed("recent", value=9), event()
+    await ask([at_rest])
+    await bench.ledger._used_keys.post_all()
+    await ask([recent])
+    disk.is_full = True
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await ask([waiting])
+    for append in ([new], [keyless], [recent, new], [at_rest, keyless]):
+        with pytest.raises(DiskFullError):
+            await ask(append)
+    for append in ([waiting, recent], [new, keyless, waiting]):
+        with pytest.raises(UnavailableError):
+            await ask(append)
+    assert await ask([recent, at_rest]) == [Recorded.DUPLICATE] * 2
+    assert await ask([at_rest, clash], partial=True) == [Recorded.DUPLICATE, Recorded.CONFLICT]
+    disk.is_full = False
+    await trio.sleep(2 * FULL_SECONDS)
+    assert await ask([waiting, new]) == [Recorded.DUPLICATE, Recorded.RECORDED]
+    assert len(await stored(bench)) == 4
+
+
+async def test_who_asks_for_something_else_is_let_go_too(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """It is done when there is room, and who sends deliveries hears of it; asked for then, it is
+    refused.
+    """
+    await bench.ledger.append([event("a")])
+    hour = await bench.ledger.next_to_close()
+    assert hour is not None
+    bench.clock.now_ms = hour.end_ms
+    await bench.ledger.close(hour, rules())
+    [delivery] = await bench.ledger.deliveries(DeliveryQuery(), limit=9)
+    made = bench.ledger.deliveries_made()
+    replay = Replay("billing", hour.start_ms, hour.end_ms)
+
+    def disable(state: EndpointState) -> EndpointState:
+        return msgspec.structs.replace(state, disabled_ms=1)
+
+    asked: list[Callable[[], Awaitable[object]]] = [
+        partial(bench.ledger.retry, delivery.id),
+        partial(bench.ledger.replay, replay, limit=9),
+        partial(bench.ledger.change_endpoint, "billing", disable),
+    ]
+    disk.is_full = True
+    bench.hop.may_pass = trio.Event()
+
+    async def let_go(call: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(UnavailableError):
+            await call()
+
+    async with trio.open_nursery() as nursery:
+        for call in asked:
+            nursery.start_soon(let_go, call)
+            await wait_all_tasks_blocked()
+        bench.hop.may_pass.set()
+    for call in asked:
+        with pytest.raises(DiskFullError):
+            await call()
+    assert bench.ledger.deliveries_made() == made
+    disk.is_full = False
+    await trio.sleep(2 * FULL_SECONDS)
+    assert bench.ledger.deliveries_made() == made + 2
+    assert (await bench.ledger.endpoint_state("billing")).disabled_ms == 1
 
 
 async def test_events_that_wait_are_in_flight(

@@ -207,6 +207,31 @@ def test_work_that_fails_changes_nothing(store: Store) -> None:
         assert get(store, b"a") is None
 
 
+def test_what_is_tried_out_is_thrown_away(folder: Path) -> None:
+    """It sees itself, over a map that grows, and whether it succeeds or not: nobody else does."""
+
+    def work(failure: Exception | None, txn: Transaction) -> bytes | None:
+        for number in range(12):
+            txn.put("events", bytes((number,)), bytes(250_000))
+        txn.put("meta", b"a", b"2")
+        if failure is not None:
+            raise failure
+        return txn.get("meta", b"a")
+
+    with closing(Store(folder, map_size=MEBIBYTE)) as store:
+        put(store, b"a", b"1")
+        size = store.size_bytes()
+        assert store.try_out(partial(work, None)) == b"2"
+        with pytest.raises(ZeroDivisionError):
+            store.try_out(partial(work, ZeroDivisionError()))
+        assert get(store, b"a") == b"1"
+        assert store.size_bytes() == size
+        put(store, b"b", b"3")
+    with closing(Store(folder)) as again, again.read() as txn:
+        assert (txn.get("meta", b"a"), txn.get("meta", b"b")) == (b"1", b"3")
+        assert txn.count("events") == 0
+
+
 @pytest.mark.parametrize("at_once", [1, 40])
 def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
     """From 1 MiB to over 8, in small transactions and in one, though there is always a reader: one

@@ -96,7 +96,6 @@ class World:
             self._random("clients"),
             self.oracle,
             self.trace,
-            self.disk,
             ease,
         )
         self.operators = Operators(

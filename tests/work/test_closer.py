@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from meterd.domain.config import Config, EventType
 from meterd.domain.endpoints import Endpoint
-from meterd.domain.errors import DiskFullError
+from meterd.domain.errors import DiskFullError, UnavailableError
 from meterd.domain.operations import Operation
 from meterd.domain.periods import PeriodType
 from meterd.work.closer import Closer, Triggered, rules_of
@@ -45,8 +45,14 @@ class WatchedLedger(ModelLedger):
         self.may_close = trio.Event()
         self.may_close.set()
         self.during_next_look: Callable[[], Awaitable[None]] | None = None
+        self.full = trio.Event()
+
+    async def wait_full(self) -> None:
+        await self.full.wait()
 
     async def next_to_close(self) -> Period | None:
+        if self.full.is_set():
+            raise DiskFullError("the disk is full")
         found = await super().next_to_close()
         during, self.during_next_look = self.during_next_look, None
         if during is not None:
@@ -242,6 +248,35 @@ async def test_a_full_disk_is_waited_for(bench: Bench) -> None:
         await wait_all_tasks_blocked()
         assert bench.ledger.closed
         assert bench.closer.caught_up.is_set()
+
+
+async def test_a_trigger_does_not_wait_for_room(bench: Bench) -> None:
+    """Of a disk that runs full amid it; asked for again, it does what is left."""
+    await bench.append_at("2026-03-10T09:58:00Z")
+    bench.clock.set("2026-03-10T10:05:00Z")
+    bench.ledger.may_close = trio.Event()
+
+    async def let_go() -> None:
+        with pytest.raises(UnavailableError):
+            await bench.closer.trigger()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_go)
+            await wait_all_tasks_blocked()
+            bench.ledger.full.set()
+    assert bench.ledger.closed == []
+    bench.ledger.full = trio.Event()
+    bench.ledger.may_close.set()
+    assert (await bench.closer.trigger()).customers == 1
+    assert bench.ledger.closed == ["hourly_2026031009"]
+
+
+async def test_a_trigger_on_a_full_disk_is_refused(bench: Bench) -> None:
+    """It has done nothing, and says so."""
+    bench.ledger.full.set()
+    with pytest.raises(DiskFullError):
+        await bench.closer.trigger()
 
 
 async def no_room() -> None:

@@ -16,8 +16,11 @@ _HEAD: Final = "POST {path} HTTP/1.1\r\nHost: localhost\r\nx-apikey: {key}\r\n{m
 
 
 class Answer(msgspec.Struct, frozen=True):
+    """``retry_after`` is what it says of when to come again, in seconds."""
+
     status: int
     body: Any
+    retry_after: int | None = None
 
 
 class Connection:
@@ -62,7 +65,8 @@ class Connection:
         body, self._rest = self._rest[:length], self._rest[length:]
         if fields.get(b"connection") == b"close":
             self.close()
-        return Answer(status, msgspec.json.decode(body))
+        again = fields.get(b"retry-after")
+        return Answer(status, msgspec.json.decode(body), None if again is None else int(again))
 
     def _receive(self) -> None:
         received = self._socket.recv(1 << 16)

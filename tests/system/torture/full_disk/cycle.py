@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -188,6 +189,33 @@ class Cycle:
             self._see("reads while full")
         if not self._daemon.request("GET", "/readyz").json().get("disk", "").startswith("full"):
             self._wrong("/readyz does not say that the disk is full")
+        self._read_usage()
+
+    def _read_usage(self) -> None:
+        """Of every customer all that is in the log is read, posted or not."""
+        before = self._log()
+        customers = {one["customerId"] for one in self._get("/customers?limit=1000")}
+        for customer_id in sorted(before):
+            events = len(self._get(f"/events?limit=100000&customerId={customer_id}"))
+            usage = self._get(f"/customers/{customer_id}/usage?period=yearly")["usage"]
+            counted = sum(totals["count"] for totals in usage.values())
+            at_most = self._log()[customer_id]
+            for what, found in (("events", events), ("in usage", counted)):
+                if not before[customer_id] <= found <= at_most:
+                    self._wrong(f"{found} {what} of {before[customer_id]}, while full")
+            if customer_id not in customers:
+                self._wrong(f"{customer_id} is not listed while full")
+            self._see("usage read while full")
+
+    def _log(self) -> Counter[str]:
+        return Counter(event["customerId"] for event in self._get("/events?limit=100000"))
+
+    def _get(self, path: str) -> Any:
+        answer = self._daemon.request("GET", path)
+        if answer.status_code != 200:
+            self._wrong(f"GET {path} while full: {answer.status_code} {answer.text}")
+            return []
+        return answer.json()
 
     def _trigger(self) -> None:
         """Makes nothing of what it cannot write."""

@@ -14,12 +14,16 @@ from tests.system.torture.daemons.wire import Connection
 if TYPE_CHECKING:
     from tests.system.torture.daemons.clients import Books, Event
     from tests.system.torture.daemons.process import Daemon
+    from tests.system.torture.daemons.wire import Answer
 
 BATCH: Final = 30
 _PAD: Final = "x" * 3_000
+# What Retry-After may ask for at most.
+_PATIENCE_S: Final = 60
 # Who is refused, or met nobody, comes again.
 _AGAIN_S: Final = 0.02
-_RETRY_AFTER: Final = b"retry-after"
+# What a 503 says of events that may be stored when there is room.
+_MAY_BE_STORED: Final = "The outcome is not known"
 
 
 class Filler(Client):
@@ -62,8 +66,17 @@ class Filler(Client):
 
     def _send(self, events: list[Event]) -> None:
         self.books.send(events)
+        waits_in = None
         while True:
-            status = self._ask(events)
+            generation = self.daemon.generation
+            answer = self._ask(events)
+            status = None if answer is None else answer.status
+            if answer is not None and status in (503, 507):
+                self._check_refusal(answer)
+                if status == 507 and waits_in == self.daemon.generation:
+                    self._wrong("nothing was stored, it says of what waits for room")
+                if status == 503 and answer.body["error"].startswith(_MAY_BE_STORED):
+                    waits_in = generation
             if status in (200, 201):
                 self.served += 1
                 self.books.acknowledge(events)
@@ -75,13 +88,20 @@ class Filler(Client):
             elif status in (503, None):
                 self.unknown += 1
             else:
-                self.books.wrong.append(f"{self.name}: {status}")
+                self._wrong(f"{status}")
             time.sleep(_AGAIN_S)
             if not self._keyed or self._stop.is_set():
                 return
 
-    def _ask(self, events: list[Event]) -> int | None:
-        """The status; None where no answer came, which is wrong unless a daemon was killed."""
+    def _check_refusal(self, answer: Answer) -> None:
+        if answer.retry_after is None or not 1 <= answer.retry_after <= _PATIENCE_S:
+            self._wrong(f"{answer.status} with Retry-After {answer.retry_after}")
+
+    def _wrong(self, what: str) -> None:
+        self.books.wrong.append(f"{self.name}: {what}")
+
+    def _ask(self, events: list[Event]) -> Answer | None:
+        """The answer; None where no answer came, which is wrong unless a daemon was killed."""
         documents = [_padded(event) for event in events]
         path, body = "/usagebatch", msgspec.json.encode(documents)
         if len(events) == 1:
@@ -92,13 +112,13 @@ class Filler(Client):
             if self._connection is None or not self._connection.is_open:
                 self._generation = generation
                 self._connection = Connection(daemon.port)
-            return self._connection.post(path, body, form="plain").status
+            return self._connection.post(path, body, form="plain")
         except OSError as fault:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
             if daemon.generation == was_ready == self._generation:
-                self.books.wrong.append(f"{self.name}: dropped: {fault!r}")
+                self._wrong(f"dropped: {fault!r}")
             return None
 
 

@@ -50,7 +50,13 @@ HARNESS: Final = Harness(
     short=6,
     long=200,
     run=run,
-    mutants=("full_disk_forgets", "full_disk_answers_201"),
+    mutants=(
+        "full_disk_forgets",
+        "full_disk_answers_201",
+        "refused_and_stored",
+        "refused_though_it_waits",
+        "unposted_not_read",
+    ),
     mutant_count=12,
     hindrance=lambda: mounts.hindrance(MKFS),
 )

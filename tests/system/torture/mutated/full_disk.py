@@ -42,3 +42,38 @@ def full_disk_answers_201() -> None:
         self._bell.ring()
 
     module("embedded.mailbox").Reply.give_up = answer
+
+
+@mutant
+def refused_and_stored() -> None:
+    """Who comes without keys while the disk is full is told that nothing was stored, and all is
+    when there is room.
+    """
+    engine, mailbox = module("embedded.engine"), module("embedded.mailbox")
+    repeats = engine.EmbeddedLedger._repeats
+
+    def send_all_the_same(self: Any, events: Any, admission: Any, *, partial: bool) -> Any:
+        judged = self._judge(events, admission, partial=partial)
+        if judged.new and not judged.used:
+            by_customer = engine.group_by_customer(judged.new)
+            self._send(judged, by_customer, mailbox.Reply(1))
+        return repeats(self, events, admission, partial=partial)
+
+    engine.EmbeddedLedger._repeats = send_all_the_same
+
+
+@mutant
+def refused_though_it_waits() -> None:
+    """A repeat of what waits for room is told that nothing was stored."""
+    errors = module("domain.errors")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise errors.DiskFullError("the disk is full")
+
+    module("embedded.engine").EmbeddedLedger._repeats = refuse
+
+
+@mutant
+def unposted_not_read() -> None:
+    """On a full disk what is not posted is not read of a customer."""
+    module("embedded.recovery").post_theirs = lambda *_: None
