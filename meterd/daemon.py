@@ -137,8 +137,7 @@ async def listening(
         )
         closer = Closer(ledger, clock, settings.config, delivery.catch_up)
         limits, loop_lag = Limits(), LoopLag()
-        access = _access(settings, limits)
-        bodies = BodyBudget(limits.bodies_bytes_max)
+        access, bodies = _access(settings, limits), BodyBudget(limits.bodies_bytes_max)
         readiness = _readiness(ledger, closer, clock)
         ingest = Ingest(ledger, settings.config, readiness)
         requests = RequestLog(machine.below, settings.logs_requests, access.key_id)
@@ -167,6 +166,7 @@ async def listening(
             bodies,
             limits,
             Metrics(sources),
+            plain.answers,
         )
         front_door = FrontDoor(
             app, limits, _log, requests, plain=plain, tls=settings.tls, transport=machine.transport

@@ -20,7 +20,7 @@ import trio
 
 from meterd.domain.errors import MeterdError
 from meterd.edge.egress import open_sender
-from meterd.edge.limits import UNREAD_BYTES_MAX
+from meterd.edge.limits import UNREAD_BYTES_MAX, UNTAKEN_BYTES_MAX
 from meterd.edge.transports import transport_over
 from meterd.embedded.store import Store
 from meterd.trust import client_context
@@ -81,6 +81,7 @@ class Machine:
             listeners = await _listeners_at(config.server)
         for listener in listeners:  # what it accepts has the same
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNTAKEN_BYTES_MAX)
         return listeners
 
     def transport(self, accepted: trio.SocketStream, tls: ssl.SSLContext | None) -> Transport:

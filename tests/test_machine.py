@@ -15,7 +15,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.edge.limits import UNREAD_BYTES_MAX
+from meterd.edge.limits import UNREAD_BYTES_MAX, UNTAKEN_BYTES_MAX
 from meterd.machine import Machine, threads, writer_thread
 from tests.daemon_bench import configured
 from tests.daemon_process import ROOT
@@ -156,13 +156,16 @@ def test_the_writer_begins_before_the_loop_goes_on() -> None:
 
 
 async def test_the_kernel_holds_only_so_much_for_a_connection(tmp_path: Path) -> None:
-    """What a client may send ahead is bounded; Linux accounts for twice the bytes."""
+    """What a client may send ahead is bounded, and what it may leave unread; Linux accounts for
+    twice the bytes.
+    """
     [listener] = await Machine().listen(configured(tmp_path))
     async with listener:
         port = listener.socket.getsockname()[1]
         async with await trio.open_tcp_stream("127.0.0.1", port), await listener.accept() as it:
-            size = it.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-    assert size == 2 * UNREAD_BYTES_MAX
+            unread = it.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            untaken = it.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert (unread, untaken) == (2 * UNREAD_BYTES_MAX, 2 * UNTAKEN_BYTES_MAX)
 
 
 async def test_inherited_sockets_take_the_place_of_the_address(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -32,7 +31,7 @@ from meterd.edge.delivery_api import Desk, add_delivery_routes, add_webhook_rout
 from meterd.edge.documents import aggregation_document, event_document
 from meterd.edge.ingest import is_lenient
 from meterd.edge.openapi_api import add_document_routes
-from meterd.edge.pages import Pages
+from meterd.edge.pages import Pages, PageTurn
 from meterd.edge.parameters import (
     Parameters,
     UnfitParameterError,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from meterd.edge.limits import BodyBudget, Limits
     from meterd.edge.metrics import Metrics
     from meterd.edge.readiness import Readiness
+    from meterd.edge.spare_time import Answers
     from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery, Ledger
     from meterd.work.clock import Clock
     from meterd.work.closer import Closer
@@ -82,15 +82,16 @@ def make_app(
     bodies: BodyBudget,
     limits: Limits,
     metrics: Metrics,
+    answers: Answers,
 ) -> QuartTrio:
-    """The application; it owns nothing and starts nothing."""
+    """The application; it owns nothing and starts nothing. Long ones give way to ``answers``."""
     app = QuartTrio("meterd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # a doubled slash is another path, as for any other server
     _add_open_routes(app, closer, readiness)
     _add_ingest_routes(app, access, ingest, bodies)
-    turn = trio.StrictFIFOLock()
+    turn = PageTurn(answers)
     _add_read_routes(app, access, config, ledger, readiness, turn)
     add_void_routes(app, access, config, ledger, readiness, bodies)
     _add_admin_routes(app, access, config, closer, readiness)
@@ -224,7 +225,7 @@ def _add_read_routes(
     config: Callable[[], Config],
     ledger: Ledger,
     readiness: Readiness,
-    turn: trio.StrictFIFOLock,
+    turn: PageTurn,
 ) -> None:
     @app.get("/config")
     @needs(Scope.READ, access)

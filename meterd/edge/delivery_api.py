@@ -42,7 +42,6 @@ from meterd.ledger import DeliveryPlace, EndpointSummary, Replayed, place_of_del
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import trio
     from quart import Response
     from quart_trio import QuartTrio
 
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from meterd.edge.access import Access
     from meterd.edge.holds import Hold
     from meterd.edge.limits import BodyBudget
+    from meterd.edge.pages import PageTurn
     from meterd.edge.readiness import Readiness
     from meterd.edge.replay_request import ReplayRequest
     from meterd.ledger import DeliveryQuery, Ledger
@@ -75,7 +75,7 @@ class Desk(NamedTuple):
     clock: Clock
     readiness: Readiness
     bodies: BodyBudget
-    turn: trio.StrictFIFOLock
+    turn: PageTurn
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         """As it is configured now."""

@@ -153,7 +153,8 @@ class FrontDoor:
         self._accepting = trio.CancelScope()
         self._room = Room(limits)
         self._company = Company()
-        self._spare_time = SpareTime(self._has_company)
+        answers = None if plain is None else plain.answers
+        self._spare_time = SpareTime(self._has_company, answers)
         self._connections: set[_Connection] = set()
         self._somebody = trio.lowlevel.ParkingLot()
         # Accepted and waiting for their turn, by peer.

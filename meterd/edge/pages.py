@@ -5,23 +5,31 @@ first page is read before it is said whether more follow, and the end of a longe
 up from the last element already read: each element is in exactly one answer, whatever comes in
 between.
 
-A page is some milliseconds' work, of a thread and of the event loop, and events wait for both. So
-pages are made one at a time, in turn, however many clients read.
+A page is a millisecond's work or two, of a thread and of the event loop, and events wait for both.
+So pages are made one at a time, in turn, however many clients read, and between the answers to
+those who send events.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+import trio
+from trio.testing import wait_all_tasks_blocked
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import trio
+    from meterd.edge.spare_time import Answers
 
 Place = TypeVar("Place")
 
-# Elements read in one transaction: a few milliseconds' work, about a quarter of a megabyte.
-PAGE: Final = 500
+# Elements read in one transaction: two milliseconds' work, about 50 kB.
+PAGE: Final = 200
+# Counted in one.
+COUNTED: Final = 2_000
+# Where the loop is never idle, or somebody always answered, a page is made all the same after that.
+PATIENCE_S: Final = 0.005
 
 
 class Listing(Protocol[Place]):
@@ -34,10 +42,39 @@ class Listing(Protocol[Place]):
         """The place of the last of so many elements, if more follow it."""
 
 
+class PageTurn:
+    """Whose page is made, of all that are asked for: one, in the order of asking, begun when the
+    loop has nothing else to do and nobody who has shown a key is being answered.
+
+    A thread that reads and the writer's take the interpreter from each other a hundred times for
+    each transaction, so a page that is begun beside one makes it several times as long.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._turn = trio.StrictFIFOLock()
+
+    async def __aenter__(self) -> None:
+        await self._turn.acquire()
+        try:
+            with trio.move_on_after(PATIENCE_S):
+                await wait_all_tasks_blocked()
+                while self._answers.are_under_way:
+                    await self._answers.give_way(PATIENCE_S)
+                    await wait_all_tasks_blocked()
+        except BaseException:
+            # Of whatever kind: nobody else would give it back.
+            self._turn.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turn.release()
+
+
 class Pages(Generic[Place]):
     """Answers from one listing."""
 
-    def __init__(self, listing: Listing[Place], turn: trio.StrictFIFOLock) -> None:
+    def __init__(self, listing: Listing[Place], turn: PageTurn) -> None:
         """``turn`` is the same for all listings."""
         self._listing = listing
         self._turn = turn
@@ -57,9 +94,17 @@ class Pages(Generic[Place]):
             shown = first[:limit]
             return self._array(shown, 0), shown[-1][1]
         shown = first[:PAGE]
-        async with self._turn:
-            end = await self._listing.end(limit - PAGE, shown[-1][1])
-        return self._array(shown, limit - PAGE), end
+        return self._array(shown, limit - PAGE), await self._end(limit - PAGE, shown[-1][1])
+
+    async def _end(self, left: int, behind: Place) -> Place | None:
+        """See ``Listing.end``; counts some in each turn."""
+        end: Place | None = behind
+        while left and end is not None:
+            some = min(left, COUNTED)
+            async with self._turn:
+                end = await self._listing.end(some, end)
+            left -= some
+        return end
 
     async def _array(self, page: list[tuple[bytes, Place]], left: int) -> AsyncIterator[bytes]:
         """The page, and up to ``left`` more elements."""

@@ -35,6 +35,7 @@ from meterd.edge.plain_request import (
 )
 from meterd.edge.problems import BROKEN, ON_EVERY_ANSWER, overloaded
 from meterd.edge.request_ids import HEADER
+from meterd.edge.spare_time import Answers
 from meterd.edge.transports import read_all_now
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class PlainLane:
         self._limits = limits
         self._now_ms = now_ms
         self._log = requests
+        self.answers = Answers()
         # By status, and no Counter: to count by all that tells requests apart, or with a method of
         # Python's, takes several times as long.
         self._events: defaultdict[int, int] = defaultdict(int, dict.fromkeys(WATCHED_STATUSES, 0))
@@ -174,11 +176,11 @@ class PlainLane:
                     came_at = trio.current_time()
                 # In two: while it waits for the disk, no body is held twice.
                 body, buffer = buffer[head_end + _END_BYTES : end], buffer[end:]
-                wire.spare_time.begin_answer()
+                self.answers.begin()
                 try:
                     answer = await self._answer(head, body)
                 finally:
-                    wire.spare_time.end_answer()
+                    self.answers.end()
                 del body
             finally:
                 self._bodies.give_back(counted)

@@ -28,6 +28,34 @@ GIVEN_WAY_S: Final = 0.002
 _LATELY_S: Final = 60.0
 
 
+class Answers:
+    """Whether somebody who has shown a key is being answered, and who gives way to that."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._giving_way = trio.lowlevel.ParkingLot()
+
+    @property
+    def are_under_way(self) -> bool:
+        return self._under_way > 0
+
+    def begin(self) -> None:
+        """One more is under way, until ``end``."""
+        self._under_way += 1
+
+    def end(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._giving_way.unpark()
+
+    async def give_way(self, most_s: float) -> None:
+        """Returns when none is under way, or after so long. One goes on in each turn."""
+        if self._under_way:
+            with trio.move_on_after(most_s):
+                await self._giving_way.park()
+            self._giving_way.unpark()
+
+
 class Company:
     """Whether there were others beside a peer lately. Instants are seconds that do not go back.
 
@@ -57,14 +85,15 @@ class SpareTime:
     What waits is bounded by who asks: a connection, or one of the streams that it may have.
     """
 
-    def __init__(self, has_company: Callable[[str], bool]) -> None:
-        """``has_company`` tells whether a peer has others beside it; a lone one need not wait."""
+    def __init__(self, has_company: Callable[[str], bool], answers: Answers | None = None) -> None:
+        """``has_company`` tells whether a peer has others beside it; a lone one need not wait.
+        ``answers`` are what is given way to.
+        """
         self._has_company = has_company
+        self._answers = answers or Answers()
         self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
         self._some_wait = trio.Event()
         self._requests = 0
-        self._answers = 0
-        self._giving_way = trio.lowlevel.ParkingLot()
 
     async def wait(self, peer: str) -> None:
         """Returns when a piece of work for the peer may begin; at once if it is alone."""
@@ -79,19 +108,8 @@ class SpareTime:
         """Returns when nobody who has shown a key is being answered, or after a moment; at once if
         the peer is alone. For what is cheap, but comes in numbers: one goes on in each turn.
         """
-        if self._answers and self._has_company(peer):
-            with trio.move_on_after(GIVEN_WAY_S):
-                await self._giving_way.park()
-            self._giving_way.unpark()
-
-    def begin_answer(self) -> None:
-        """Somebody has shown a key, and is answered until ``end_answer``."""
-        self._answers += 1
-
-    def end_answer(self) -> None:
-        self._answers -= 1
-        if not self._answers:
-            self._giving_way.unpark()
+        if self._answers.are_under_way and self._has_company(peer):
+            await self._answers.give_way(GIVEN_WAY_S)
 
     def begin_request(self) -> None:
         """More than a piece is under way, until ``end_request``."""

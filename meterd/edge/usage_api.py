@@ -33,12 +33,12 @@ from meterd.ledger import EventQuery
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    import trio
     from quart_trio import QuartTrio
 
     from meterd.domain.config import Config
     from meterd.domain.usage import Customer, UsageRow, WindowTotals
     from meterd.edge.access import Access
+    from meterd.edge.pages import PageTurn
     from meterd.edge.readiness import Readiness
     from meterd.edge.usage_request import UsageRequest
     from meterd.ledger import Ledger
@@ -61,7 +61,7 @@ class Usage(NamedTuple):
     config: Callable[[], Config]
     ledger: Ledger
     readiness: Readiness
-    turn: trio.StrictFIFOLock
+    turn: PageTurn
 
     async def customers(self, limit: int, after: str | None) -> tuple[list[Customer], str | None]:
         """Up to so many, and behind whom the next page begins."""

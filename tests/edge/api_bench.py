@@ -24,6 +24,7 @@ from meterd.edge.ingest import Ingest
 from meterd.edge.limits import KIB, BodyBudget, Limits
 from meterd.edge.peers import WrongKeys
 from meterd.edge.readiness import Readiness
+from meterd.edge.spare_time import Answers
 from meterd.work.closer import Closer
 from meterd.work.delivery import DeliveryActor
 from tests.edge.loopback import open_door
@@ -194,6 +195,7 @@ async def serving(ledger: ModelLedger | None = None, *, started: bool = True) ->
         BodyBudget(LIMITS.bodies_bytes_max),
         LIMITS,
         api.metrics,
+        Answers(),
     )
     async with open_door(api.app) as api.door:
         address = f"http://127.0.0.1:{api.door.port}"

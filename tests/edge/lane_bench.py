@@ -86,6 +86,7 @@ class Lane:
             bodies,
             limits,
             self.metrics,
+            plain.answers,
         )
         self.plain = plain if fast else None
 

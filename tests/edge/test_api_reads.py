@@ -52,7 +52,7 @@ def values(page: list[dict[str, Any]]) -> list[int]:
         (1200, [1200, 300]),
         (1500, [1500]),
         (1499, [1499, 1]),
-        (PAGE, [PAGE, PAGE, PAGE]),
+        (PAGE, [PAGE] * 7 + [1500 - 7 * PAGE]),
         (750, [750, 750]),
         (100_000, [1500]),
     ],

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from meterd.edge.pages import PAGE, Pages
+from meterd.edge.pages import COUNTED, PAGE, PATIENCE_S, Pages, PageTurn
+from meterd.edge.spare_time import Answers
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 
 class Numbers:
@@ -16,6 +22,7 @@ class Numbers:
     def __init__(self, count: int, arrives: int = 0) -> None:
         self.numbers = list(range(count, 0, -1))
         self.reads: list[int] = []
+        self.counts: list[int] = []
         self._arrives = arrives
 
     async def read(self, count: int, behind: int | None) -> list[tuple[bytes, int]]:
@@ -27,6 +34,7 @@ class Numbers:
         return [(b"%d" % n, n) for n in found]
 
     async def end(self, count: int, behind: int) -> int | None:
+        self.counts.append(count)
         found = [n for n in self.numbers if n < behind]
         return found[count - 1] if len(found) > count else None
 
@@ -35,7 +43,7 @@ async def answers(numbers: Numbers, limit: int) -> list[list[int]]:
     found: list[list[int]] = []
     place: int | None = None
     while True:
-        pages, place = await Pages(numbers, trio.StrictFIFOLock()).answer(limit, place)
+        pages, place = await Pages(numbers, PageTurn(Answers())).answer(limit, place)
         found.append(json.loads(b"".join([piece async for piece in pages])))
         if place is None:
             return found
@@ -69,7 +77,7 @@ async def test_pages_are_made_one_at_a_time() -> None:
             under_way -= 1
             return await super().read(count, behind)
 
-    turn = trio.StrictFIFOLock()
+    turn = PageTurn(Answers())
 
     async def read_all() -> None:
         pages, _ = await Pages(Slow(3 * PAGE), turn).answer(3 * PAGE, None)
@@ -80,3 +88,70 @@ async def test_pages_are_made_one_at_a_time() -> None:
             nursery.start_soon(read_all)
     assert most == 1
     assert all(len(set(turns[start : start + 5])) == 5 for start in range(0, 15, 5))
+
+
+async def test_an_end_is_counted_in_turns() -> None:
+    """Also where it is there, or nothing follows, exactly between two of them."""
+    for limit in range(PAGE + 2 * COUNTED - 1, PAGE + 2 * COUNTED + 2):
+        for count in range(limit - 1, limit + 2):
+            numbers = Numbers(count)
+            _, end = await Pages(numbers, PageTurn(Answers())).answer(limit, None)
+            assert end == (count - limit + 1 if count > limit else None)
+            assert max(numbers.counts) == COUNTED
+            assert len(numbers.counts) <= 3
+
+
+async def settled() -> None:
+    """More than once: a page waits for the same moment, and may then wait for something else."""
+    for _ in range(3):
+        await wait_all_tasks_blocked()
+
+
+async def test_a_page_gives_way_to_answers(mock_clock: MockClock) -> None:
+    """And to whatever else there is to be done; for a moment."""
+    answers, made = Answers(), list[str]()
+    turn = PageTurn(answers)
+
+    async def make() -> None:
+        async with turn:
+            made.append("page")
+
+    async def busy() -> None:
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        made.append("rest")
+
+    async with trio.open_nursery() as nursery:
+        answers.begin()
+        for _ in range(2):
+            nursery.start_soon(make)
+        await settled()
+        assert made == []
+        nursery.start_soon(busy)
+        answers.end()
+        await settled()
+        assert made == ["rest", "page", "page"]
+        answers.begin()
+        for _ in range(2):
+            nursery.start_soon(make)
+        for page in range(2):
+            await settled()
+            assert len(made) == 3 + page
+            mock_clock.jump(PATIENCE_S)
+    assert len(made) == 5
+
+
+async def test_who_gives_up_its_turn_holds_nobody_up(mock_clock: MockClock) -> None:
+    """While it gives way."""
+    answers = Answers()
+    turn = PageTurn(answers)
+    answers.begin()
+    with trio.move_on_after(PATIENCE_S / 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.__aenter__)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(PATIENCE_S / 2)
+    answers.end()
+    with trio.fail_after(1):
+        async with turn:
+            pass

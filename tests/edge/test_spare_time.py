@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from meterd.edge.spare_time import (
     PATIENCE_BEHIND_REQUESTS_S,
     PATIENCE_S,
+    Answers,
     Company,
     SpareTime,
 )
@@ -136,7 +137,8 @@ class Crowd(trio.abc.Instrument):
     """Those who give way to answers; ``went_on`` counts who has, so far and by turns."""
 
     def __init__(self, *, has_company: bool = True) -> None:
-        self.spare_time = SpareTime(lambda _: has_company)
+        self.answers = Answers()
+        self.spare_time = SpareTime(lambda _: has_company, self.answers)
         self.went_on = 0
         self.in_each_turn: list[int] = []
 
@@ -157,13 +159,13 @@ async def test_way_is_given_to_answers_and_one_goes_on_in_each_turn(mock_clock: 
     """To all of them: who comes meanwhile finds the way free when the last one is given."""
     crowd = Crowd()
     async with trio.open_nursery() as nursery:
-        crowd.spare_time.begin_answer()
-        crowd.spare_time.begin_answer()
+        crowd.answers.begin()
+        crowd.answers.begin()
         await crowd.comes(nursery, 5)
-        crowd.spare_time.end_answer()
+        crowd.answers.end()
         await wait_all_tasks_blocked()
         assert crowd.went_on == 0
-        crowd.spare_time.end_answer()
+        crowd.answers.end()
         trio.lowlevel.add_instrument(crowd)
         await wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(crowd)
@@ -176,7 +178,7 @@ async def test_way_is_given_for_a_moment_only(mock_clock: MockClock) -> None:
     """Of 2 ms: a slow disk keeps no newcomer out."""
     crowd = Crowd()
     async with trio.open_nursery() as nursery:
-        crowd.spare_time.begin_answer()
+        crowd.answers.begin()
         await crowd.comes(nursery)
         for went_on in (0, 1):
             mock_clock.jump(0.001)
@@ -188,9 +190,9 @@ async def test_nobody_gives_way_without_answers_or_others(mock_clock: MockClock)
     """Whoever is alone would wait for itself."""
     for crowd in (Crowd(), Crowd(has_company=False)):
         async with trio.open_nursery() as nursery:
-            crowd.spare_time.begin_answer()
+            crowd.answers.begin()
             if crowd.spare_time._has_company("a"):
-                crowd.spare_time.end_answer()
+                crowd.answers.end()
             await crowd.comes(nursery, 3)
             assert crowd.went_on == 3
     assert mock_clock.current_time() == 0
