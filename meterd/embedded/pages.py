@@ -132,10 +132,11 @@ def _decode_meta(number: int, page: bytes) -> Snapshot:
 
 
 def require_file_end(path: Path) -> None:
-    """Raises DamagedError where the file ends before a page that one of its branches leads to.
+    """Raises DamagedError where the file ends before a page that is in use.
 
     A process that has such a page mapped dies of SIGBUS when it reads it, without a word. A file
-    may be shorter than it says, but not by these; only then are its branches read.
+    may be shorter than it says, but not by these; only then is it read, and of leaves those only
+    that may lead to large records.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -225,7 +226,7 @@ class Pages:
             )
 
     def require_within(self, in_file: int, tree: Tree) -> None:
-        """Raises DamagedError unless so many pages are enough for its branches and leaves."""
+        """Raises DamagedError unless so many pages are enough for the whole tree."""
         waiting = [] if tree.root == _NOWHERE else [(tree.root, 1)]
         while waiting:
             number, level = waiting.pop()
@@ -234,6 +235,12 @@ class Pages:
             if level < tree.depth:
                 nodes = self._nodes(number, self._take(number), is_leaf=False)
                 waiting += [(_integer(child), level + 1) for _, child, _ in nodes]
+            elif tree.overflow_pages:
+                for _, data, flags in self._nodes(number, self._take(number), is_leaf=True):
+                    if flags & _BIG:
+                        first, count, _ = self._place(data)
+                        if first + count > in_file:
+                            raise DamagedError(f"the file ends before page {first + count - 1}")
 
     def check_free(self, replaced: int | None) -> None:
         """Pages that no tree reaches are free, each once, and no other is.
@@ -313,10 +320,14 @@ class Pages:
             raise DamagedError(f"page {number} has nodes that overlap")
         return nodes
 
+    def _place(self, data: bytes) -> tuple[int, int, int]:
+        """Of what stands on pages of its own: the first of them, how many, and how long it is."""
+        first, size = _NUMBER.unpack_from(data)[0], _NUMBER.unpack_from(data, 8)[0]
+        return first, -(-(_HEADER_BYTES + size) // self._snapshot.page_bytes), size
+
     def _large(self, number: int, data: bytes) -> tuple[bytes, int]:
         """What stands on pages of its own, and how many these are."""
-        first, size = _NUMBER.unpack_from(data)[0], _NUMBER.unpack_from(data, 8)[0]
-        count = -(-(_HEADER_BYTES + size) // self._snapshot.page_bytes)
+        first, count, size = self._place(data)
         pages = self._take(first, count)
         _, _, flags, low, high = _HEADER.unpack_from(pages)
         if (flags, low | high << 16) != (_OVERFLOW, count):

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ from meterd.embedded.pages import (
     read_metas,
     require_file_end,
 )
+from meterd.embedded.store import Store
+from meterd.embedded.transaction import Transaction
 from tests.daemon_process import ROOT
 from tests.embedded.sample_store import checked, copied_sample, lines
 
@@ -204,6 +207,22 @@ def test_a_file_may_be_shorter_than_it_says(data: Path) -> None:
     os.truncate(file.path, page * PAGE)
     with pytest.raises(DamagedError, match=f"the file ends before page {page}"):
         require_file_end(file.path)
+
+
+def test_a_file_may_not_end_within_a_large_record(tmp_path: Path) -> None:
+    """Which no branch leads to: a start would be over, and the first to read it die."""
+    store = Store(tmp_path / "data")
+    for number in range(20):  # which leaves free pages for whatever goes with the large one
+        store.write(partial(Transaction.put, table="events", key=b"a", payload=bytes((number,))))
+    store.write(partial(Transaction.put, table="events", key=b"b", payload=bytes(10 * PAGE)))
+    store.close()
+    file = File(tmp_path / "data")
+    (first,) = file.used(OVERFLOW)
+    assert max(*file.used(LEAF), *file.used(BRANCH)) < first
+    for pages in range(first + 1, first + 11):
+        os.truncate(file.path, pages * PAGE)
+        with pytest.raises(DamagedError, match=f"the file ends before page {first + 10}"):
+            require_file_end(file.path)
 
 
 def test_what_is_no_store_is_said_to_be_none(tmp_path: Path) -> None:
