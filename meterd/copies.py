@@ -25,6 +25,7 @@ from meterd.embedded.data_folder import (
     held,
     make,
     no_store,
+    said_of,
     sync,
     sync_entries,
 )
@@ -85,7 +86,7 @@ def backup(data: Path, to: Path, progress: Callable[[str, int, int], None]) -> C
                 part.rename(place)
         sync_entries(place)
     except OSError as fault:
-        raise StoreError(f"{to}: cannot be written: {fault.strerror}") from fault
+        raise StoreError(f"{to}: cannot be written: {said_of(fault)}") from fault
     left = tuple(map(str, _left_beside(place)))
     return msgspec.structs.replace(copied, folder=str(to), left=left)
 
@@ -118,7 +119,7 @@ def restore(saved: Path, data: Path, progress: Callable[[str, int, int], None]) 
             _move(part, data)
             sync_entries(data)
         except OSError as fault:
-            raise StoreError(f"{data}: cannot be restored: {fault.strerror}") from fault
+            raise StoreError(f"{data}: cannot be restored: {said_of(fault)}") from fault
     return msgspec.structs.replace(copied, folder=str(data))
 
 
@@ -143,7 +144,7 @@ def compact(data: Path, progress: Callable[[str, int, int], None]) -> Copied:
                 sync(place)
                 (place / "lock.mdb").unlink(missing_ok=True)
     except OSError as fault:
-        raise StoreError(f"{data}: cannot be made compact: {fault.strerror}") from fault
+        raise StoreError(f"{data}: cannot be made compact: {said_of(fault)}") from fault
     return msgspec.structs.replace(copied, folder=str(data))
 
 
@@ -304,7 +305,7 @@ def _require_empty(folder: Path, but: tuple[str, ...], name: Path) -> None:
     try:
         found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     except OSError as fault:
-        raise StoreError(f"{name}: cannot be read: {fault.strerror}") from fault
+        raise StoreError(f"{name}: cannot be read: {said_of(fault)}") from fault
     own = {*but, _LOST_AND_FOUND} if os.path.ismount(folder) else {*but}
     if others := [each for each in found if each not in own]:
         raise StoreError(

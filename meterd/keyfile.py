@@ -16,6 +16,7 @@ import msgspec
 
 from meterd.domain.credentials import ApiKey, new_key
 from meterd.domain.errors import ConfigError, StoreError
+from meterd.embedded.data_folder import said_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +108,7 @@ def write_keys(data_dir: Path, keys: Sequence[ApiKey]) -> None:
         beside.replace(path)
         _sync_folder(data_dir)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot be written: {said_of(error)}") from error
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def _locked(data_dir: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield data_dir
     except OSError as error:
-        raise StoreError(f"{data_dir}: cannot be used: {error.strerror}") from error
+        raise StoreError(f"{data_dir}: cannot be used: {said_of(error)}") from error
 
 
 @contextmanager

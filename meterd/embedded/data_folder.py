@@ -36,6 +36,18 @@ _COMMAND: Final = b"a command\n"
 # else is at it.
 RESTORING: Final = "restore.new"
 COMPACTING: Final = "compact.new"
+_REMEDIES: Final = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or raise the quota of the user",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+}
+
+
+def said_of(fault: OSError) -> str:
+    """What a call failed for and, where that is want of room, what to do about it."""
+    remedy = _REMEDIES.get(fault.errno or 0)
+    said = fault.strerror or str(fault)
+    return f"{said}: {remedy}" if remedy else said
 
 
 def make(folder: Path) -> None:

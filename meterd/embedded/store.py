@@ -136,7 +136,8 @@ class Store:
                     f" {fault}"
                 ) from fault
             except _UNUSABLE as fault:
-                raise StoreError(f"the store in {folder} cannot be opened: {fault}") from fault
+                said = data_folder.said_of(fault) if isinstance(fault, OSError) else fault
+                raise StoreError(f"the store in {folder} cannot be opened: {said}") from fault
             self._open = undo.pop_all()
 
     @property

@@ -369,3 +369,25 @@ def test_behind_an_orderly_end_nobody_is_waited_for(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with shared(tmp_path), closing(Store(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: make room"),
+        (OSError(errno.EFBIG, "File too large"), "File too large: raise the limit of file sizes"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded: make room, or raise"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError("ours"), "ours"),
+    ],
+)
+def test_who_lacks_room_is_told_how_to_get_some(fault: OSError, said: str) -> None:
+    """In words of the thing that has none; of other faults there is nothing to add."""
+    assert data_folder.said_of(fault).startswith(said)
+    assert len(data_folder.said_of(fault)) - len(said) < 25
+
+
+def test_a_store_that_finds_no_room_says_what_to_do(tmp_path: Path) -> None:
+    """With a first start under a limit."""
+    with no_file_larger(8_192), pytest.raises(StoreError, match=r"raise the limit of .* -f\)$"):
+        Store(tmp_path)
