@@ -1,5 +1,6 @@
 """The engine against the plain model, through everything that may happen to it: events, time and
-clocks that step back, closes and snapshots, deliveries, restarts and crashes at any transaction.
+clocks that step back, closes and snapshots, deliveries, a full disk, restarts and crashes at any
+transaction.
 
 Both must always agree on the whole log, on every aggregation with its deliveries, and on what is to
 close next: nothing is lost, nothing counts twice.
@@ -34,6 +35,7 @@ from meterd.ledger import (
 from tests.embedded.configuration_rules import ConfigurationRules
 from tests.embedded.delivery_rules import DeliveryRules
 from tests.embedded.engine_bench import EngineBench
+from tests.embedded.full_disk_rules import FullDiskRules
 from tests.embedded.late_rules import LateRules
 from tests.embedded.model_choices import (
     AGES,
@@ -79,7 +81,13 @@ MEMORY = Path("/dev/shm")
 
 
 class EngineAndModel(
-    DeliveryRules, ConfigurationRules, LateRules, ThresholdRules, VoidRules, PruningRules
+    DeliveryRules,
+    ConfigurationRules,
+    LateRules,
+    ThresholdRules,
+    VoidRules,
+    PruningRules,
+    FullDiskRules,
 ):
     """Both share one clock."""
 

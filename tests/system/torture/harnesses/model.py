@@ -83,6 +83,7 @@ HARNESS = Harness(
     run=torture,
     mutants=(
         "recovery_counts_again",
+        "unposted_not_read",
         "lost_event_at_midnight",
         "clock_step_back_reopens",
         "mark_overtakes_keys",
