@@ -47,7 +47,7 @@ LIMITS: Final = Limits(
     head_s=2.0,
     keep_alive_s=2.0,
     handshake_s=5.0,
-    linger_s=0.5,
+    linger_s=3.0,
     wrong_keys_max=10**9,  # every mutation comes from one address
 )
 AT_ONCE: Final = 16

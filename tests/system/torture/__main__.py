@@ -1,9 +1,12 @@
-"""The long tier: `make torture`, hours of it; `make torture TORTURE="--only kills --scale 0.1"`."""
+"""The long tier: `make torture`, hours of it; in sittings by
+`make torture TORTURE="--only kills --scale 0.01 --minutes 60"`.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from itertools import count
 
 import click
 from rich.console import Console
@@ -19,7 +22,8 @@ _NAMES = [harness.name for harness in harnesses()]
 @click.command(epilog="TORTURE_SEED in the environment does a run again.")
 @click.option("--only", multiple=True, type=click.Choice(_NAMES), help="May be repeated.")
 @click.option("--scale", default=1.0, show_default=True, help="Of the long tier's counts.")
-def main(only: tuple[str, ...], scale: float) -> None:
+@click.option("--minutes", default=0.0, help="Again and again, from the next seed, for so long.")
+def main(only: tuple[str, ...], scale: float, minutes: float) -> None:
     """Do to meterd what must not harm it, very often. Exit code 1 where it did harm."""
     seed = new_seed()
     console = Console()
@@ -34,9 +38,14 @@ def main(only: tuple[str, ...], scale: float) -> None:
             console.print(f"{harness.name}: not run: {hindrance}")
             table.add_row(harness.name, f"not run: {hindrance}", "")
             continue
-        tally = _run(harness, max(1, round(harness.long * scale)), seed, console)
-        seconds = time.monotonic() - began
-        console.print(f"{harness.name}: {tally.line(harness.unit)} ({seconds:.0f} s, seed {seed})")
+        tally, seconds = Tally(), 0.0
+        for each in count(seed):
+            tally.add(_run(harness, max(1, round(harness.long * scale)), each, console))
+            seconds = time.monotonic() - began
+            told = f"{seconds:.0f} s, seed {seed}" + (f" to {each}" if each > seed else "")
+            console.print(f"{harness.name}: {tally.line(harness.unit)} ({told})")
+            if tally.broken or seconds >= 60 * minutes:
+                break
         if tally.broken:
             console.print(f"  first: {tally.first}", style="bold red")
         broken += tally.broken
@@ -45,12 +54,12 @@ def main(only: tuple[str, ...], scale: float) -> None:
     sys.exit(1 if broken else 0)
 
 
-def _run(harness: Harness, count: int, seed: int, console: Console) -> Tally:
+def _run(harness: Harness, number: int, seed: int, console: Console) -> Tally:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar, empty_folder() as folder:
-        task = bar.add_task(harness.name, total=count)
+        task = bar.add_task(harness.name, total=number)
         return harness.run(
-            Run(count, seed, folder, done=lambda done: bar.update(task, completed=done))
+            Run(number, seed, folder, done=lambda done: bar.update(task, completed=done))
         )
 
 
