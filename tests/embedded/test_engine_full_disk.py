@@ -105,6 +105,37 @@ async def test_who_came_while_it_was_found_full_is_let_go_too(
             bench.hop.may_pass.set()
 
 
+async def test_who_reads_while_it_is_found_full_is_answered(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """What was asked for that would be posted in the next transaction; and a void is refused."""
+    await bench.ledger.append([event("a")])
+    [counted] = await stored(bench)
+    await bench.ledger.append([event("a")])
+    seen: list[object] = []
+
+    async def look() -> None:
+        live = await bench.ledger.customer_usage("a", PeriodType.HOURLY)
+        seen.append(live.window.by_type["sum"].count)
+
+    async def look_around() -> None:
+        seen.append([one.id for one in await bench.ledger.customers(limit=9)])
+
+    async def take_back() -> None:
+        with pytest.raises(DiskFullError):
+            await bench.ledger.void(counted.id, "a mistake")
+
+    bench.hop.may_pass = trio.Event()
+    with trio.fail_after(2 * FULL_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for call in (partial(unanswered, bench, "first"), look, look_around, take_back):
+                nursery.start_soon(call)
+                await wait_all_tasks_blocked()
+            disk.is_full = True
+            bench.hop.may_pass.set()
+    assert sorted(seen, key=str) == [2, ["a"]]
+
+
 async def test_what_waited_is_stored_once_when_there_is_room(
     bench: EngineBench, disk: Disk, autojump_clock: MockClock
 ) -> None:
