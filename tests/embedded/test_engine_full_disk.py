@@ -218,6 +218,18 @@ async def test_a_repeat_is_told_what_became_of_the_first(
     assert len(await stored(bench)) == 4
 
 
+async def test_refusing_events_without_keys_reads_nothing(
+    bench: EngineBench, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the event loop nine times as long, for each that comes."""
+    await bench.ledger.append([event(value=number) for number in range(100)])
+    disk.is_full = True
+    await unanswered(bench, "first")
+    monkeypatch.delattr(Store, "read")
+    with pytest.raises(DiskFullError):
+        await bench.ledger.append([event(), event()])
+
+
 async def test_who_asks_for_something_else_is_let_go_too(
     bench: EngineBench, disk: Disk, autojump_clock: MockClock
 ) -> None:
