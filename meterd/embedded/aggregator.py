@@ -167,6 +167,12 @@ class Aggregator(msgspec.Struct, eq=False, gc=False):
         self._is_in_flight = False
         self._account.committed(change)
 
+    def give_up(self) -> None:
+        """See ``Decider``. Who sent events waits for the log, and is told of it there."""
+        for message in self._mail or ():
+            if not isinstance(message, Append | EndRecount):
+                message.reply.give_up()
+
     def _hand_over(self, round_: Round, replies: list[Reply]) -> None:
         """Who sent anything but events waits until all that was decided is on disk."""
         round_.replies += replies

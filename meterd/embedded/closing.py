@@ -97,40 +97,60 @@ class Closing:
             now_ms = self._dated(due_ms)
             if period.end_ms > now_ms:
                 return Closed()  # the clock was set back since the caller looked at it
-            floor_ms = self.floor_ms = max(self.floor_ms, period.end_ms)
+            self.floor_ms = max(self.floor_ms, period.end_ms)
             # From here on no event is received within the period, also after a crash, and what
             # happened within it is late. Those that were sent before are on their way: when they
             # are posted their customers are found.
             before = self.closed_until_ms
             self.closed_until_ms = closed_with(period, before)
-            await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
-            if self._posting.may_lack(period.end_ms):
-                await self._posting.post_all()
-            # No earlier one can appear any more; one that did since the caller asked goes first.
-            if await self._stored_next_to_close() != period:
+            try:
+                closed = await self._close_all(period, rules, catch_up, now_ms, due_ms)
+            except BaseException:
+                # Of whatever kind: it is to be closed still, and would not be found while what is
+                # in it is not posted.
+                self.closed_until_ms = before
+                raise
+            if closed is None:
                 self.closed_until_ms = before
                 return Closed()
-            snapshots: Counter[bool] = Counter()
-            for part in range(self._store.parts):
-                after: str | None = None
-                while customers := await self._customers_in(part, period, after):
-                    began_s = trio.current_time()
-                    made: list[Aggregation] = []
-                    reply = Reply(len(customers))
-                    for customer_id in customers:
-                        self._registry.send(
-                            customer_id, Close(period, rules, now_ms, made, reply, due_ms)
-                        )
-                    await reply.wait()
-                    self._registry.retire(customers)
-                    snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
-                    after = customers[-1]
-                    if catch_up is not None:
-                        await catch_up(len(customers), trio.current_time() - began_s)
             # Whoever watches usage may not come to look before a crash: the next start then does.
             unseen_ms = self._committer.posted.unseen_since_ms(self.done_until_ms)
             await self._committer.execute(partial(_write_done, period=period, unseen_ms=unseen_ms))
             self.done_until_ms = self.closed_until_ms
+        return closed
+
+    async def _close_all(
+        self,
+        period: Period,
+        rules: ClosingRules,
+        catch_up: CatchUp | None,
+        now_ms: int,
+        due_ms: int,
+    ) -> Closed | None:
+        """The period of every customer; None, with nothing closed, where another goes first."""
+        floor_ms = self.floor_ms
+        await self._committer.execute(lambda txn: journal.write_floor(txn, floor_ms))
+        if self._posting.may_lack(period.end_ms):
+            await self._posting.post_all()
+        # No earlier one can appear any more; one that did since the caller asked goes first.
+        if await self._stored_next_to_close() != period:
+            return None
+        snapshots: Counter[bool] = Counter()
+        for part in range(self._store.parts):
+            after: str | None = None
+            while customers := await self._customers_in(part, period, after):
+                began_s = trio.current_time()
+                made: list[Aggregation] = []
+                reply = Reply(len(customers))
+                for customer_id in customers:
+                    message = Close(period, rules, now_ms, made, reply, due_ms)
+                    self._registry.send(customer_id, message)
+                await reply.wait()
+                self._registry.retire(customers)
+                snapshots.update(closed.created_ms != closed.computed_ms for closed in made)
+                after = customers[-1]
+                if catch_up is not None:
+                    await catch_up(len(customers), trio.current_time() - began_s)
         return Closed(snapshots[False], snapshots[True])
 
     async def revise(self, rules: ClosingRules, until_ms: int) -> int:

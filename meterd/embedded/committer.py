@@ -195,6 +195,8 @@ class Committer:
                 # Those who came meanwhile would wait for the next transaction as long.
                 for reply in (*replies, *self._replies, *(one.done for one in self._works)):
                     reply.give_up()
+                for decider in self._deciders:
+                    decider.give_up()
                 await trio.sleep(FULL_SECONDS)
             else:
                 if self.is_full:

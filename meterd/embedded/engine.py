@@ -291,18 +291,19 @@ class EmbeddedLedger(PruningDesk, ThresholdDesk):
         them. Raises DiskFullError where there are others, and UnavailableError where one repeats
         what waits for room.
         """
-        is_known = True
-        with self._store.read() as txn:
-            last = log.last_stamp(txn)
-            for event in events:
-                record = None
-                if event.idempotency_key:
-                    record = self._used_keys.find(txn, self._idempotency_key(event))
-                if record is None:
-                    is_known = False
-                elif last is None or stamp_of(records.event_in(record)).id() > last.id():
-                    raise UnavailableError(_MAY_BE_STORED)
-        if not is_known:
+        # Without keys they are refused as cheaply as under overload: ever more come.
+        named = [self._idempotency_key(event) for event in events if event.idempotency_key]
+        found: list[bytes] = []
+        last = None
+        if named:
+            with self._store.read() as txn:
+                used = (self._used_keys.find(txn, key) for key in named)
+                found = [record for record in used if record is not None]
+                last = log.last_stamp(txn) if found else None
+        through = b"" if last is None else last.id()
+        if any(stamp_of(records.event_in(record)).id() > through for record in found):
+            raise UnavailableError(_MAY_BE_STORED)
+        if len(found) < len(events):
             self._require_disk()
         return self._judge(events, admission, partial=partial).outcomes
 

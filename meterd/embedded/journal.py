@@ -46,8 +46,7 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             prefix = keys.dated_blocks_prefix(hour, part, change.customer_id, event_type)
             _write_blocks(txn, "blocks_by_hour", prefix, blocks)
         if change.first_received_ms is not None:
-            customer = keys.customer_key(part, change.customer_id)
-            txn.put_new("customers", customer, records.number(change.first_received_ms))
+            note_customer(txn, part, change.customer_id, change.first_received_ms)
         for period, totals in change.totals.items():
             key = keys.totals_key(part, period, change.customer_id)
             txn.put("totals", key, records.encode(totals))
@@ -71,6 +70,12 @@ def write_changes(txn: Transaction, changes: Iterable[Change], parts: int) -> No
             txn.put("voids", event_id, records.encode(void))
         made += change.deliveries
     outbox.add_all(txn, made)
+
+
+def note_customer(txn: Transaction, part: int, customer_id: str, received_ms: int) -> None:
+    """An event of the customer was received then; what is known is when the first one was."""
+    key = keys.customer_key(part, customer_id)
+    txn.put_new("customers", key, records.number(received_ms))
 
 
 def _write_blocks(txn: Transaction, table: str, prefix: bytes, blocks: bytearray) -> None:

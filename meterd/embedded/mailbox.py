@@ -146,3 +146,6 @@ class Decider(Protocol):
 
     def committed(self, change: Change) -> None:
         """What was handed over is on disk."""
+
+    def give_up(self) -> None:
+        """Nobody knows when the mail that is here now will be decided on."""

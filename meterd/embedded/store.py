@@ -107,6 +107,8 @@ class Store:
         self._readers = 0
         self._growing = False
         self._may_read = threading.Condition()
+        # LMDB has a lock of its own, but gives it to the next thread before the map has grown.
+        self._writing = threading.Lock()
         with ExitStack() as undo:
             try:
                 require_local(folder)
@@ -153,6 +155,10 @@ class Store:
         among them: what a failed commit left on disk is unknown while this process lives.
         """
         self._require_own_process()
+        with self._writing:
+            return self._write(work)
+
+    def _write(self, work: Callable[[Transaction], T]) -> T:
         while True:
             try:
                 _errno().value = 0
@@ -171,18 +177,19 @@ class Store:
 
     def try_out(self, work: Callable[[Transaction], T]) -> T:
         """Runs the work in a transaction that sees what it writes itself and is thrown away then:
-        nothing of it reaches the disk. For the thread that ``write`` is called in.
+        nothing of it reaches the disk. Waits while another thread writes, as that one does for it.
         """
         self._require_own_process()
-        while True:
-            txn = self._env.begin(write=True)
-            try:
-                return work(Transaction(txn, self._tables))
-            except lmdb.MapFullError:
-                pass
-            finally:
-                txn.abort()
-            self._grow()
+        with self._writing:
+            while True:
+                txn = self._env.begin(write=True)
+                try:
+                    return work(Transaction(txn, self._tables))
+                except lmdb.MapFullError:
+                    pass
+                finally:
+                    txn.abort()
+                self._grow()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

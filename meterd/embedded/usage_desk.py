@@ -47,9 +47,9 @@ class UsageDesk(DeliveryDesk):
         """
 
     def _read_unposted(
-        self, customer_ids: Collection[str] | None, work: Callable[[Transaction], T]
+        self, customer_ids: Collection[str], work: Callable[[Transaction], T]
     ) -> Awaitable[T]:
-        """The same of these customers, or of all, on a full disk."""
+        """The same of these customers, on a full disk."""
         parts = self._store.parts
 
         def posted(txn: Transaction) -> T:
@@ -69,15 +69,19 @@ class UsageDesk(DeliveryDesk):
         def read(txn: Transaction) -> list[Customer]:
             return usage.read_customers(txn, parts, after, limit)
 
+        def read_all(txn: Transaction) -> list[Customer]:
+            recovery.list_new(txn, parts)
+            return read(txn)
+
         if not self.started.is_set():
-            return await self._read_unposted(None, read)
+            return await self._committer.try_out(read_all)
         page = await self._read(read)
         unlisted = await self._unlisted(page, limit, after)
         if unlisted and not self._committer.is_full:
             await self._posting.post_customers(unlisted, may_go=True)
             page = await self._read(read)
         if unlisted and self._committer.is_full:
-            page = await self._read_unposted(unlisted, read)
+            page = await self._committer.try_out(read_all)
         return page
 
     async def _unlisted(self, page: list[Customer], limit: int, after: str | None) -> list[str]:

@@ -11,13 +11,17 @@ import trio
 
 from meterd.domain.periods import HOUR_MS, PeriodType
 from meterd.embedded import closing
+from meterd.embedded.committer import FULL_SECONDS
 from meterd.embedded.verification import verify
 from tests.embedded.engine_bench import EngineBench, running
+from tests.embedded.test_engine_full_disk import Disk
 from tests.ledger_bench import START_MS, close_ended, event, published, rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from trio.testing import MockClock
 
 
 @pytest.fixture
@@ -87,6 +91,51 @@ async def test_whoever_asked_for_a_close_may_leave_amid_it(
         customers, "11"
     )
     assert len(found) == 100
+    await bench.stop()
+    assert [str(one) for one in verify(bench.folder)] == []
+
+
+@pytest.mark.parametrize("closes_first", [True, False])
+@pytest.mark.parametrize("transactions", range(8))
+async def test_a_close_that_the_disk_ran_full_amid_is_found_again(
+    bench: EngineBench, autojump_clock: MockClock, transactions: int, closes_first: bool
+) -> None:
+    """At once when there is room, though what is in the hour is not posted; and late events count
+    once, whether they come behind that or in between.
+    """
+    bench.hop.hop = disk = Disk()
+    customers = [f"c{number}" for number in range(40)]
+    await bench.ledger.append([event(customer) for customer in customers])
+    bench.clock.now_ms += HOUR_MS
+    by = rules(PeriodType.HOURLY)
+
+    def run_full() -> None:
+        disk.is_full = bench.hop.transactions >= transactions
+
+    bench.hop.transactions, bench.hop.committed = 0, run_full
+    run_full()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close_ended, bench, by)
+        await bench.ledger.wait_full()
+        nursery.cancel_scope.cancel()
+    bench.hop.committed, disk.is_full = lambda: None, False
+    await trio.sleep(2 * FULL_SECONDS)
+    if closes_first:
+        await close_ended(bench, by)
+        assert len(await published(bench)) == 40
+    late = [
+        msgspec.structs.replace(event(customer, value=10), timestamp_ms=START_MS)
+        for customer in (*customers, "new")
+    ]
+    for one in late:
+        await bench.ledger.append([one])
+    await close_ended(bench, by)
+    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
+    found = [one.aggregation for one in await published(bench)]
+    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == {
+        **dict.fromkeys(customers, "11"),
+        "new": "10",
+    }
     await bench.stop()
     assert [str(one) for one in verify(bench.folder)] == []
 

@@ -66,6 +66,9 @@ class Actor:
         assert change is self.change
         self.told += 1
 
+    def give_up(self) -> None:
+        self.reply.give_up()
+
     @property
     def is_answered(self) -> bool:
         return is_durable(self.reply)

@@ -105,6 +105,37 @@ async def test_who_came_while_it_was_found_full_is_let_go_too(
             bench.hop.may_pass.set()
 
 
+async def test_who_reads_while_it_is_found_full_is_answered(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """What was asked for that would be posted in the next transaction; and a void is refused."""
+    await bench.ledger.append([event("a")])
+    [counted] = await stored(bench)
+    await bench.ledger.append([event("a")])
+    seen: list[object] = []
+
+    async def look() -> None:
+        live = await bench.ledger.customer_usage("a", PeriodType.HOURLY)
+        seen.append(live.window.by_type["sum"].count)
+
+    async def look_around() -> None:
+        seen.append([one.id for one in await bench.ledger.customers(limit=9)])
+
+    async def take_back() -> None:
+        with pytest.raises(DiskFullError):
+            await bench.ledger.void(counted.id, "a mistake")
+
+    bench.hop.may_pass = trio.Event()
+    with trio.fail_after(2 * FULL_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for call in (partial(unanswered, bench, "first"), look, look_around, take_back):
+                nursery.start_soon(call)
+                await wait_all_tasks_blocked()
+            disk.is_full = True
+            bench.hop.may_pass.set()
+    assert sorted(seen, key=str) == [2, ["a"]]
+
+
 async def test_what_waited_is_stored_once_when_there_is_room(
     bench: EngineBench, disk: Disk, autojump_clock: MockClock
 ) -> None:
@@ -185,6 +216,18 @@ async def test_a_repeat_is_told_what_became_of_the_first(
     await trio.sleep(2 * FULL_SECONDS)
     assert await ask([waiting, new]) == [Recorded.DUPLICATE, Recorded.RECORDED]
     assert len(await stored(bench)) == 4
+
+
+async def test_refusing_events_without_keys_reads_nothing(
+    bench: EngineBench, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the event loop nine times as long, for each that comes."""
+    await bench.ledger.append([event(value=number) for number in range(100)])
+    disk.is_full = True
+    await unanswered(bench, "first")
+    monkeypatch.delattr(Store, "read")
+    with pytest.raises(DiskFullError):
+        await bench.ledger.append([event(), event()])
 
 
 async def test_who_asks_for_something_else_is_let_go_too(

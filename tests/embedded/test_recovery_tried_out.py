@@ -29,11 +29,17 @@ if TYPE_CHECKING:
 
 @given(STEPS, st.sets(st.sampled_from(CUSTOMERS)))
 def test_what_is_tried_out_is_what_will_be_posted(steps: list[Any], some: set[str]) -> None:
-    """Of these customers, or of all; of the others it is what was posted; nothing is changed."""
+    """Of these customers; of the others it is what was posted; and who is known at all. Nothing is
+    changed.
+    """
 
-    def tried(txn: Transaction, customer_ids: set[str] | None) -> list[Any]:
+    def tried(txn: Transaction, customer_ids: set[str]) -> list[Any]:
         recovery.post_theirs(txn, PARTS, customer_ids)
         return [theirs(txn, name) for name in CUSTOMERS]
+
+    def listed(txn: Transaction) -> dict[str, Any]:
+        recovery.list_new(txn, PARTS)
+        return stored_customers(txn)
 
     with fresh_store() as store:
         receipts = live(store, steps)
@@ -41,12 +47,14 @@ def test_what_is_tried_out_is_what_will_be_posted(steps: list[Any], some: set[st
         with store.read() as txn:
             posted = [theirs(txn, name) for name in CUSTOMERS]
         tried_some = store.try_out(partial(tried, customer_ids=some))
-        tried_all = store.try_out(partial(tried, customer_ids=None))
+        tried_all = store.try_out(partial(tried, customer_ids=set(CUSTOMERS)))
+        known = store.try_out(listed)
         assert everything(store) == before
         recover(store)
         check(store, receipts)
         with store.read() as txn:
             assert tried_all == [theirs(txn, name) for name in CUSTOMERS]
+            assert known == stored_customers(txn)
         for number, name in enumerate(CUSTOMERS):
             assert tried_some[number] == (tried_all if name in some else posted)[number]
 

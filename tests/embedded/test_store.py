@@ -235,7 +235,8 @@ def test_what_is_tried_out_is_thrown_away(folder: Path) -> None:
 @pytest.mark.parametrize("at_once", [1, 40])
 def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
     """From 1 MiB to over 8, in small transactions and in one, though there is always a reader: one
-    that comes while the map grows waits, and all see whole transactions.
+    that comes while the map grows waits, also to write what is thrown away, and all see whole
+    transactions.
     """
     payload = os.urandom(250_000)
     finished = threading.Event()
@@ -256,8 +257,12 @@ def test_a_full_map_grows_while_others_read(folder: Path, at_once: int) -> None:
                 finished.wait(0.002)  # so that one begins before the other ends
                 assert growing._env.info()["map_size"] == mapped, "grown under a reader"
 
+    def try_out() -> None:
+        while not finished.is_set():
+            assert growing.try_out(lambda txn: txn.count("events")) % at_once == 0
+
     with closing(Store(folder, map_size=MEBIBYTE)) as growing, ThreadPoolExecutor() as threads:
-        reading = [threads.submit(read) for _ in range(3)]
+        reading = [threads.submit(one) for one in (read, read, read, try_out)]
         writing = threads.submit(write)
         try:
             writing.result(timeout=10)
