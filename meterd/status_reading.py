@@ -176,4 +176,7 @@ def _webhook(one: Webhook) -> str:
 def _disk(found: Measured) -> str:
     full = " FULL: events are refused;" if found.disk_full else ""
     store = f"store {found.store_bytes / _MIB:,.1f} MiB, {found.free_bytes / _MIB:,.1f} free in it"
-    return f"{store};{full} room for {found.disk_room_bytes / _GIB:,.1f} GiB"
+    room = found.disk_room_bytes
+    # When there is little, every one counts.
+    said = f"{room / _GIB:,.1f} GiB" if room >= _GIB else f"{room / _MIB:,.1f} MiB"
+    return f"{store};{full} room for {said}"

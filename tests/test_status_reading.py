@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from meterd.status_reading import Measured, Status, facts_of, measured, parse
@@ -73,6 +74,13 @@ def test_everything_that_one_asks_is_told() -> None:
         ),
         ("memory", "10 MiB; 3 connections"),
     ]
+
+
+def test_little_room_is_told_in_mebibytes() -> None:
+    """When each of them counts."""
+    little = msgspec.structs.replace(found(), disk_room_bytes=3 << 19)
+    shown = facts_of(Status("http://a", "0.1.0", ready=True, notes={}, measured=little))
+    assert str(shown["disk"]).endswith("; room for 1.5 MiB")
 
 
 @pytest.mark.parametrize("page", ["", "# TYPE another gauge\nanother 1.0\n"])

@@ -151,6 +151,6 @@ DAMAGED: Final = problem(
 NOT_FOUND: Final = problem(HTTPStatus.NOT_FOUND, "Not found")
 UNKNOWN_OUTCOME: Final = problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The outcome is not known: repeat the request",
+    "The outcome is not known: repeat the request; events without a key may count twice",
     ("Retry-After", RETRY_AFTER_SECONDS),
 )

@@ -307,7 +307,10 @@ class TroubledLedger(ModelLedger):
     ("trouble", "error"),
     [
         (OverloadedError("the queue is full"), "Overloaded: the queue is full"),
-        (UnavailableError(), "The outcome is not known: repeat the request"),
+        (
+            UnavailableError(),
+            "The outcome is not known: repeat the request; events without a key may count twice",
+        ),
     ],
 )
 async def test_who_cannot_be_served_now_is_told_to_come_again(

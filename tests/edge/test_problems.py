@@ -90,7 +90,7 @@ def test_a_full_disk_is_told_apart() -> None:
         (problems.overloaded("the queue is full"), "Overloaded: the queue is full"),
         (
             problems.UNKNOWN_OUTCOME,
-            "The outcome is not known: repeat the request",
+            "The outcome is not known: repeat the request; events without a key may count twice",
         ),
     ],
 )
