@@ -131,14 +131,18 @@ async def test_a_page_gives_way_to_answers(mock_clock: MockClock) -> None:
         answers.end()
         await settled()
         assert made == ["rest", "page", "page"]
+        nursery.start_soon(make)
+        nursery.start_soon(busy)
+        await settled()
+        assert made[3:] == ["rest", "page"], "with nobody answered, too"
         answers.begin()
         for _ in range(2):
             nursery.start_soon(make)
         for page in range(2):
             await settled()
-            assert len(made) == 3 + page
+            assert len(made) == 5 + page
             mock_clock.jump(PATIENCE_S)
-    assert len(made) == 5
+    assert len(made) == 7
 
 
 async def test_who_gives_up_its_turn_holds_nobody_up(mock_clock: MockClock) -> None:

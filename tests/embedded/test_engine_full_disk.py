@@ -170,6 +170,22 @@ async def test_what_is_there_is_read_meanwhile(bench: EngineBench, disk: Disk) -
             assert len(await stored(bench)) == 2
 
 
+async def test_who_waits_for_a_full_disk_hears_of_it(
+    bench: EngineBench, disk: Disk, autojump_clock: MockClock
+) -> None:
+    """At once, also where it is full already; not where it is not."""
+    with trio.move_on_after(60) as waiting:
+        await bench.ledger.wait_full()
+    assert waiting.cancelled_caught
+    disk.is_full = True
+    with trio.fail_after(FULL_SECONDS / 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.ledger.wait_full)
+            await wait_all_tasks_blocked()
+            await unanswered(bench, "a")
+        await bench.ledger.wait_full()
+
+
 async def test_what_waits_for_room_is_not_read(
     bench: EngineBench, disk: Disk, autojump_clock: MockClock
 ) -> None:
