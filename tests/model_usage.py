@@ -125,7 +125,7 @@ def _text(value: object) -> str | None:
 
 
 def _totals(events: Iterable[tuple[K, StoredEvent]]) -> dict[K, Totals]:
-    """The totals of what stands behind each key, which is in the order of storing."""
+    """The totals of what stands behind each key."""
     found: defaultdict[K, list[StoredEvent]] = defaultdict(list)
     for key, stored in events:
         found[key].append(stored)
@@ -133,7 +133,8 @@ def _totals(events: Iterable[tuple[K, StoredEvent]]) -> dict[K, Totals]:
 
 
 def totals_of_events(events: list[StoredEvent]) -> Totals:
-    """Worked out in fractions, which never round."""
+    """Worked out in fractions, which never round; the first is the one that happened first."""
+    events = sorted(events, key=_position)
     values = [one.event.value for one in events]
     total = sum(map(Fraction, values), Fraction(0))
     return Totals(

@@ -109,7 +109,7 @@ def test_what_became_of_webhooks(tmp_path: Path) -> None:
                 assert page.value("meterd_endpoint_state", endpoint=endpoint, state="on") == 1
             daemon.stop()
             daemon.close_hours_alone()
-            daemon.program = "tests.system.hours_later 1"
+            daemon.program = "tests.system.hours_later 2"
             daemon.start()
             billing.wait_for(len(CUSTOMERS))
             crm.wait_for(1)
