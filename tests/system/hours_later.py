@@ -1,7 +1,9 @@
 """meterd as it is, but for a clock that is some hours ahead: what ended meanwhile closes.
 
-``python -m tests.system.hours_later HOURS serve ...``, of which one is too few without a trigger: within
-the grace behind a full hour, an event that was just sent would not be in an hour that closes.
+``python -m tests.system.hours_later HOURS serve ...``
+
+One is too few without a trigger: within the grace behind a full hour, an event that was just sent
+would not be in an hour that closes.
 """
 
 from __future__ import annotations
