@@ -161,10 +161,10 @@ def _records(
         found = _records_of_customer(txn, parts, query.customer_id, query.event_type, end)
     elif query.event_type is not None:
         prefix = keys.record_by_type(query.event_type)
-        behind = txn.backward("records_by_type", prefix + end, prefix)
-        found = (key[len(prefix) :] for key, _ in behind)
+        behind = txn.keys_backward("records_by_type", prefix + end, prefix)
+        found = (key[len(prefix) :] for key in behind)
     else:
-        found = (key for key, _ in txn.backward("events", end, b""))
+        found = txn.keys_backward("events", end, b"")
     for record_id in found:
         yield record_id
         if record_id < start:  # which may lie within it, but not before it

@@ -143,6 +143,14 @@ class Transaction:
                     return
                 yield key
 
+    def keys_backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[bytes]:
+        """Keys with the prefix that are less than ``end``, greatest first."""
+        with self._txn.cursor(self._tables[table]) as cursor:
+            found = cursor.prev() if cursor.set_range(end) else cursor.last()
+            while found and (key := cursor.key()).startswith(prefix):
+                yield key
+                found = cursor.prev()
+
     def backward(self, table: str, end: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys with the prefix that are less than ``end``, greatest first, with their payloads."""
         with self._txn.cursor(self._tables[table]) as cursor:
