@@ -47,7 +47,7 @@ _log = structlog.get_logger("committer")
 
 
 class Hop(Protocol):
-    """Runs a function off the loop, once at a time, never abandoned; tests run it inline."""
+    """Runs a function off the loop, never abandoned; tests run it inline."""
 
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 

@@ -23,11 +23,28 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from meterd.domain.aggregations import ClosingRules
+
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[EngineBench]:
     async with running(tmp_path) as bench:
         yield bench
+
+
+async def require_each_late_once(
+    bench: EngineBench, by: ClosingRules, customers: list[str]
+) -> None:
+    """Of each an event of 1 and a late one of 10, of one who is new only that; and it verifies."""
+    await close_ended(bench, by)
+    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
+    found = [one.aggregation for one in await published(bench)]
+    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == {
+        **dict.fromkeys(customers, "11"),
+        "new": "10",
+    }
+    await bench.stop()
+    assert [str(one) for one in verify(bench.folder)] == []
 
 
 @pytest.mark.parametrize("transactions", range(8))
@@ -50,15 +67,7 @@ async def test_late_events_behind_a_crash_amid_a_close_count_once(
         for customer in (*customers, "new")
     ]
     await bench.ledger.append(late)
-    await close_ended(bench, by)
-    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
-    found = [one.aggregation for one in await published(bench)]
-    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == {
-        **dict.fromkeys(customers, "11"),
-        "new": "10",
-    }
-    await bench.stop()
-    assert [str(one) for one in verify(bench.folder)] == []
+    await require_each_late_once(bench, by, customers)
 
 
 @pytest.mark.parametrize("transactions", range(5))
@@ -129,15 +138,7 @@ async def test_a_close_that_the_disk_ran_full_amid_is_found_again(
     ]
     for one in late:
         await bench.ledger.append([one])
-    await close_ended(bench, by)
-    await bench.ledger.revise(by, until_ms=bench.clock.now_ms)
-    found = [one.aggregation for one in await published(bench)]
-    assert {one.customer_id: str(one.figures["sum"].value) for one in found} == {
-        **dict.fromkeys(customers, "11"),
-        "new": "10",
-    }
-    await bench.stop()
-    assert [str(one) for one in verify(bench.folder)] == []
+    await require_each_late_once(bench, by, customers)
 
 
 async def test_a_stream_of_late_events_keeps_nobody_from_closing(bench: EngineBench) -> None:
