@@ -266,10 +266,13 @@ class Living:
                 await self.ledger.retry(each.id)
 
     async def when_there_is_room(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Asks again until it is answered, as a client does: also for what waits for room itself,
+        and is done twice then.
+        """
         while True:
             try:
                 await work()
-            except DiskFullError:
+            except (DiskFullError, UnavailableError):
                 await trio.sleep(1)
             else:
                 return
