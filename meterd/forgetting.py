@@ -43,6 +43,9 @@ class Forgetting(Protocol):
         was ever deleted.
         """
 
+    async def count_kept(self) -> int:
+        """How many events are there: stored, and not deleted."""
+
     def last_before_start_ms(self) -> int:
         """When the last event came of those that were there when the engine started; 0 where there
         was none.

@@ -46,6 +46,11 @@ class ModelPruning:
         await trio.lowlevel.checkpoint()
         return self._until_ms()
 
+    async def count_kept(self) -> int:
+        """See ``Forgetting.count_kept``."""
+        await trio.lowlevel.checkpoint()
+        return len(self._kept())
+
     def last_before_start_ms(self) -> int:
         """See ``Forgetting.last_before_start_ms``."""
         return self._last_before_start_ms

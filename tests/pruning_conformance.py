@@ -95,6 +95,7 @@ class PruningConformance:
         await close_all(bench)
         before = await counted(bench)
         assert await bench.ledger.pruned_until_ms() == 0
+        assert await bench.ledger.count_kept() == 3
         assert await prune(bench, sweep=sweep) == 3
         for _ in range(2):
             assert await values(bench) == []
@@ -108,6 +109,7 @@ class PruningConformance:
         await bench.ledger.append([event(value=4)])
         assert await values(bench) == [4]
         assert await values(bench, EventQuery("acme")) == [4]
+        assert await bench.ledger.count_kept() == 1
         assert await values(bench, EventQuery("acme", oldest_first=True)) == [4]
         await close_all(bench, LATER + 400 * DAY_MS)
         assert await values(bench) == [4]

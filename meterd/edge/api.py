@@ -238,7 +238,7 @@ def _add_read_routes(
     async def events() -> Response:
         asked = Parameters(request.args)
         query = events_asked(asked)
-        listing = Pages(_Events(ledger, query), turn)
+        listing = Pages(_Events(ledger, query), turn, ledger.count_kept)
         pages, end = await listing.answer(asked.limit(), asked.event_cursor())
         response = respond_array(pages, event_cursor(end))
         # Asked behind the page, which may have been read before something went.

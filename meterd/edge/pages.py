@@ -18,7 +18,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from meterd.edge.spare_time import Answers
 
@@ -74,10 +74,18 @@ class PageTurn:
 class Pages(Generic[Place]):
     """Answers from one listing."""
 
-    def __init__(self, listing: Listing[Place], turn: PageTurn) -> None:
-        """``turn`` is the same for all listings."""
+    def __init__(
+        self,
+        listing: Listing[Place],
+        turn: PageTurn,
+        most: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """``turn`` is the same for all listings. ``most`` says how many elements there may be,
+        where that is known of all before they are counted.
+        """
         self._listing = listing
         self._turn = turn
+        self._most = most
 
     async def _read(self, count: int, behind: Place | None) -> list[tuple[bytes, Place]]:
         async with self._turn:
@@ -98,6 +106,8 @@ class Pages(Generic[Place]):
 
     async def _end(self, left: int, behind: Place) -> Place | None:
         """See ``Listing.end``; counts some in each turn."""
+        if self._most is not None and await self._most() <= left:
+            return None
         end: Place | None = behind
         while left and end is not None:
             some = min(left, COUNTED)

@@ -6,7 +6,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from meterd.embedded import journal, pruning, sweeping
+from meterd.embedded import journal, log, pruning, sweeping
 from meterd.embedded.void_desk import VoidDesk
 
 if TYPE_CHECKING:
@@ -79,3 +79,7 @@ class PruningDesk(VoidDesk):
     async def pruned_until_ms(self) -> int:
         """See ``Forgetting.pruned_until_ms``."""
         return await self._read(lambda txn: journal.read_pruned(txn).until_ms)
+
+    async def count_kept(self) -> int:
+        """See ``Forgetting.count_kept``."""
+        return await self._read(lambda txn: log.count_events(txn) - journal.read_pruned(txn).events)

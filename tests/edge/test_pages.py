@@ -101,6 +101,22 @@ async def test_an_end_is_counted_in_turns() -> None:
             assert len(numbers.counts) <= 3
 
 
+async def test_nothing_is_counted_that_cannot_be_too_much() -> None:
+    """Most that is read whole has no more behind it than is stored in all."""
+    for most, counted in ((3 * PAGE, False), (3 * PAGE + 1, True)):
+        for count in (2 * PAGE, most):
+            numbers = Numbers(count)
+
+            async def stored(most: int = most) -> int:
+                await trio.lowlevel.checkpoint()
+                return most
+
+            pages, end = await Pages(numbers, PageTurn(Answers()), stored).answer(4 * PAGE, None)
+            assert end is None
+            assert len(json.loads(b"".join([piece async for piece in pages]))) == count
+            assert bool(numbers.counts) is counted
+
+
 async def settled() -> None:
     """More than once: a page waits for the same moment, and may then wait for something else."""
     for _ in range(3):

@@ -131,6 +131,7 @@ class PruningRules(RuleBasedStateMachine):
         assert least <= pruned <= most
         self.model.prune_some(pruned)
         self.both(lambda ledger: ledger.pruned_until_ms())
+        self.both(lambda ledger: ledger.count_kept())
         self.happened["events pruned"] += pruned
         self.happened["crashes in pruning"] += cut
 
