@@ -45,7 +45,7 @@ _NEW: Final = ".new"
 _BACKING_UP: Final = "backup.new"
 _LOST_AND_FOUND: Final = "lost+found"  # is in every new ext4
 _STOP_IT: Final = "stop it and move the folder away, or name another with --to"
-_DAMAGED_SOURCE: Final = "the store that was copied is damaged"
+_DAMAGED_SOURCE: Final = "the store that was copied is damaged, restore an earlier backup"
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -135,7 +135,8 @@ def compact(data: Path, progress: Callable[[str, int, int], None]) -> Copied:
             part = data / COMPACTING
             shutil.rmtree(part, ignore_errors=True)
             with _filled(part):
-                copied = _copy(data, part, progress, f"the store in {data} is damaged")
+                damaged = f"the store in {data} is damaged, restore a backup"
+                copied = _copy(data, part, progress, damaged)
                 give_to_owner(data, part / "store" / "data.mdb")
                 # The lock file says which transaction was the last, and the copy counts from 1.
                 # Whoever still reads the old file has the old lock file too.

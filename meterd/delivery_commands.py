@@ -16,9 +16,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from meterd.delivery_history import curl_line, held_text, page_with, show_delivery, with_behind
 from meterd.domain.deliveries import DeliveryStatus
 from meterd.domain.errors import MeterdError
-from meterd.domain.instants import parse_instant
 from meterd.domain.periods import PeriodType
-from meterd.options import Daemon, Instant, Name, client_options, id_in_path, json_option
+from meterd.options import (
+    Daemon,
+    Instant,
+    Name,
+    client_options,
+    id_in_path,
+    instant_ms,
+    json_option,
+    require_order,
+)
 from meterd.tables import print_json, table
 
 if TYPE_CHECKING:
@@ -235,11 +243,10 @@ def replay(
     Exit codes: 0 all are under way, held, which is said, or counted; 1 not all; 2 wrong arguments;
     130 interrupted.
     """
-    if until is not None and _ms(until) < _ms(since):
-        raise click.BadParameter(f"{until} is before --since {since}", param_hint="--until")
+    require_order(since, until, ("--since", "--until"))
     with daemon.client() as client:
         now = client.get("/ping")["timestamp"]
-        if _ms(since) > _ms(now):
+        if instant_ms(since) > instant_ms(now):
             raise MeterdError(f"--since {since} is in the future: for meterd it is {now}")
         # All pages are of one stretch of time, the daemon's.
         asked = {"endpoint": endpoint, "from": since, "to": until or now}
@@ -255,12 +262,6 @@ def replay(
     else:
         how = "would be sent" if dry_run else "under way" if held is None else "waiting"
         click.echo(told_of_replay(counted, how, held, endpoint))
-
-
-def _ms(instant: str) -> int:
-    found = parse_instant(instant)
-    assert found is not None, "it was looked at before"
-    return found
 
 
 def _count(client: Posts, asked: dict[str, Any]) -> tuple[dict[str, int], dict[str, str] | None]:

@@ -12,7 +12,15 @@ import click
 
 from meterd.bars import bar
 from meterd.domain.plurals import number_of
-from meterd.options import Daemon, Instant, Name, client_options, json_option, patience_option
+from meterd.options import (
+    Daemon,
+    Instant,
+    Name,
+    client_options,
+    json_option,
+    patience_option,
+    require_order,
+)
 from meterd.parquet import library
 from meterd.patience import Patience
 from meterd.row_forms import FORMS, form_to_write
@@ -69,6 +77,7 @@ def export_events(
     Exit codes: 0 all is written; 1 not all, or FILE is there already; 2 wrong arguments;
     130 interrupted.
     """
+    require_order(since, until)
     found_form = form or ("jsonl" if output is None else form_to_write(output))
     if found_form is None:
         raise click.BadParameter(

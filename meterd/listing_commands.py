@@ -14,7 +14,7 @@ import msgspec
 from meterd.domain.periods import PeriodType
 from meterd.domain.plurals import number_of
 from meterd.listing import all_option, cursor_option, limit_option, list_pages, paging, shown
-from meterd.options import Daemon, Instant, Name, client_options, json_option
+from meterd.options import Daemon, Instant, Name, client_options, json_option, require_order
 
 if TYPE_CHECKING:
     from msgspec import Raw
@@ -73,6 +73,7 @@ def events(
 
     Exit codes: 0 listed, also where there are none; 1 no answer; 2 wrong arguments.
     """
+    require_order(since, until)
     asked = {
         "customerId": customer,
         "eventType": event_type,
@@ -119,6 +120,7 @@ def aggregations(
 
     Exit codes: 0 listed, also where there are none; 1 no answer; 2 wrong arguments.
     """
+    require_order(since, until)
     asked = {
         "customerId": customer,
         "period": period,

@@ -102,6 +102,21 @@ class Instant(click.ParamType[str]):
         return value
 
 
+def instant_ms(given: str) -> int:
+    """Of what ``Instant`` took."""
+    found = parse_instant(given)
+    assert found is not None, "it was looked at before"
+    return found
+
+
+def require_order(
+    since: str | None, until: str | None, names: tuple[str, str] = ("--from", "--to")
+) -> None:
+    """Refuses an end before the beginning: nothing can be found in between."""
+    if since is not None and until is not None and instant_ms(until) < instant_ms(since):
+        raise click.BadParameter(f"{until} is before {names[0]} {since}", param_hint=names[1])
+
+
 class Duration(click.ParamType[float]):
     """In seconds."""
 

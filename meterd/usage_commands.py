@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from meterd.domain.periods import PeriodType
 from meterd.listing import all_option, cursor_option, limit_option, list_pages, paging, shown
-from meterd.options import Daemon, Instant, Name, client_options, json_option
+from meterd.options import Daemon, Instant, Name, client_options, json_option, require_order
 from meterd.tables import table
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def usage(
     Exit codes: 0 shown, also where there is none; 1 no answer; 2 wrong arguments.
     """
     _refuse_mixed(ctx.params)
+    require_order(since, until)
     with daemon.client() as client:
         if window is None:
             _show_live(client, customer, period, at, as_json=as_json)

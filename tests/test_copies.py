@@ -91,9 +91,9 @@ def test_damaged_pages_are_not_given_to_lmdb(
     asked: list[str] = []
     monkeypatch.setattr(Snapshot, "copy_to", lambda *_: asked.append("to copy"))
     monkeypatch.setattr(Snapshot, "transaction", lambda *_: asked.append("to read"))
-    with pytest.raises(StoreError, match="the store that was copied is damaged: "):
+    with pytest.raises(StoreError, match="copied is damaged, restore an earlier backup: "):
         copies.backup(data, tmp_path / "to", ignore)
-    with pytest.raises(StoreError, match=r"the store in .* is damaged: "):
+    with pytest.raises(StoreError, match=r"the store in .* is damaged, restore a backup: "):
         copies.compact(data, ignore)
     assert asked == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
@@ -146,7 +146,7 @@ def test_what_a_killed_backup_left_is_no_hindrance(data: Path, tmp_path: Path) -
 def test_a_backup_of_a_damaged_store_is_not_made(data: Path, tmp_path: Path) -> None:
     """The damage is named, and nothing is left that may be taken for a backup."""
     spoil(data, lambda txn: damage(txn, "totals"))
-    with pytest.raises(StoreError, match="damaged:\ntotals: customer "):
+    with pytest.raises(StoreError, match="damaged, restore an earlier backup:\ntotals: customer "):
         copies.backup(data, tmp_path / "to", ignore)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 

@@ -61,6 +61,10 @@ def test_an_export_is_filtered(daemon: DaemonProcess, tmp_path: Path) -> None:
         (("export", "-o", "a.tsv"), "a.tsv may be anything: give one of jsonl, csv, parquet"),
         (("export", "-o", "a"), "a may be anything: give one of jsonl, csv, parquet"),
         (("export", "--from", "x"), "'x' is not an ISO 8601 date"),
+        (
+            ("export", "--from", "2026-03-02", "--to", "2026-03-01T23:59:59.999Z"),
+            "--to: 2026-03-01T23:59:59.999Z is before --from 2026-03-02",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -123,6 +123,17 @@ def test_aggregations_are_listed(daemon: DaemonProcess) -> None:
         (("events", "--customer", ""), "must not be empty"),
         (("events", "--limit", "0"), "'0' is no whole number from 1 to 100,000"),
         (("aggregations", "--period", "secondly"), "'secondly' is not one of"),
+        *(
+            (
+                (*command, "--from", "2026-03-02", "--to", "2026-03-01"),
+                "--to: 2026-03-01 is before --from 2026-03-02",
+            )
+            for command in (
+                ("events",),
+                ("aggregations",),
+                ("usage", "--customer", "acme", "--window", "daily"),
+            )
+        ),
     ],
 )
 def test_wrong_arguments_are_named(
