@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Final
+
 import pytest
 
+from meterd.domain.alerts import threshold
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
-from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
+from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES, IDEMPOTENCY_KEY_MAX
 from meterd.domain.event_ids import ID_BYTES, Stamp
+from meterd.domain.javascript import exact_text
 from meterd.domain.periods import HOUR_MS, PeriodType, period_at
 from meterd.embedded import keys
 from tests.ledger_bench import START_MS, at
 
 LMDB_KEY_MAX = 511
 ENDPOINT_ID_MAX = 64
+REVISION = 1 << 31
+# As a threshold: without an exponent it is longest just above 1e-7.
+LONGEST_NUMBER: Final = threshold(Decimal("0.000001" + "9" * 63))
 
 
 @pytest.mark.parametrize(
@@ -121,12 +129,21 @@ def test_the_longest_names_fit_into_a_key() -> None:
     period = period_at(PeriodType.YEARLY, START_MS)
     longest = [
         keys.blocks_prefix(0, customer, event_type) + stamp,
+        keys.dated_blocks_prefix(period, 0, customer, event_type) + stamp,
         keys.record_by_type(event_type, stamp),
+        keys.idempotency_key(0, customer, "k" * keys._KEY_BYTES_MAX),
+        keys.idempotency_key(0, customer, "\U0010ffff" * IDEMPOTENCY_KEY_MAX),
         keys.totals_key(0, period, customer),
+        keys.late_key(START_MS, 0, period, customer),
+        keys.reached_key(0, customer, period, event_type, exact_text(LONGEST_NUMBER)),
         keys.aggregation_key(0, period.type, period.start_ms, customer),
+        keys.superseded_key(
+            keys.aggregation_key(0, period.type, period.start_ms, customer), REVISION
+        ),
         keys.customer_periods_prefix(0, customer, period.type) + keys.newest_first(START_MS),
         keys.outbox_key("o" * ENDPOINT_ID_MAX, START_MS, 1),
         keys.outbox_customer_prefix("o" * ENDPOINT_ID_MAX, customer) + keys.outbox_place(period, 1),
+        keys.outbox_thresholds_prefix("o" * ENDPOINT_ID_MAX, customer) + bytes(8),
         bytes(8) + keys.attempt_key("o" * ENDPOINT_ID_MAX, 1, 1),
     ]
     assert max(map(len, longest)) <= LMDB_KEY_MAX
