@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
@@ -34,5 +35,5 @@ def test_no_run_of_a_sitting_does_again_what_another_has_done(
     ended = CliRunner().invoke(torture.main, ["--minutes", "60"])
     assert ended.exit_code == 1, ended.output
     assert lived[0].start == 4711
-    assert all(first.stop <= second.start for first, second in zip(lived, lived[1:], strict=False))
+    assert all(first.stop <= second.start for first, second in pairwise(lived))
     assert len(lived) == 3
