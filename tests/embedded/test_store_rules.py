@@ -7,15 +7,18 @@ import errno
 import os
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import lmdb
 import pytest
 
 import meterd
 from meterd.domain.errors import CommitFailedError, DiskFullError
 from meterd.embedded import data_folder
 from meterd.embedded import store as store_module
+from meterd.embedded.snapshot import open_snapshot
 from meterd.embedded.store import Store
+from meterd.embedded.transaction import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +90,30 @@ def test_a_process_forked_from_one_with_a_store_may_not_use_it(store: Store) -> 
             os._exit(0 if code == 1 else code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not is_stored(store)
+
+
+def test_what_lmdb_is_told_is_no_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file format, which a later py-lmdb may choose anew, and how much it can hold; also for
+    who reads beside it.
+    """
+    told: list[dict[str, Any]] = []
+    opened: Any = lmdb.open
+
+    def note(place: str, **options: Any) -> Any:
+        told.append(options)
+        return opened(place, **options)
+
+    monkeypatch.setattr(lmdb, "open", note)
+    Store(tmp_path).close()
+    with open_snapshot(tmp_path):
+        pass
+    assert len(told) == 3  # the first makes it, beside its place
+    for options in told:
+        assert options["lib_version"] == 0
+        assert options["map_size"] >= store_module.MAP_SIZE
+        assert options["max_dbs"] >= len(TABLES)
+        assert options["max_readers"] == store_module.READERS_MAX
+        assert options["mode"] == 0o600
 
 
 def test_readers_are_short() -> None:
