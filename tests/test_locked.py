@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parent.parent
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-RUNTIME, BUILD = (ROOT / name for name in ("requirements.lock", "requirements-build.lock"))
+RUNTIME, BUILD, BINARY = (ROOT / f"requirements{name}.lock" for name in ("", "-build", "-binary"))
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 RUNNING: Final = (ROOT / "docs" / "running.md").read_text()
 PYTHONS: Final = ("3.11", "3.12", "3.13")
@@ -56,8 +56,9 @@ def pins(path: Path, python: str) -> dict[str, str]:
     [
         (RUNTIME, PROJECT["project"]["dependencies"]),
         (BUILD, PROJECT["build-system"]["requires"]),
+        (BINARY, ["pyinstaller"]),
     ],
-    ids=["runtime", "build"],
+    ids=["runtime", "build", "binary"],
 )
 def test_the_lock_satisfies_the_project(path: Path, needed: list[str], python: str) -> None:
     """Each requirement by one version, and each requirement of these, as far as can be seen here:
@@ -91,7 +92,7 @@ def requirements_of(name: str, version: str) -> list[Requirement]:
 
 def test_the_lock_names_no_registry() -> None:
     """Hashes say what is right, wherever it comes from."""
-    for path in (RUNTIME, BUILD):
+    for path in (RUNTIME, BUILD, BINARY):
         text = path.read_text()
         assert "://" not in text
         assert not re.search(
