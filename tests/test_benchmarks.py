@@ -17,14 +17,18 @@ import httpx
 import pytest
 
 from tests.benchmarks.answers import AnswerReader, MalformedAnswerError
+from tests.benchmarks.attacks import siege
+from tests.benchmarks.attacks.attacker import Blow
+from tests.benchmarks.attacks.honest import Fare
 from tests.benchmarks.attacks.siege import PinnedDaemon
 from tests.benchmarks.contestants import meterd
+from tests.benchmarks.flood import Flooded
 from tests.benchmarks.load import Client
 from tests.benchmarks.pacing import Schedule, percentile
 from tests.benchmarks.plan import Errand, Plan
-from tests.benchmarks.processes import cpu_seconds
+from tests.benchmarks.processes import Memory, cpu_seconds
 from tests.benchmarks.report import ratios_to
-from tests.benchmarks.results import Round
+from tests.benchmarks.results import Overload, Round
 from tests.benchmarks.states.restart import serving
 from tests.benchmarks.traffic import requests_of
 from tests.daemon_process import KEY
@@ -196,6 +200,45 @@ def test_ratios_are_of_the_same_round() -> None:
     slow, fast = [Round(10, None), Round(40, None)], [Round(20, None), Round(40, None)]
     assert ratios_to(slow, fast) == [0.5, 1.0]
     assert ratios_to(slow, [Round(0, None), Round(80, None)]) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ((1.9, 2.6), []),
+        ((1.8, 1.9, 2.6), []),
+        ((1.8, 2.0, 2.6), ["idle: p99 is 2.0 times calm, and not under 2.0"]),
+    ],
+)
+def test_who_makes_the_honest_wait_is_complained_of(
+    ratios: tuple[float, ...], said: list[str]
+) -> None:
+    """By the median, of rounds enough to have one."""
+    blow = Blow(opened=700, held=500)
+    rounds = [siege.Round(Fare([1.0]), Fare([ratio]), blow, 0, 1, 0, 0) for ratio in ratios]
+    assert siege.complaints({"idle": rounds}) == said
+
+
+@pytest.mark.parametrize(
+    ("normal_after_s", "peak_mb", "stored", "said"),
+    [
+        (5.0, 299.0, 7, []),
+        (5.25, 299.0, 7, ["as before after 5.25 s, and not 5"]),
+        (None, 299.0, 7, ["as before after None s, and not 5"]),
+        (5.0, 300.0, 6, ["300 MB, and not under 300", "7 events acknowledged, 6 stored"]),
+    ],
+)
+def test_what_an_overload_costs_too_much_is_complained_of(
+    normal_after_s: float | None, peak_mb: float, stored: int, said: list[str]
+) -> None:
+    flooded = Flooded(
+        began_s=0, ended_s=0, last_answer_s=0, due=0, dropped=0, sent=0, statuses={},
+        without_retry_after=0, unanswered=0, closed_by_server=0, accepted_in=[],
+        p50_ms=0, p99_ms=0, max_ms=0,
+    )  # fmt: skip
+    peak = Memory(peak_mb, 0)
+    found = Overload("single", 1, 1, flooded, 1, flooded, normal_after_s, peak, 7, stored)
+    assert list(found.complaints()) == said
 
 
 def children_cpu_s() -> float:

@@ -17,6 +17,7 @@ import msgspec
 
 from meterd.domain.config import EVENT_TYPE_NAME_MAX
 from meterd.domain.deliveries import delivery_id
+from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_fields import CUSTOMER_ID_MAX_BYTES
 from meterd.domain.event_ids import ID_BYTES, PARTS_MAX, next_id, stamp_of
 from meterd.domain.periods import HOUR_MS, RANK, PeriodType
@@ -142,7 +143,8 @@ def _last_id(record: Stamp, last: LoggedBlock[Named]) -> bytes:
 
 def _record(txn: Transaction, record_id: bytes) -> bytes:
     payload = txn.get("events", record_id)
-    assert payload is not None, f"an index names a record that is not there: {record_id.hex()}"
+    if payload is None:
+        raise CorruptRecordError(f"an index names a record that is not there: {record_id.hex()}")
     return payload
 
 

@@ -250,6 +250,9 @@ def show(run: Run, /, *_: object, **__: object) -> None:
     failed = [f"{name}: {counts}" for name, counts in found.outcomes() if counts]
     if failed:
         sys.exit("requests failed:\n" + "\n".join(failed))
+    broken = [f"overload, {one.kind}: {why}" for one in found.overload for why in one.complaints()]
+    if broken and not run.quick:
+        sys.exit("promised otherwise:\n" + "\n".join(broken))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,6 +15,10 @@ from tests.benchmarks.processes import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What an overload may cost.
+PEAK_MAX_MB: Final = 300.0
+NORMAL_WITHIN_S: Final = 5.0
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -117,6 +121,15 @@ class Overload(msgspec.Struct, frozen=True):
     peak: Memory
     acknowledged: int
     stored: int
+
+    def complaints(self) -> Iterator[str]:
+        """What was promised of it and is not so."""
+        if self.peak.resident_mb >= PEAK_MAX_MB:
+            yield f"{self.peak.resident_mb:.0f} MB, and not under {PEAK_MAX_MB:.0f}"
+        if self.normal_after_s is None or self.normal_after_s > NORMAL_WITHIN_S:
+            yield f"as before after {self.normal_after_s} s, and not {NORMAL_WITHIN_S:.0f}"
+        if self.stored < self.acknowledged:
+            yield f"{self.acknowledged} events acknowledged, {self.stored} stored"
 
 
 class Case(msgspec.Struct, frozen=True):

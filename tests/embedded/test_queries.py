@@ -7,6 +7,7 @@ look-up in LMDB is counted, in a store and in one ten times as large.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import closing
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,13 +18,14 @@ import pytest
 from meterd.domain.aggregations import FIRST_REVISION, Aggregation, Figure
 from meterd.domain.changes import Change
 from meterd.domain.deliveries import first_attempt
+from meterd.domain.errors import CorruptRecordError
 from meterd.domain.event_ids import Stamp
 from meterd.domain.events import BATCH_MAX
 from meterd.domain.operations import Operation
 from meterd.domain.periods import HOUR_MS, Period, PeriodType, period_at
 from meterd.domain.receipts import Receipt, receive
 from meterd.domain.totals import PeriodTotals, totals_of
-from meterd.embedded import journal, log, outbox, queries, records
+from meterd.embedded import journal, keys, log, outbox, queries, records
 from meterd.embedded.store import PARTS, Store
 from meterd.embedded.transaction import Transaction
 from meterd.ledger import AggregationPlace, AggregationQuery, EventQuery
@@ -373,3 +375,16 @@ def test_a_page_ends_within_blocks_of_which_no_event_is_built(
                 assert end == found[behind_events + limit - 1]
             for limit in (len(found) - behind_events, 10_000):
                 assert queries.page_end(txn, PARTS, query, limit, behind) is None
+
+
+def test_an_index_that_names_no_record_is_damage(tmp_path: Path) -> None:
+    """A bit of its key flipped, which no checksum has seen while only keys are read."""
+    with closing(Store(tmp_path / "data")) as store:
+        receipt = receive(Stamp(SOME_MS, 0, 0), [event("a", "seats", 1)])
+        store.write(partial(log.write_receipts, receipts=[receipt]))
+        flipped = Stamp(SOME_MS, 1, 0).id()
+        index = keys.record_by_type("seats")
+        store.write(lambda txn: txn.put("records_by_type", index + flipped, b""))
+        named = f"is not there: {flipped.hex()}"
+        with store.read() as txn, pytest.raises(CorruptRecordError, match=named):
+            queries.read_events(txn, PARTS, EventQuery(event_type="seats"), LIMIT, None)

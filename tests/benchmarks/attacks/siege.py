@@ -45,7 +45,9 @@ WARM_UP_S: Final = 1.0
 # What was attacked may still be lingering over closed connections.
 SETTLE_S: Final = 2.5
 SECONDS: Final = 4.0
+# An honest client's p99 to that in calm stays under this; of so many rounds it is the median.
 RATIO_MAX: Final = 2.0
+ROUNDS_MIN: Final = 3
 # Of two that want the core, this one has nearly all of it; needs root. Not real-time priority: its
 # slices are 100 ms long, and a twentieth of each second is taken from it in one piece.
 PREFERRED: Final = ("nice", "-n", "-15")
@@ -290,9 +292,14 @@ def table(found: dict[str, list[Round]]) -> Table:
 
 
 def complaints(found: dict[str, list[Round]]) -> list[str]:
-    """Attacks that did not happen, and honest requests that failed."""
+    """Attacks that did not happen, honest requests that failed, and those that waited too long: by
+    the median, where there are rounds enough to have one.
+    """
     complaining = []
     for name, rounds in found.items():
+        ratio = statistics.median(one.ratio for one in rounds)
+        if len(rounds) >= ROUNDS_MIN and ratio >= RATIO_MAX:
+            complaining.append(f"{name}: p99 is {ratio:.1f} times calm, and not under {RATIO_MAX}")
         for one in rounds:
             complaining += [f"{name} fell short: {text}" for text in one.shortfalls(ATTACKS[name])]
             for fare in (one.calm, one.attacked):
