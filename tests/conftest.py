@@ -39,10 +39,11 @@ def hear_signals() -> None:
 
 hear_signals()
 
-# Here nothing waits for another process or a socket; and what is tried at random finds something
-# else at a second try.
+# Here nothing waits for another process or a socket; what is tried at random finds something else
+# at a second try; and an event that is lost once is lost.
 _DECIDED = ("domain", "embedded", "simulation", "work")
 _AT_RANDOM = ("test_malformed.py", "test_torture.py", "test_schemathesis.py")
+_COUNTS_LOSSES = ("test_failing_disk.py", "test_full_disk.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,7 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         at_random = hasattr(getattr(item, "obj", None), "hypothesis")
-        if folder not in _DECIDED and item.path.name not in _AT_RANDOM and not at_random:
+        is_once = at_random or item.path.name in (*_AT_RANDOM, *_COUNTS_LOSSES)
+        if folder not in _DECIDED and not is_once:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
