@@ -121,6 +121,7 @@ class GuardedStream:
             else:
                 if self.transport.protocol == HTTP2:
                     self._framer.pass_http2()
+                self._waiting_since = trio.current_time()
                 return True
         self._received_all = True  # there is nobody to linger for
         self._end()

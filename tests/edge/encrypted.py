@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
@@ -36,8 +37,11 @@ def served_with(folder: Path) -> ssl.SSLContext:
     return server_context(*certificate_in(folder))
 
 
+@cache
 def trusting(*protocols: str) -> ssl.SSLContext:
-    """A client's context, which offers these by ALPN."""
+    """A client's context, which offers these by ALPN. One for all of them: each loads all of the
+    system's authorities, and sixteen at once held a loop up for longer than a limit of its door.
+    """
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
     context.set_alpn_protocols(protocols)

@@ -40,6 +40,7 @@ class Pair:
 
     async def serve(self, application: Callable[[], Awaitable[None]]) -> None:
         with self.stream.scope:
+            await self.stream.handshake()
             while True:
                 try:
                     self.received.append(await self.stream.receive_some())
@@ -83,6 +84,11 @@ class InRecords(SocketTransport):
                 return come
 
 
+class SlowToGreet(SocketTransport):
+    async def handshake(self) -> None:
+        await trio.sleep(4)
+
+
 @asynccontextmanager
 async def pair(
     application: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
@@ -115,9 +121,13 @@ async def pass_time(clock: MockClock, seconds: float) -> None:
     await wait_all_tasks_blocked()
 
 
-async def test_silent_connection_ends(mock_clock: MockClock) -> None:
-    """Without a first byte it ends after 75 s, and nobody is told why: nobody asked."""
-    async with pair() as held:
+@pytest.mark.parametrize("over", [SocketTransport, SlowToGreet])
+async def test_silent_connection_ends(mock_clock: MockClock, over: type[SocketTransport]) -> None:
+    """Without a first byte it ends 75 s behind its handshake, and nobody is told why: nobody
+    asked.
+    """
+    async with pair(over=over) as held:
+        await pass_time(mock_clock, 4 if over is SlowToGreet else 0)
         await pass_time(mock_clock, 74.9)
         assert not held.has_ended()
         assert held.stream.between_requests
