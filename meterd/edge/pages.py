@@ -28,6 +28,9 @@ Place = TypeVar("Place")
 PAGE: Final = 200
 # Counted in one.
 COUNTED: Final = 2_000
+# While others wait for their turn: a listing takes twice as long then, and an event half as long.
+PAGE_AMONG_MANY: Final = 100
+COUNTED_AMONG_MANY: Final = 500
 # Where the loop is never idle, or somebody always answered, a page is made all the same after that.
 PATIENCE_S: Final = 0.005
 
@@ -70,6 +73,11 @@ class PageTurn:
     async def __aexit__(self, *_: object) -> None:
         self._turn.release()
 
+    @property
+    def is_waited_for(self) -> bool:
+        """By whoever comes next, while one is made."""
+        return self._turn.statistics().tasks_waiting > 0
+
 
 class Pages(Generic[Place]):
     """Answers from one listing."""
@@ -87,15 +95,12 @@ class Pages(Generic[Place]):
         self._turn = turn
         self._most = most
 
-    async def _read(self, count: int, behind: Place | None) -> list[tuple[bytes, Place]]:
-        async with self._turn:
-            return await self._listing.read(count, behind)
-
     async def answer(
         self, limit: int, start: Place | None
     ) -> tuple[AsyncIterator[bytes], Place | None]:
         """The array of up to ``limit`` elements, and the place behind which the next one begins."""
-        first = await self._read(min(limit, PAGE) + 1, start)
+        async with self._turn:
+            first = await self._listing.read(min(limit, PAGE) + 1, start)
         if len(first) <= min(limit, PAGE):
             return self._array(first, 0), None
         if limit <= PAGE:
@@ -110,8 +115,8 @@ class Pages(Generic[Place]):
             return None
         end: Place | None = behind
         while left and end is not None:
-            some = min(left, COUNTED)
             async with self._turn:
+                some = min(left, COUNTED_AMONG_MANY if self._turn.is_waited_for else COUNTED)
                 end = await self._listing.end(some, end)
             left -= some
         return end
@@ -120,7 +125,9 @@ class Pages(Generic[Place]):
         """The page, and up to ``left`` more elements."""
         yield b"[" + b",".join(document for document, _ in page)
         while left and page:
-            page = await self._read(min(left, PAGE), page[-1][1])
+            async with self._turn:
+                some = min(left, PAGE_AMONG_MANY if self._turn.is_waited_for else PAGE)
+                page = await self._listing.read(some, page[-1][1])
             left -= len(page)
             yield b"".join(b"," + document for document, _ in page)
         yield b"]"

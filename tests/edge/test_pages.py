@@ -9,7 +9,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from meterd.edge.pages import COUNTED, PAGE, PATIENCE_S, Pages, PageTurn
+from meterd.edge.pages import (
+    COUNTED,
+    COUNTED_AMONG_MANY,
+    PAGE,
+    PAGE_AMONG_MANY,
+    PATIENCE_S,
+    Pages,
+    PageTurn,
+)
 from meterd.edge.spare_time import Answers
 
 if TYPE_CHECKING:
@@ -87,7 +95,33 @@ async def test_pages_are_made_one_at_a_time() -> None:
         for _ in range(5):
             nursery.start_soon(read_all)
     assert most == 1
-    assert all(len(set(turns[start : start + 5])) == 5 for start in range(0, 15, 5))
+    assert all(len(set(turns[start : start + 5])) == 5 for start in range(0, 20, 5))
+
+
+async def test_pages_are_smaller_while_others_wait() -> None:
+    """Of the last that reads they are whole again, and so are the portions it counts."""
+
+    class Yielding(Numbers):
+        async def read(self, count: int, behind: int | None) -> list[tuple[bytes, int]]:
+            await trio.lowlevel.checkpoint()
+            return await super().read(count, behind)
+
+    turn = PageTurn(Answers())
+    short, long = (Yielding(PAGE + count) for count in (COUNTED_AMONG_MANY + 1, 5 * COUNTED))
+
+    async def read_all(numbers: Yielding) -> None:
+        limit = len(numbers.numbers) - 1
+        pages, end = await Pages(numbers, turn).answer(limit, None)
+        assert end == 2
+        assert len(json.loads(b"".join([piece async for piece in pages]))) == limit
+
+    async with trio.open_nursery() as nursery:
+        for numbers in (short, long):
+            nursery.start_soon(read_all, numbers)
+    assert long.counts[0] == COUNTED_AMONG_MANY
+    assert COUNTED in long.counts[1:]
+    assert short.reads[1] == PAGE_AMONG_MANY
+    assert long.reads[-2] == PAGE
 
 
 async def test_an_end_is_counted_in_turns() -> None:

@@ -55,8 +55,8 @@ PREFERRED: Final = ("nice", "-n", "-15")
 GIVING_WAY: Final = ("nice", "-n", "5")
 # Where each session has its share of the cores, priorities count only within it.
 SESSION: Final = Path("/proc/self/autogroup")
-# For whoever reads all of them.
-EVENTS_STORED: Final = 30_000
+# For whoever reads as many as may be asked for, and more: where such an answer ends is counted.
+EVENTS_STORED: Final = 150_000
 T = TypeVar("T")
 
 
