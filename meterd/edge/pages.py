@@ -28,7 +28,7 @@ Place = TypeVar("Place")
 PAGE: Final = 200
 # Counted in one.
 COUNTED: Final = 2_000
-# While others wait for their turn: a listing takes twice as long then, and an event half as long.
+# While others wait for their turn: a listing takes twice as long then, an event two thirds.
 PAGE_AMONG_MANY: Final = 100
 COUNTED_AMONG_MANY: Final = 500
 # Where the loop is never idle, or somebody always answered, a page is made all the same after that.

@@ -25,7 +25,7 @@ _APART = 1_000_000
 @click.command(epilog="TORTURE_SEED in the environment does a run again.")
 @click.option("--only", multiple=True, type=click.Choice(_NAMES), help="May be repeated.")
 @click.option("--scale", default=1.0, show_default=True, help="Of the long tier's counts.")
-@click.option("--minutes", default=0.0, help="Again and again, from seeds a million apart.")
+@click.option("--minutes", default=0.0, help="For so long, from seeds a million apart.")
 def main(only: tuple[str, ...], scale: float, minutes: float) -> None:
     """Do to meterd what must not harm it, very often. Exit code 1 where it did harm."""
     seed = new_seed()
